@@ -1,0 +1,201 @@
+"""Table contracts: the Arrow schema of every table, and the one vocabulary of column names, event kinds and reasons.
+
+Every time is a millisecond timestamp in UTC. Every other module imports these names; none spells a column or an event
+kind of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("ms", tz="UTC")
+STRING_MAP = pa.map_(pa.string(), pa.string())
+
+IMPRESSION, CLICK, CART, PURCHASE, DISLIKE = "impression", "click", "cart", "purchase", "dislike"
+EVENT_KINDS: tuple[str, ...] = (IMPRESSION, CLICK, CART, PURCHASE, DISLIKE)
+"""Event kinds from weakest to strongest: the position in this tuple is the event's int8 code in `sequences` and the
+strength by which the strongest event of a shown item is chosen. A dislike outranks everything: an item disliked on a
+page is history and a filter, never a target."""
+
+EVENT_CODE: dict[str, int] = {kind: code for code, kind in enumerate(EVENT_KINDS)}
+POSITIVE_CODES: tuple[int, ...] = (EVENT_CODE[CLICK], EVENT_CODE[CART], EVENT_CODE[PURCHASE])
+"""Codes of the events that make an item a target and a history item."""
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS: tuple[str, ...] = (TRAIN, VALIDATION, TEST)
+
+EVENTS = pa.schema(
+    [
+        pa.field("event_id", pa.string()),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("event", pa.string(), nullable=False),
+        pa.field("timestamp", TIMESTAMP, nullable=False),
+        pa.field("request_id", pa.string()),
+        pa.field("session_id", pa.string()),
+        pa.field("position", pa.int32()),
+        pa.field("propensity", pa.float64()),
+        pa.field("policy", pa.string()),
+        pa.field("value", pa.float64()),
+        pa.field("context", STRING_MAP),
+    ]
+)
+"""One logged event; `event_id` defaults to a hash of user, item, event, timestamp and request. `value` is the price
+paid, the seconds watched or the rating; `position` counts from 0."""
+
+ITEMS = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("description", pa.string()),
+        pa.field("category", pa.list_(pa.string())),
+        pa.field("brand", pa.string()),
+        pa.field("price", pa.float64()),
+        pa.field("available_from", TIMESTAMP),
+        pa.field("available", pa.bool_()),
+        pa.field("attributes", STRING_MAP),
+    ]
+)
+"""One catalogue item; `category` is a path, root first."""
+
+USERS = pa.schema([pa.field("user_id", pa.string(), nullable=False), pa.field("attributes", STRING_MAP)])
+
+PAGES = pa.schema(
+    [
+        pa.field("request_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("timestamp", TIMESTAMP, nullable=False),
+        pa.field("policy", pa.string()),
+        pa.field("arm", pa.string()),
+        pa.field("release", pa.string()),
+        pa.field("catalogue_version", pa.string()),
+        pa.field("items", pa.list_(pa.string()), nullable=False),
+        pa.field("sources", pa.list_(pa.string())),
+        pa.field("scores", pa.list_(pa.float32())),
+        pa.field("propensities", pa.list_(pa.float64())),
+        pa.field("candidates", pa.list_(pa.string())),
+        pa.field("candidate_scores", pa.list_(pa.float32())),
+        pa.field("epsilon", pa.float64()),
+        pa.field("temperature", pa.float64()),
+        pa.field("filters", pa.string()),
+        pa.field("context", STRING_MAP),
+        pa.field("fallback", pa.string()),
+        pa.field("events", pa.list_(pa.string()), nullable=False),
+        pa.field("values", pa.list_(pa.float64())),
+        pa.field("event_times", pa.list_(TIMESTAMP), nullable=False),
+    ]
+)
+"""One shown page, items in shown order. `events[k]` is the strongest event of item k, `event_times[k]` its time."""
+
+SEQUENCES = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("page_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("page_times", pa.list_(TIMESTAMP), nullable=False),
+        pa.field("page_lengths", pa.list_(pa.int32()), nullable=False),
+        pa.field("items", pa.list_(pa.string()), nullable=False),
+        pa.field("events", pa.list_(pa.int8()), nullable=False),
+        pa.field("times", pa.list_(TIMESTAMP), nullable=False),
+    ]
+)
+"""One row per (user, split): the pages of that split only, oldest first.
+
+Jagged in two levels. Page p of a row holds `page_lengths[p]` consecutive entries of `items`, `events`, `times`, in
+response order: purchase, cart, click, impression, dislike; ties by event time, then position on the page::
+
+    page_times   [ t0            , t1      ]
+    page_lengths [ 3             , 2       ]
+    items        [ i7  i2  i9    , i4  i1  ]
+    events       [ 3   1   0     , 1   0   ]   codes of EVENT_KINDS
+
+A user's whole history is the concatenation of its train, validation and test rows.
+"""
+
+ITEM_STATISTICS = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        *(pa.field(f"{name}s", pa.int64(), nullable=False) for name in EVENT_KINDS),
+        pa.field("users", pa.int64(), nullable=False),
+        pa.field("popularity", pa.float64(), nullable=False),
+        pa.field("recent_popularity", pa.float64(), nullable=False),
+        pa.field("first_time", TIMESTAMP, nullable=False),
+        pa.field("last_time", TIMESTAMP, nullable=False),
+    ]
+)
+"""Per item, from training pages only: counts by event kind, distinct users with a positive event, `popularity` (number
+of positive events) and `recent_popularity` (the same, halved every `pages.popularity_half_life_days`)."""
+
+TRANSITIONS = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("next_item_id", pa.string(), nullable=False),
+        pa.field("weight", pa.float64(), nullable=False),
+    ]
+)
+"""Normalised item transition weights, from training pages only."""
+
+DEAD_LETTERS = pa.schema(
+    [
+        pa.field("table", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("row", pa.string(), nullable=False),
+    ]
+)
+"""A rejected row: the table it was meant for, why, what exactly was wrong, the file it came from, the row as JSON."""
+
+# Reasons why a row is rejected (dead letters) or left out (counts).
+UNKNOWN_EVENT = "unknown_event"
+NULL_ID = "null_id"
+BAD_TIMESTAMP = "bad_timestamp"
+NEGATIVE_PRICE = "negative_price"
+BAD_PROPENSITY = "bad_propensity"
+BAD_VALUE = "bad_value"
+DUPLICATE = "duplicate"
+CANCELLATION = "cancellation"
+NO_CUSTOMER = "no_customer"
+MALFORMED = "malformed"
+NO_SEMANTIC_ID = "no_semantic_id"
+REASONS: tuple[str, ...] = (
+    UNKNOWN_EVENT,
+    NULL_ID,
+    BAD_TIMESTAMP,
+    NEGATIVE_PRICE,
+    BAD_PROPENSITY,
+    BAD_VALUE,
+    DUPLICATE,
+    CANCELLATION,
+    NO_CUSTOMER,
+    MALFORMED,
+    NO_SEMANTIC_ID,
+)
+
+# Raw tables are what a user, an importer or the simulator writes; clean tables are what `validate` lets through.
+RAW_TABLES: dict[str, pa.Schema] = {"events": EVENTS, "items": ITEMS, "users": USERS}
+CLEAN_TABLES: dict[str, str] = {"events": "clean_events", "items": "clean_items", "users": "clean_users"}
+
+TABLES: dict[str, pa.Schema] = {
+    **RAW_TABLES,
+    **{clean: RAW_TABLES[raw] for raw, clean in CLEAN_TABLES.items()},
+    "import_rejects": DEAD_LETTERS,
+    "dead_letters": DEAD_LETTERS,
+    "pages": PAGES,
+    "sequences": SEQUENCES,
+    "item_statistics": ITEM_STATISTICS,
+    "transitions": TRANSITIONS,
+}
+"""Every table of a workspace by name. `import_rejects` is written by importers, `dead_letters` by `validate`."""
+
+
+def schema_hash(schema: pa.Schema) -> str:
+    """Return a 16-digit hash of names, types and nullability; equal schemas hash equal in every process.
+
+    Example:
+        >>> schema_hash(USERS) == schema_hash(pa.schema(list(USERS)))
+        True
+    """
+    return hashlib.sha256(schema.to_string(show_field_metadata=False).encode()).hexdigest()[:16]

@@ -1,0 +1,88 @@
+"""What passes between the stages of the page maker: batches of requests in, candidates out.
+
+Items are catalogue numbers (`features.semantic_ids.Catalogue.numbers`) everywhere; ids appear only at the edges.
+Legend: `B` requests, `H` history entries of all requests, `E` excluded items of all requests, `K` candidates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+NO_ITEM = -1
+"""Pads a request's candidates when a retriever finds fewer than asked for."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RequestBatch:
+    """Requests to be answered together, jagged by request.
+
+    ::
+
+        history_items   [ 7 3 3 | 5 | ]      oldest first, catalogue numbers, unknown items left out
+        history_offsets [ 0 3 4 4 ]          request b owns entries offsets[b]:offsets[b + 1]
+
+    Attributes:
+        user_ids: `B` ids.
+        times_B: The moment of each request, int64 milliseconds since 1970 UTC; histories lie strictly before it.
+        history_items, history_events, history_times: `H` entries: item number, code of `EVENT_KINDS`, milliseconds.
+            Positive events and dislikes only.
+        history_offsets: `B + 1` offsets.
+        excluded_items, excluded_offsets: Items that must not be returned, jagged in the same way.
+    """
+
+    user_ids: list[str]
+    times_B: npt.NDArray[np.int64]
+    history_items: npt.NDArray[np.int64]
+    history_events: npt.NDArray[np.int8]
+    history_times: npt.NDArray[np.int64]
+    history_offsets: npt.NDArray[np.int64]
+    excluded_items: npt.NDArray[np.int64]
+    excluded_offsets: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        size = len(self.user_ids)
+        for name, offsets, values in (
+            ("history", self.history_offsets, self.history_items),
+            ("excluded", self.excluded_offsets, self.excluded_items),
+        ):
+            if len(offsets) != size + 1 or offsets[0] != 0 or offsets[-1] != len(values):
+                raise ValueError(
+                    f"{name}_offsets: expected {size + 1} offsets from 0 to {len(values)}, got {len(offsets)} "
+                    f"from {offsets[0] if len(offsets) else None} to {offsets[-1] if len(offsets) else None}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """A ranked list per request.
+
+    Attributes:
+        items_BK: Catalogue numbers, best first, `NO_ITEM` after the last.
+        scores_BK: float32, not increasing along `K`; `-inf` where there is no item.
+        source: The retriever's name, logged with every served item.
+    """
+
+    items_BK: npt.NDArray[np.int64]
+    scores_BK: npt.NDArray[np.float32]
+    source: str
+
+
+class Retriever(Protocol):
+    """Anything that proposes items: GenRec, item transitions, popularity, a two-tower index.
+
+    A retriever returns no item twice for a request, none of its excluded items, and `NO_ITEM` rather than an
+    arbitrary item when it has nothing more to say.
+    """
+
+    name: str
+
+    def retrieve(self, requests: RequestBatch, k: int) -> Candidates:
+        """Return up to `k` candidates per request."""
+        ...
