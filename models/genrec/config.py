@@ -1,0 +1,66 @@
+"""Configuration of GenRec."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenRecConfig:
+    """Shape of the decoder, of its prompts and of its targets."""
+
+    layers: int = 3
+    """Transformer blocks."""
+    width: int = 128
+    """Size of the residual stream; a multiple of `heads`."""
+    heads: int = 4
+    """Attention heads."""
+    kv_heads: int = 2
+    """Key/value heads (grouped-query attention); divides `heads`."""
+    ffn_width: int = 384
+    """Inner size of the SwiGLU feed-forward."""
+    dropout: float = 0.1
+    """Dropout on embeddings and on each block's two outputs, training only."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary position frequencies."""
+    norm_eps: float = 1e-6
+    """Added to the mean square in RMSNorm."""
+    tie_embeddings: bool = True
+    """Use the input embedding of a code as its output vector too."""
+    merge_history: bool = True
+    """Token Merger: one prompt token per history item instead of one per semantic-ID level."""
+    item_table: bool = True
+    """Add a learned vector per item id to its prompt token, from a large embedding table (unseen items: zero)."""
+    max_history: int = 50
+    """Newest history items kept in the prompt."""
+    objective: str = "page"
+    """`page`: a response is a whole page, best items first (page-wise NTP); `point`: one response per positive item."""
+    page_items: int = 10
+    """Items of a page kept in its response, positives first."""
+    impression_weight: float = 0.1
+    """Loss weight of items that were only shown; 0 leaves them out of the response."""
+    label_smoothing: float = 0.0
+    """Share of the target probability spread evenly over the level's codes."""
+
+    def __post_init__(self) -> None:
+        mistakes = [
+            f"{name}: expected at least {least}, got {getattr(self, name)}"
+            for name, least in _AT_LEAST.items()
+            if getattr(self, name) < least
+        ]
+        if self.heads >= 1 and self.width % (2 * self.heads):
+            mistakes.append(f"width: expected a multiple of 2 x heads = {2 * self.heads}, got {self.width}")
+        if self.kv_heads >= 1 and self.heads % self.kv_heads:
+            mistakes.append(f"kv_heads: expected a divisor of heads = {self.heads}, got {self.kv_heads}")
+        for name in ("dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                mistakes.append(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
+        if not 0 <= self.impression_weight <= 1:
+            mistakes.append(f"impression_weight: expected 0 to 1, got {self.impression_weight}")
+        if self.objective not in ("page", "point"):
+            mistakes.append(f"objective: expected 'page' or 'point', got {self.objective!r}")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+
+
+_AT_LEAST = {"layers": 1, "width": 2, "heads": 1, "kv_heads": 1, "ffn_width": 1, "max_history": 1, "page_items": 1}

@@ -1,0 +1,156 @@
+"""The decoder's blocks, in the shape of Qwen2: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+Parameter names equal those of Hugging Face's `Qwen2ForCausalLM`, so that weights convert by name.
+Legend: `B` rows, `T` places, `D` width, `N` heads, `G` key/value heads, `E` size of one head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.genrec.config import GenRecConfig
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines, each `[B, T, E]`."""
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values, each `[B, G, T, E]`."""
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation (Zhang & Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+def rotation(positions_BT: Tensor, head_size: int, theta: float) -> Rotation:
+    """Return the rotary cosines and sines of positions (Su et al. 2021), halves laid out as Hugging Face does."""
+    exponents = torch.arange(0, head_size, 2, device=positions_BT.device, dtype=torch.float32) / head_size
+    angles = positions_BT[..., None].float() * theta**-exponents
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x_BNTE: Tensor, rotated: Rotation) -> Tensor:
+    """Turn queries or keys by their positions."""
+    cos, sin = (part[:, None].to(x_BNTE.dtype) for part in rotated)
+    left, right = x_BNTE.chunk(2, dim=-1)
+    return x_BNTE * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (Ainslie et al. 2023)."""
+
+    def __init__(self, config: GenRecConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        self.head_size = config.width // config.heads
+        self.q_proj = nn.Linear(config.width, self.heads * self.head_size)
+        self.k_proj = nn.Linear(config.width, self.kv_heads * self.head_size)
+        self.v_proj = nn.Linear(config.width, self.kv_heads * self.head_size)
+        self.o_proj = nn.Linear(self.heads * self.head_size, config.width, bias=False)
+
+    def project(self, x_BTD: Tensor, rotated: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries `[B, N, T, E]`, keys and values `[B, G, T, E]`, rotated."""
+        batch, places, _ = x_BTD.shape
+        q = self.q_proj(x_BTD).view(batch, places, self.heads, self.head_size).transpose(1, 2)
+        k = self.k_proj(x_BTD).view(batch, places, self.kv_heads, self.head_size).transpose(1, 2)
+        v = self.v_proj(x_BTD).view(batch, places, self.kv_heads, self.head_size).transpose(1, 2)
+        return rotate(q, rotated), rotate(k, rotated), v
+
+    def output(self, mixed_BNTE: Tensor) -> Tensor:
+        """Join the heads and project back to the residual stream."""
+        batch, _, places, _ = mixed_BNTE.shape
+        joined: Tensor = self.o_proj(mixed_BNTE.transpose(1, 2).reshape(batch, places, -1))
+        return joined
+
+    def forward(self, x_BTD: Tensor, rotated: Rotation, mask: Tensor) -> tuple[Tensor, KeyValue]:
+        """Attend where `mask` `[B, 1, T, T]` is true; also return the keys and values for a decoding cache."""
+        q, k, v = self.project(x_BTD, rotated)
+        group = self.heads // self.kv_heads
+        mixed = F.scaled_dot_product_attention(
+            q, k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1), attn_mask=mask
+        )
+        return self.output(mixed), (k, v)
+
+    def extend(self, x_BKD: Tensor, rotated: Rotation, prompt: KeyValue, prompt_mask: Tensor, own: KeyValue) -> Tensor:
+        """Attend from one new place per beam to the shared prompt and to the beam's own places.
+
+        The prompt's keys and values are read once for all beams, never copied: the beams act as `K` query places.
+
+        Args:
+            x_BKD: One place for each of `K` beams.
+            rotated: Rotation of the new places.
+            prompt: Keys and values `[B, G, T, E]`, shared by the beams of a request.
+            prompt_mask: `[B, 1, 1, T]`, true where the prompt has a place.
+            own: Keys and values `[B, G, K, J, E]` of each beam's own places, the new one last.
+        """
+        batch, beams, _ = x_BKD.shape
+        q = rotate(self.q_proj(x_BKD).view(batch, beams, self.heads, self.head_size).transpose(1, 2), rotated)
+        q = q.reshape(batch, self.kv_heads, -1, beams, self.head_size) * self.head_size**-0.5
+        prompt_scores = torch.einsum("bgnke,bgte->bgnkt", q, prompt[0]).masked_fill(~prompt_mask[:, None], -torch.inf)
+        own_scores = torch.einsum("bgnke,bgkje->bgnkj", q, own[0])
+        weights = torch.cat([prompt_scores, own_scores], dim=-1).float().softmax(dim=-1).to(q.dtype)
+        on_prompt, on_own = weights.split([prompt_scores.shape[-1], own_scores.shape[-1]], dim=-1)
+        mixed = torch.einsum("bgnkt,bgte->bgnke", on_prompt, prompt[1])
+        mixed = mixed + torch.einsum("bgnkj,bgkje->bgnke", on_own, own[1])
+        return self.output(mixed.reshape(batch, self.heads, beams, self.head_size))
+
+    def keys_values(self, x_BKD: Tensor, rotated: Rotation) -> KeyValue:
+        """Return keys and values `[B, G, K, E]` of one new place per beam."""
+        batch, beams, _ = x_BKD.shape
+        k = self.k_proj(x_BKD).view(batch, beams, self.kv_heads, self.head_size).transpose(1, 2)
+        v = self.v_proj(x_BKD).view(batch, beams, self.kv_heads, self.head_size).transpose(1, 2)
+        return rotate(k, rotated), v
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: GenRecConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.ffn_width, bias=False)
+        self.up_proj = nn.Linear(config.width, config.ffn_width, bias=False)
+        self.down_proj = nn.Linear(config.ffn_width, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `down(silu(gate(x)) * up(x))`."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, config: GenRecConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.mlp = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTD: Tensor, rotated: Rotation, mask: Tensor) -> tuple[Tensor, KeyValue]:
+        """Apply attention and feed-forward, each with its residual; also return keys and values."""
+        mixed, keys_values = self.self_attn(self.input_layernorm(x_BTD), rotated, mask)
+        x_BTD = x_BTD + self.dropout(mixed)
+        return x_BTD + self.dropout(self.mlp(self.post_attention_layernorm(x_BTD))), keys_values
+
+    def extend(
+        self, x_BKD: Tensor, rotated: Rotation, prompt: KeyValue, prompt_mask: Tensor, own: KeyValue | None
+    ) -> tuple[Tensor, KeyValue]:
+        """Apply the block to one new place per beam; return its output and the beams' own cache grown by one."""
+        normed = self.input_layernorm(x_BKD)
+        new = tuple(part[:, :, :, None] for part in self.self_attn.keys_values(normed, rotated))
+        grown = new if own is None else tuple(torch.cat(pair, dim=3) for pair in zip(own, new, strict=True))
+        cache = (grown[0], grown[1])
+        x_BKD = x_BKD + self.self_attn.extend(normed, rotated, prompt, prompt_mask, cache)
+        return x_BKD + self.mlp(self.post_attention_layernorm(x_BKD)), cache

@@ -1,0 +1,52 @@
+"""Page-wise next-token prediction (arXiv 2604.14878, Eq. 4); point-wise NTP is the same on one-item pages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.genrec.batch import PackedBatch
+
+if TYPE_CHECKING:
+    from models.genrec.model import GenRec
+
+
+def page_loss(model: GenRec, hidden_BTD: Tensor, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted mean over response items of the summed cross-entropy of their codes.
+
+    `L = sum_m w_m sum_l -log P(code_ml | prompt, earlier codes of the page) / sum_m w_m`, the softmax taken over the
+    codes of level `l` only (other tokens can never follow).
+
+    Args:
+        model: Gives the logits of each level.
+        hidden_BTD: Last hidden states.
+        batch: Targets.
+
+    Returns:
+        The loss (nats per item) and detached diagnostics: `loss_level_<l>`, and `loss_first_slot`, the same over the
+        first item of each page, the only number comparable between page-wise and point-wise training.
+    """
+    places_ML = batch.target_places_ML
+    flat = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
+    hidden_MLD = flat.index_select(0, places_ML.reshape(-1)).view(*places_ML.shape, -1)
+    weight_M = batch.target_weight_M
+    total = weight_M.sum()
+    first_M = batch.target_slot_M == 0
+    diagnostics: dict[str, Tensor] = {}
+    item_loss_M = torch.zeros_like(weight_M)
+    for level in range(model.vocabulary.levels):
+        logits_MC = model.level_logits(hidden_MLD[:, level], level).float()
+        nll_M = F.cross_entropy(
+            logits_MC,
+            batch.target_codes_ML[:, level],
+            reduction="none",
+            label_smoothing=model.config.label_smoothing,
+        )
+        diagnostics[f"loss_level_{level}"] = (weight_M * nll_M).detach().sum() / total
+        item_loss_M = item_loss_M + nll_M
+    loss = (weight_M * item_loss_M).sum() / total
+    diagnostics["loss_first_slot"] = item_loss_M.detach()[first_M].mean()
+    return loss, diagnostics

@@ -1,0 +1,158 @@
+"""GenRec: the decoder over packed semantic-ID sequences, with the Token Merger on the prompt side.
+
+Legend: `B` rows, `T` places, `D` width, `H` history items, `L` levels, `C` codes of a level, `M` response items.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from features.schemas import EVENT_KINDS
+from features.semantic_ids import SidVocabulary
+from models.genrec.batch import PackedBatch
+from models.genrec.config import GenRecConfig
+from models.genrec.data import GAP_BUCKETS
+from models.genrec.layers import Block, KeyValue, RMSNorm, Rotation, rotation
+from models.genrec.loss import page_loss
+from models.genrec.tables import PlainTables, TableSpec
+
+ITEM_TABLE = "item"
+
+
+class TokenMerger(nn.Module):
+    """Map the `L` token vectors of a history item to one: `h = W concat(e_1 .. e_L)` (arXiv 2604.14878, section 2.3).
+
+    `W` starts as `[I/L ... I/L]`, the mean of the tokens.
+    """
+
+    def __init__(self, levels: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(levels * width, width, bias=False)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.eye(width).repeat(1, levels) / levels)
+
+    def forward(self, vectors_HLD: Tensor) -> Tensor:
+        """Return one vector per item, `[H, D]`."""
+        merged: Tensor = self.linear(vectors_HLD.flatten(1))
+        return merged
+
+
+class Decoder(nn.Module):
+    """Token embedding, blocks and final norm; parameter names as in `Qwen2Model`."""
+
+    def __init__(self, config: GenRecConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(vocabulary_size, config.width)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+
+
+class GenRec(nn.Module):
+    """Decoder-only generative recommender over semantic IDs.
+
+    Args:
+        config: Shape of the model.
+        vocabulary: Tokens of the semantic IDs.
+        items: Rows of the item table: catalogue items at training time.
+        tables: Large tables, `PlainTables` by default; TorchRec's twin has the same state dict.
+    """
+
+    def __init__(
+        self, config: GenRecConfig, vocabulary: SidVocabulary, items: int, tables: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.vocabulary = vocabulary
+        self.items = items
+        self.model = Decoder(config, vocabulary.size)
+        self.lm_head = nn.Linear(config.width, vocabulary.size, bias=False)
+        self.merger = TokenMerger(vocabulary.levels, config.width) if config.merge_history else None
+        self.event_embedding = nn.Embedding(len(EVENT_KINDS), config.width)
+        self.history_gap_embedding = nn.Embedding(GAP_BUCKETS, config.width)
+        self.page_gap_embedding = nn.Embedding(GAP_BUCKETS, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self._initialise()
+        if config.item_table:
+            self.tables = tables if tables is not None else PlainTables(self.table_specs(config, items))
+        if config.tie_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    @staticmethod
+    def table_specs(config: GenRecConfig, items: int) -> list[TableSpec]:
+        """Return the large tables the model needs."""
+        return [TableSpec(ITEM_TABLE, items, config.width)] if config.item_table else []
+
+    def no_decay_names(self) -> set[str]:
+        """Return the parameters that weight decay must leave alone besides norms and biases: embeddings."""
+        return {name for name, _ in self.named_parameters() if "embed" in name or name.startswith("lm_head")}
+
+    def forward(self, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the page-wise next-token loss and its diagnostics; see `models.genrec.loss.page_loss`."""
+        hidden_BTD, _ = self.hidden(batch)
+        return page_loss(self, hidden_BTD, batch)
+
+    def hidden(self, batch: PackedBatch) -> tuple[Tensor, list[KeyValue]]:
+        """Return the normed last hidden states `[B, T, D]` and each layer's keys and values."""
+        x_BTD = self.dropout(self.embed(batch))
+        rotated = self.rotation(batch.positions_BT.clamp_min(0))
+        mask = attention_mask(batch)
+        caches = []
+        for block in self.model.layers:
+            x_BTD, cache = block(x_BTD, rotated, mask)
+            caches.append(cache)
+        return self.model.norm(x_BTD), caches
+
+    def rotation(self, positions_BT: Tensor) -> Rotation:
+        """Return the rotary cosines and sines of positions."""
+        return rotation(positions_BT, self.config.width // self.config.heads, self.config.rope_theta)
+
+    def embed(self, batch: PackedBatch) -> Tensor:
+        """Return the input vectors `[B, T, D]`: tokens, merged history items with event, time and item vectors."""
+        rows, places = batch.tokens_BT.shape
+        x = F.embedding(batch.tokens_BT.view(-1), self.model.embed_tokens.weight)
+        history = batch.history_places_HJ
+        if len(history):
+            vectors_HLD = F.embedding(batch.history_tokens_HL, self.model.embed_tokens.weight)
+            vectors_HJD = vectors_HLD if self.merger is None else self.merger(vectors_HLD)[:, None]
+            vectors_HJD = vectors_HJD + self._side_vectors(batch)[:, None]
+            x = x.index_copy(0, history.reshape(-1), vectors_HJD.reshape(-1, x.shape[1]).to(x.dtype))
+        x = x.index_add(0, batch.page_places_P, self.page_gap_embedding(batch.page_gaps_P))
+        return x.view(rows, places, -1)
+
+    def level_logits(self, hidden_D: Tensor, level: int) -> Tensor:
+        """Return the logits of one level's codes, `[..., C]`, from hidden states `[..., D]`."""
+        start = self.vocabulary.offsets[level]
+        return F.linear(hidden_D, self.lm_head.weight[start : start + self.vocabulary.codes_per_level[level]])
+
+    def code_vectors(self, codes: Tensor, level: int) -> Tensor:
+        """Return the input vectors of zero-based codes of a level."""
+        return F.embedding(codes + self.vocabulary.offsets[level], self.model.embed_tokens.weight)
+
+    def _side_vectors(self, batch: PackedBatch) -> Tensor:
+        side_HD = self.event_embedding(batch.history_events_H) + self.history_gap_embedding(batch.history_gaps_H)
+        if self.config.item_table:
+            known = torch.where(batch.history_items_H < self.items, batch.history_items_H, -1)
+            side_HD = side_HD + self.tables({ITEM_TABLE: known})[ITEM_TABLE]
+        return side_HD
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding) and not self._is_merger(module):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for side in (self.event_embedding, self.history_gap_embedding, self.page_gap_embedding):
+            nn.init.zeros_(side.weight)
+
+    def _is_merger(self, module: nn.Module) -> bool:
+        return self.merger is not None and module is self.merger.linear
+
+
+def attention_mask(batch: PackedBatch) -> Tensor:
+    """Return `[B, 1, T, T]`: true where a place may attend: its visible prompt, and its own page up to itself."""
+    places = torch.arange(batch.tokens_BT.shape[1], device=batch.tokens_BT.device)
+    in_prompt = places < batch.visible_BT[..., None]
+    own_page = (batch.segment_BT[:, None, :] == batch.segment_BT[..., None]) & (batch.segment_BT[..., None] > 0)
+    return (in_prompt | (own_page & (places <= places[:, None])))[:, None]
