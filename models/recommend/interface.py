@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from kernels.jagged import concat_ranges, offsets_from_lengths
+
 NO_ITEM = -1
 """Pads a request's candidates when a retriever finds fewer than asked for."""
 
@@ -57,6 +59,22 @@ class RequestBatch:
 
     def __len__(self) -> int:
         return len(self.user_ids)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> RequestBatch:
+        """Return the requests of these rows, in their order."""
+        history_lengths = np.diff(self.history_offsets)[rows]
+        history = concat_ranges(self.history_offsets[rows], history_lengths)
+        excluded_lengths = np.diff(self.excluded_offsets)[rows]
+        return RequestBatch(
+            user_ids=[self.user_ids[row] for row in rows],
+            times_B=self.times_B[rows],
+            history_items=self.history_items[history],
+            history_events=self.history_events[history],
+            history_times=self.history_times[history],
+            history_offsets=offsets_from_lengths(history_lengths),
+            excluded_items=self.excluded_items[concat_ranges(self.excluded_offsets[rows], excluded_lengths)],
+            excluded_offsets=offsets_from_lengths(excluded_lengths),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
