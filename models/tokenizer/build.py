@@ -1,0 +1,162 @@
+"""Build a semantic-ID bundle from the tables of a workspace.
+
+Nothing is learned from after the split: vocabulary, SVD, co-occurrence, regression and codebooks come from the items
+known at the end of training (`available_from` not later than the last training page) and from training sequences. Items
+that come later are encoded by the frozen encoder and get their nearest codes, as appended items do.
+
+Legend: `N` items, `L` levels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.schemas import CLEAN_TABLES, TRAIN
+from features.workspace import Workspace
+from models.tokenizer.bundle import (
+    CODEBOOKS,
+    CODES,
+    ENCODER,
+    REPORT,
+    VECTORS,
+    codes_file,
+    json_file,
+    publish,
+    vectors_file,
+)
+from models.tokenizer.config import SemanticIdConfig
+from models.tokenizer.extra_level import with_extra_level
+from models.tokenizer.plots import health_plots
+from models.tokenizer.quantizer import Codes, Floats, Quantizer, make_quantizer, save_quantizer
+from models.tokenizer.report import Health, check_gates, dividing_categories, measure_health
+from models.tokenizer.vectors import ItemEncoder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BundleReport:
+    """What was built."""
+
+    generation: str
+    items: int
+    later_items: int
+    """Items not yet known at the end of training: encoded, but nothing was learned from them."""
+    vector_width: int
+    seconds: float
+    path: str
+    health: Health
+
+    def lines(self) -> list[str]:
+        """Return the report as lines for the terminal."""
+        return [
+            f"semantic IDs {self.generation}: {self.items} items ({self.later_items} later than training), vectors of "
+            f"{self.vector_width} numbers, {self.seconds:.1f} s",
+            *self.health.lines(),
+            f"written to {self.path}",
+        ]
+
+
+def build_bundle(
+    workspace: Workspace, config: SemanticIdConfig, seed: int, progress: Callable[[str], None] | None = None
+) -> BundleReport:
+    """Build, check and publish a generation; equal inputs, configuration and seed give the same one.
+
+    Args:
+        workspace: Reads `clean_items` and, where the configuration or the items ask for it, `sequences`.
+        config: Shape, sources and gates.
+        seed: Of decompositions, k-means and training.
+        progress: Told what is being done.
+
+    Raises:
+        ValueError: The items do not fit the configuration, or a health gate failed; nothing is published.
+    """
+    started, say = time.monotonic(), progress or (lambda message: None)
+    table = workspace.table(CLEAN_TABLES["items"])
+    items = table.read().sort_by("item_id").combine_chunks()
+    inputs = {table.name: table.manifest().fingerprint}
+    sequences = None
+    if config.collaborative_dimensions or items["available_from"].null_count < items.num_rows:
+        source = workspace.table("sequences")
+        sequences = source.read(["split", "page_times", "items", "events"])
+        inputs[source.name] = source.manifest().fingerprint
+    known_N = known_items(items, sequences)
+
+    say(f"vectors of {items.num_rows} items")
+    encoder = ItemEncoder(config, seed)
+    vectors_ND = _item_vectors(encoder, items, known_N, sequences if config.collaborative_dimensions else None)
+    say(f"{config.quantizer}: {config.levels} levels x {config.codes} codes")
+    quantizer = make_quantizer(config, seed)
+    codes_NL = _item_codes(quantizer, vectors_ND, known_N)
+    categories = dividing_categories(items["category"].to_pylist())
+    health = measure_health(codes_NL, config.codes, vectors_ND, quantizer.reconstruct(codes_NL), categories)
+    check_gates(health, config)
+
+    published_NL = _unique_codes(codes_NL, config) if config.extra_level else codes_NL
+    content = {
+        CODES: codes_file(items["item_id"].combine_chunks(), published_NL),
+        CODEBOOKS: save_quantizer(quantizer),
+        VECTORS: vectors_file(vectors_ND),
+        **{f"{ENCODER}/{name}": data for name, data in encoder.files().items()},
+    }
+    extras = {f"plots/{name}": data for name, data in health_plots(codes_NL, config.codes).items()}
+    extras[REPORT] = json_file(dataclasses.asdict(health))
+    manifest = {"config": dataclasses.asdict(config), "seed": seed, "inputs": inputs, "items": items.num_rows}
+    generation = publish(workspace, content, extras, manifest)
+    return BundleReport(
+        generation=generation,
+        items=items.num_rows,
+        later_items=int((~known_N).sum()),
+        vector_width=vectors_ND.shape[1],
+        seconds=time.monotonic() - started,
+        path=workspace.path("semantic_ids", generation),
+        health=health,
+    )
+
+
+def known_items(items: pa.Table, sequences: pa.Table | None) -> npt.NDArray[np.bool_]:
+    """Return which items were available at the time of the last training page (no date: always available)."""
+    if sequences is None or items["available_from"].null_count == items.num_rows:
+        return np.ones(items.num_rows, bool)
+    training = sequences.filter(pc.equal(sequences["split"], TRAIN))
+    end = pc.max(pc.list_flatten(training["page_times"]))
+    if not end.is_valid:
+        raise ValueError("sequences: expected pages of the training split, got none; check the split's dates")
+    known: npt.NDArray[np.bool_] = np.asarray(pc.fill_null(pc.less_equal(items["available_from"], end), True))
+    return known
+
+
+def _item_vectors(
+    encoder: ItemEncoder, items: pa.Table, known_N: npt.NDArray[np.bool_], sequences: pa.Table | None
+) -> Floats:
+    known_ND = encoder.fit(items.filter(known_N), sequences)
+    vectors_ND = np.empty((items.num_rows, known_ND.shape[1]), np.float32)
+    vectors_ND[known_N] = known_ND
+    if not known_N.all():
+        vectors_ND[~known_N] = encoder.encode(items.filter(~known_N))
+    return vectors_ND
+
+
+def _item_codes(quantizer: Quantizer, vectors_ND: Floats, known_N: npt.NDArray[np.bool_]) -> Codes:
+    quantizer.fit(vectors_ND[known_N])
+    known_NL = quantizer.assign(vectors_ND[known_N])
+    codes_NL = np.empty((len(vectors_ND), known_NL.shape[1]), np.int32)
+    codes_NL[known_N] = known_NL
+    codes_NL[~known_N] = quantizer.encode(vectors_ND[~known_N])
+    return codes_NL
+
+
+def _unique_codes(codes_NL: Codes, config: SemanticIdConfig) -> Codes:
+    unique_NL = with_extra_level(codes_NL)
+    largest = int(unique_NL[:, -1].max()) + 1
+    if largest > config.codes:
+        raise ValueError(
+            f"extra_level: {largest} items share one semantic ID, but a level numbers only {config.codes}; raise codes "
+            f"or levels, or lower balance_slack (now {config.balance_slack})"
+        )
+    return unique_NL
