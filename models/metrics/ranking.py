@@ -68,7 +68,8 @@ def hit_rate(hits_BK: Bools, k: int) -> Floats:
         >>> hit_rate(np.array([[False, True], [False, False]]), 2).tolist()
         [1.0, 0.0]
     """
-    return hits_BK[:, :k].any(axis=1).astype(np.float64)
+    hit_B: Bools = hits_BK[:, :k].any(axis=1)
+    return hit_B.astype(np.float64)
 
 
 def recall(hits_BK: Bools, relevant_B: Ints, k: int) -> Floats:
