@@ -1,0 +1,69 @@
+"""Configuration of the page maker."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecommendConfig:
+    """How candidates are found, fused and drawn into a page."""
+
+    page_size: int = 10
+    """Items of a page when a request does not say."""
+    max_page_size: int = 50
+    """Largest page a request may ask for."""
+    max_pages: int = 20
+    """Pages one cursor may turn; later pages are refused, because each one excludes all items before it."""
+    candidates: int = 100
+    """Items asked of each retriever, and items kept after fusion for the policy to draw from."""
+    genrec_weight: float = 1.0
+    """Weight of GenRec's ranks in the fusion; 0 leaves the retriever out."""
+    transitions_weight: float = 1.0
+    """Weight of the item transitions' ranks in the fusion; 0 leaves the retriever out."""
+    popular_weight: float = 0.01
+    """Weight of the popular list's ranks, more than 0: small, so that it fills pages and breaks ties but overrules
+    nobody."""
+    rrf_k: float = 60.0
+    """Rank r counts (rrf_k + 1) / (rrf_k + r): larger values make the first ranks less special."""
+    exclude_seen: bool = True
+    """Leave out the items of the user's history; disliked items are left out in any case."""
+    epsilon: float = 0.05
+    """Probability with which a slot is drawn uniformly from the candidates: the logs can then be replayed."""
+    temperature: float = 0.0
+    """Softmax temperature of the other draws, in units of the fused score, which is 1 for what all retrievers rank
+    first; 0 takes the best candidate."""
+
+    def __post_init__(self) -> None:
+        mistakes = [
+            f"{name}: expected at least 1, got {getattr(self, name)}"
+            for name in ("page_size", "max_page_size", "max_pages", "candidates")
+            if getattr(self, name) < 1
+        ]
+        if self.page_size > self.max_page_size:
+            mistakes.append(f"page_size: expected at most max_page_size = {self.max_page_size}, got {self.page_size}")
+        for name in ("genrec_weight", "transitions_weight", "popular_weight", "rrf_k", "temperature"):
+            if not 0 <= getattr(self, name) < math.inf:
+                mistakes.append(f"{name}: expected a finite number >= 0, got {getattr(self, name)}")
+        if self.popular_weight == 0:
+            mistakes.append("popular_weight: expected more than 0, since users without history are served by it, got 0")
+        if not 0 <= self.epsilon <= 1:
+            mistakes.append(f"epsilon: expected 0 to 1, got {self.epsilon}")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+
+    def weight(self, retriever: str) -> float:
+        """Return the fusion weight of a retriever, by its name.
+
+        Raises:
+            ValueError: There is no weight for this name.
+        """
+        weights = {
+            "genrec": self.genrec_weight,
+            "transitions": self.transitions_weight,
+            "popular": self.popular_weight,
+        }
+        if retriever not in weights:
+            raise ValueError(f"retriever {retriever!r} has no fusion weight; expected one of {', '.join(weights)}")
+        return weights[retriever]

@@ -1,0 +1,135 @@
+"""The stochastic last stage: draws a page slot by slot and knows the probability of what it drew.
+
+Legend: `B` requests, `K` candidates, `P` slots of the page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+NO_CHOICE = -1
+"""A slot for which no eligible candidate was left."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Policy:
+    """Draws each slot with probability `(1 - epsilon) softmax(score / temperature) + epsilon / eligible`.
+
+    Softmax and uniform part run over the candidates that are still eligible at the slot: a placed item is masked for
+    the slots after it, never repaired later. Temperature 0 stands for the limit: all of the softmax's mass on the best
+    candidate (the first of equals). With `epsilon = temperature = 0` the policy is deterministic.
+
+    Attributes:
+        epsilon: Share of uniform exploration, 0 to 1.
+        temperature: >= 0, in units of the score.
+    """
+
+    epsilon: float
+    temperature: float
+
+    def __post_init__(self) -> None:
+        mistakes = []
+        if not 0 <= self.epsilon <= 1:
+            mistakes.append(f"epsilon: expected 0 to 1, got {self.epsilon}")
+        if not 0 <= self.temperature < math.inf:
+            mistakes.append(f"temperature: expected a finite number >= 0, got {self.temperature}")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+
+    def probabilities(self, scores_BK: npt.NDArray[np.floating], eligible_BK: BoolArray) -> FloatArray:
+        """Return the distribution of one draw, shape `[B, K]`; rows sum to 1, or to 0 where nothing is eligible.
+
+        Example:
+            >>> Policy(epsilon=0.5, temperature=0).probabilities(np.array([[2.0, 1.0]]), np.array([[True, True]]))
+            array([[0.75, 0.25]])
+        """
+        scores_BK = np.where(eligible_BK, scores_BK, -np.inf).astype(np.float64)
+        best_B1 = scores_BK.max(axis=1, keepdims=True, initial=-np.inf)
+        if self.temperature == 0:
+            weight_BK = np.zeros_like(scores_BK)
+            weight_BK[np.arange(len(scores_BK)), scores_BK.argmax(axis=1)] = 1.0
+            weight_BK *= eligible_BK
+        else:
+            shifted_BK = np.where(eligible_BK, scores_BK - np.where(np.isfinite(best_B1), best_B1, 0.0), -np.inf)
+            weight_BK = np.exp(shifted_BK / self.temperature)
+        total_B1 = np.maximum(weight_BK.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+        uniform_BK = eligible_BK / np.maximum(eligible_BK.sum(axis=1, keepdims=True), 1)
+        return (1 - self.epsilon) * weight_BK / total_B1 + self.epsilon * uniform_BK
+
+    def draw(
+        self,
+        scores_BK: npt.NDArray[np.floating],
+        eligible_BK: BoolArray,
+        slots: int,
+        rng: np.random.Generator,
+    ) -> tuple[IntArray, FloatArray]:
+        """Draw pages without replacement.
+
+        Args:
+            scores_BK: Final scores, finite where eligible.
+            eligible_BK: Candidates that may be shown at all.
+            slots: Number of slots `P`.
+            rng: The exploration stream.
+
+        Returns:
+            Candidate columns `[B, P]`, `NO_CHOICE` where none was left, and the conditional probabilities
+            `[B, P]`: P(item of slot p | scores, items before p), 1 where none was left.
+        """
+        _check(scores_BK, eligible_BK)
+        left_BK = eligible_BK.copy()
+        choice_BP = np.full((len(scores_BK), slots), NO_CHOICE, dtype=np.int64)
+        propensity_BP = np.ones((len(scores_BK), slots))
+        uniform_BP = rng.random((len(scores_BK), slots))
+        for slot in range(slots):
+            rows = np.flatnonzero(left_BK.any(axis=1))
+            if not len(rows):
+                break
+            chance_BK = self.probabilities(scores_BK[rows], left_BK[rows])
+            chosen = _inverse_cdf(chance_BK, uniform_BP[rows, slot])
+            choice_BP[rows, slot] = chosen
+            propensity_BP[rows, slot] = chance_BK[np.arange(len(rows)), chosen]
+            left_BK[rows, chosen] = False
+        return choice_BP, propensity_BP
+
+    def log_prob(self, scores_BK: npt.NDArray[np.floating], eligible_BK: BoolArray, choice_BP: IntArray) -> FloatArray:
+        """Return the log probability `[B, P]` with which this policy fills each slot of given pages.
+
+        The log probability of a page is the sum over its slots. A slot this policy would never fill so is `-inf`;
+        `NO_CHOICE` slots count 0.
+        """
+        _check(scores_BK, eligible_BK)
+        left_BK = eligible_BK.copy()
+        log_BP = np.zeros(choice_BP.shape)
+        for slot in range(choice_BP.shape[1]):
+            rows = np.flatnonzero(choice_BP[:, slot] != NO_CHOICE)
+            chosen = choice_BP[rows, slot]
+            chance = self.probabilities(scores_BK[rows], left_BK[rows])[np.arange(len(rows)), chosen]
+            with np.errstate(divide="ignore"):
+                log_BP[rows, slot] = np.log(chance)
+            left_BK[rows, chosen] = False
+        return log_BP
+
+
+def _inverse_cdf(chance_BK: FloatArray, uniform_B: FloatArray) -> IntArray:
+    """Return the first column whose cumulated chance exceeds the uniform number."""
+    cumulated_BK = chance_BK.cumsum(axis=1)
+    column_B = (cumulated_BK <= uniform_B[:, None] * cumulated_BK[:, -1:]).sum(axis=1)
+    last_possible_B = chance_BK.shape[1] - 1 - (chance_BK[:, ::-1] > 0).argmax(axis=1)
+    return np.minimum(column_B, last_possible_B)  # rounding may carry the product up to the full sum
+
+
+def _check(scores_BK: npt.NDArray[np.floating], eligible_BK: BoolArray) -> None:
+    if scores_BK.shape != eligible_BK.shape or scores_BK.ndim != 2:
+        raise ValueError(
+            f"expected scores and eligible of one shape [B, K], got {scores_BK.shape} and {eligible_BK.shape}"
+        )
+    if not np.isfinite(scores_BK[eligible_BK]).all():
+        raise ValueError("scores: expected finite numbers for eligible candidates, got infinite or nan ones")

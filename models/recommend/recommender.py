@@ -1,0 +1,232 @@
+"""The page maker: rules -> retrievers -> fusion -> policy -> pages.
+
+Legend: `B` requests, `F` fused candidates, `P` slots of a page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from features.semantic_ids import Catalogue
+from models.recommend.config import RecommendConfig
+from models.recommend.fusion import Fused, fuse
+from models.recommend.interface import NO_ITEM, Candidates, RequestBatch, Retriever
+from models.recommend.policy import NO_CHOICE, Policy
+from models.recommend.rules import CatalogueFacts, Filters, with_exclusions
+
+GENREC, TRANSITIONS, POPULAR = "genrec", "transitions", "popular"
+RETRIEVERS: tuple[str, ...] = (GENREC, TRANSITIONS, POPULAR)
+"""Retriever names, first choice first: a page without its first choice names the one that stands in as `fallback`."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Page:
+    """A made page, and everything a log needs to replay it.
+
+    Attributes:
+        items: Item ids in shown order; fewer than asked for where nothing else may be shown.
+        scores: Fused score of each item.
+        sources: The retriever that contributed most to each item.
+        parts: What each retriever contributed to each item's score.
+        propensities: P(item of slot p | candidates, items before p).
+        candidates: Ids of all eligible candidates, best first.
+        candidate_scores: Their fused scores.
+        fallback: The best retriever that had candidates where the first choice had none, None where it had.
+    """
+
+    items: list[str]
+    scores: list[float]
+    sources: list[str]
+    parts: list[dict[str, float]]
+    propensities: list[float]
+    candidates: list[str]
+    candidate_scores: list[float]
+    fallback: str | None
+
+
+class RetrievalError(RuntimeError):
+    """No retriever could answer."""
+
+
+class Recommender:
+    """Makes pages for batches of requests.
+
+    Args:
+        catalogue: The items; requests and retrievers speak in its numbers.
+        retrievers: Any of `RETRIEVERS`, the popular list among them.
+        config: Sizes, weights and policy.
+        facts: Availability and what filters look at.
+
+    Raises:
+        ValueError: Unknown or repeated retrievers, or no popular list.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        retrievers: Sequence[Retriever],
+        config: RecommendConfig,
+        facts: CatalogueFacts,
+    ) -> None:
+        names = [retriever.name for retriever in retrievers]
+        if len(set(names)) != len(names) or not set(names) <= set(RETRIEVERS) or POPULAR not in names:
+            raise ValueError(f"retrievers: expected distinct ones of {', '.join(RETRIEVERS)} with popular, got {names}")
+        if len(facts) != len(catalogue):
+            raise ValueError(f"facts: expected one row per item, {len(catalogue)}, got {len(facts)}")
+        self.catalogue = catalogue
+        self.retrievers: dict[str, Retriever] = {retriever.name: retriever for retriever in retrievers}
+        self.config = config
+        self.facts = facts
+        self.policy = Policy(epsilon=config.epsilon, temperature=config.temperature)
+        self._greedy = Policy(epsilon=0.0, temperature=0.0)
+
+    @property
+    def first_choice(self) -> str:
+        """The retriever that users with a history are meant to be served by, whether it is there or not."""
+        return next(name for name in RETRIEVERS if self.config.weight(name) > 0)
+
+    def pages(
+        self,
+        requests: RequestBatch,
+        page_size: int | None = None,
+        rng: np.random.Generator | None = None,
+        filters: Sequence[Filters | None] | None = None,
+    ) -> list[Page]:
+        """Answer `B` requests together.
+
+        A user without history gets the popular list. A retriever that fails is logged and left out; `fallback` then
+        names the one that stands in.
+
+        Args:
+            requests: Histories and items that must not be shown.
+            page_size: Items per page, default `config.page_size`.
+            rng: The exploration stream. None makes the best page without exploration: propensities are 1.
+            filters: One per request, None for all without.
+
+        Raises:
+            ValueError: The page size or the number of filters is wrong.
+            RetrievalError: All retrievers failed.
+        """
+        slots = self._slots(page_size)
+        if filters is not None and len(filters) != len(requests):
+            raise ValueError(f"filters: expected one per request, {len(requests)}, got {len(filters)}")
+        lists = self._retrieve(self._with_rules(requests, filters), max(slots, self.config.candidates))
+        weights = [self.config.weight(entry.source) for entry in lists]
+        fused = fuse(lists, weights, self.config.rrf_k, limit=max(slots, self.config.candidates))
+        policy, stream = (self._greedy, np.random.default_rng(0)) if rng is None else (self.policy, rng)
+        choice_BP, propensity_BP = policy.draw(fused.scores_BF, fused.items_BF != NO_ITEM, slots, stream)
+        fallbacks = self._fallbacks(lists)
+        return [
+            self._page(fused, row, choice_BP[row], propensity_BP[row], fallbacks[row]) for row in range(len(requests))
+        ]
+
+    def candidates(self, requests: RequestBatch, k: int) -> list[Candidates]:
+        """Return what each retriever in use proposes after the rules, first choice first; failures are raised.
+
+        Users without history get candidates of the popular list only.
+        """
+        asked = self._with_rules(requests, None)
+        return [self._ask(name, asked, k) for name in self._in_use()]
+
+    def similar(self, item_id: str, k: int, time: int) -> list[tuple[str, float]]:
+        """Return up to `k` items that users turn to around this one, with their transition scores, best first.
+
+        Args:
+            item_id: An item of the catalogue.
+            k: Number of items.
+            time: The moment of asking, milliseconds since 1970 UTC; items not available then are left out.
+
+        Raises:
+            ValueError: The item is not in the catalogue, or there are no transitions.
+        """
+        number = int(self.catalogue.numbers([item_id])[0])
+        if number == NO_ITEM:
+            raise ValueError(f"item {item_id!r} is not in the catalogue")
+        if TRANSITIONS not in self.retrievers:
+            raise ValueError("similar items need the transitions retriever, which this release does not hold")
+        request = RequestBatch(
+            user_ids=[""],
+            times_B=np.array([time]),
+            history_items=np.array([number]),
+            history_events=np.zeros(1, dtype=np.int8),
+            history_times=np.array([time - 1]),
+            history_offsets=np.array([0, 1]),
+            excluded_items=np.array([number]),
+            excluded_offsets=np.array([0, 1]),
+        )
+        found = self.retrievers[TRANSITIONS].retrieve(with_exclusions(request, self.facts, [None], False), k)
+        kept = found.items_BK[0] != NO_ITEM
+        return list(zip(self.catalogue.ids(found.items_BK[0][kept]), found.scores_BK[0][kept].tolist(), strict=True))
+
+    def _slots(self, page_size: int | None) -> int:
+        slots = self.config.page_size if page_size is None else page_size
+        if not 1 <= slots <= self.config.max_page_size:
+            raise ValueError(f"page_size: expected 1 to {self.config.max_page_size}, got {slots}")
+        return slots
+
+    def _with_rules(self, requests: RequestBatch, filters: Sequence[Filters | None] | None) -> RequestBatch:
+        return with_exclusions(requests, self.facts, filters or [None] * len(requests), self.config.exclude_seen)
+
+    def _in_use(self) -> list[str]:
+        """Return the names of the retrievers to ask, first choice first."""
+        return [name for name in RETRIEVERS if name in self.retrievers and self.config.weight(name) > 0]
+
+    def _retrieve(self, requests: RequestBatch, k: int) -> list[Candidates]:
+        lists, failures = [], []
+        for name in self._in_use():
+            try:
+                lists.append(self._ask(name, requests, k))
+            except Exception as error:
+                _log.exception("retriever %s failed; the next one stands in", name)
+                failures.append(f"{name}: {error}")
+        if not lists:
+            raise RetrievalError("no retriever could answer; " + "; ".join(failures))
+        return lists
+
+    def _ask(self, name: str, requests: RequestBatch, k: int) -> Candidates:
+        """Ask one retriever; all but the popular list are asked about users with a history only."""
+        warm = np.flatnonzero(np.diff(requests.history_offsets))
+        if name == POPULAR or len(warm) == len(requests):
+            return self.retrievers[name].retrieve(requests, k)
+        items_BK = np.full((len(requests), k), NO_ITEM, dtype=np.int64)
+        scores_BK = np.full((len(requests), k), -np.inf, dtype=np.float32)
+        if len(warm):
+            found = self.retrievers[name].retrieve(requests.take(warm), k)
+            width = found.items_BK.shape[1]
+            items_BK[warm, :width], scores_BK[warm, :width] = found.items_BK, found.scores_BK
+        return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=name)
+
+    def _fallbacks(self, lists: Sequence[Candidates]) -> list[str | None]:
+        """Name, per request, the first list that holds anything, unless it is the first choice."""
+        has_RB = np.array([(entry.items_BK != NO_ITEM).any(axis=1) for entry in lists])
+        sources = [entry.source for entry in lists]
+        names = [sources[first] for first in has_RB.argmax(axis=0)]
+        return [None if name == self.first_choice else name for name in names]
+
+    def _page(
+        self,
+        fused: Fused,
+        row: int,
+        choice_P: np.ndarray,
+        propensity_P: np.ndarray,
+        fallback: str | None,
+    ) -> Page:
+        slots = choice_P[choice_P != NO_CHOICE]
+        there = fused.items_BF[row] != NO_ITEM
+        parts_PR = fused.parts_BFR[row, slots]
+        return Page(
+            items=self.catalogue.ids(fused.items_BF[row, slots]),
+            scores=fused.scores_BF[row, slots].tolist(),
+            sources=[fused.sources[best] for best in parts_PR.argmax(axis=1)],
+            parts=[dict(zip(fused.sources, part, strict=True)) for part in parts_PR.tolist()],
+            propensities=propensity_P[: len(slots)].tolist(),
+            candidates=self.catalogue.ids(fused.items_BF[row, there]),
+            candidate_scores=fused.scores_BF[row, there].tolist(),
+            fallback=fallback,
+        )

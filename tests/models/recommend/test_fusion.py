@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.recommend.fusion import fuse
+from models.recommend.interface import NO_ITEM, Candidates
+
+
+def ranked(source: str, rows: list[list[int]], width: int) -> Candidates:
+    items_BK = np.array([row + [NO_ITEM] * (width - len(row)) for row in rows], dtype=np.int64)
+    return Candidates(items_BK=items_BK, scores_BK=np.zeros(items_BK.shape, dtype=np.float32), source=source)
+
+
+def slow_fuse(
+    rows: list[list[int]], weights: list[float], rrf_k: float, limit: int
+) -> list[tuple[int, float, list[float]]]:
+    """One request, by the formula: (item, score, contribution of each list), best first."""
+    total = sum(weight for weight, row in zip(weights, rows, strict=True) if row)
+    parts: dict[int, list[float]] = {}
+    for number, (weight, row) in enumerate(zip(weights, rows, strict=True)):
+        for rank, item in enumerate(row, start=1):
+            parts.setdefault(item, [0.0] * len(rows))[number] = weight / total * (rrf_k + 1) / (rrf_k + rank)
+    as_float32 = {item: float(np.array(part, dtype=np.float32).sum()) for item, part in parts.items()}
+    ordered = sorted(parts, key=lambda item: -as_float32[item])  # stable: first appearance decides among equals
+    return [(item, as_float32[item], parts[item]) for item in ordered[:limit]]
+
+
+def test_scores_are_the_weighted_mean_of_damped_ranks():
+    fused = fuse([ranked("a", [[7, 3]], 2), ranked("b", [[3]], 2)], weights=[1.0, 3.0], rrf_k=1.0, limit=3)
+    assert fused.items_BF.tolist() == [[3, 7, NO_ITEM]]
+    # item 3: rank 2 of a, rank 1 of b; item 7: rank 1 of a
+    assert fused.scores_BF[0].tolist() == pytest.approx([1 / 4 * 2 / 3 + 3 / 4, 1 / 4, 0.0])
+    assert fused.parts_BFR[0, 0].tolist() == pytest.approx([1 / 4 * 2 / 3, 3 / 4])
+
+
+def test_a_list_that_says_nothing_takes_no_share():
+    fused = fuse([ranked("a", [[]], 2), ranked("b", [[5]], 2)], weights=[1.0, 0.01], rrf_k=60, limit=2)
+    assert fused.items_BF.tolist() == [[5, NO_ITEM]]
+    assert fused.scores_BF[0].tolist() == [1.0, 0.0]
+
+
+def test_no_list_says_anything():
+    fused = fuse([ranked("a", [[]], 1)], weights=[1.0], rrf_k=60, limit=2)
+    assert fused.items_BF.tolist() == [[NO_ITEM, NO_ITEM]]
+
+
+rows = st.lists(st.integers(0, 9), max_size=6, unique=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    requests=st.lists(st.tuples(rows, rows, rows), min_size=1, max_size=5),
+    weights=st.tuples(*[st.floats(0.01, 2.0)] * 3),
+    limit=st.integers(1, 12),
+)
+def test_equals_the_slow_reference(requests, weights, limit):
+    lists = [ranked(name, [request[number] for request in requests], 6) for number, name in enumerate("abc")]
+    fused = fuse(lists, weights, rrf_k=60.0, limit=limit)
+    for row, request in enumerate(requests):
+        expected = slow_fuse(list(request), list(weights), 60.0, limit)
+        count = len(expected)
+        assert (fused.items_BF[row, count:] == NO_ITEM).all()
+        np.testing.assert_allclose(fused.scores_BF[row, :count], [score for _, score, _ in expected], rtol=1e-5)
+        for place, (item, _, parts) in enumerate(expected):
+            found = np.flatnonzero(fused.items_BF[row] == item)
+            if not len(found):  # cut off by the limit in favour of one with the same score
+                continue
+            assert fused.scores_BF[row, found[0]] == pytest.approx(fused.scores_BF[row, place], rel=1e-5)
+            np.testing.assert_allclose(fused.parts_BFR[row, found[0]], parts, rtol=1e-5)

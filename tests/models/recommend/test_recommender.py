@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from recommend_cases import DAY, NOON, BrokenRetriever, ListRetriever, batch, small_catalogue, small_facts
+
+from models.recommend.config import RecommendConfig
+from models.recommend.policy import Policy
+from models.recommend.recommender import Recommender, RetrievalError
+from models.recommend.rules import Filters
+
+POPULAR = ListRetriever("popular", [3, 0, 1, 2, 4, 5])
+TRANSITIONS = ListRetriever("transitions", [1, 4])
+GENREC = ListRetriever("genrec", [2, 1, 5])
+
+
+def recommender(*retrievers: Any, **options: Any) -> Recommender:
+    return Recommender(
+        small_catalogue(), retrievers or (GENREC, TRANSITIONS, POPULAR), RecommendConfig(**options), small_facts()
+    )
+
+
+def test_a_page_joins_the_lists_less_what_is_seen_or_unavailable():
+    page = recommender().pages(batch([[0]]), page_size=2)[0]
+    # i0 is seen, i4 unavailable, i5 of tomorrow: genrec says [2, 1], transitions [1], popular [3, 1, 2]
+    shares = np.array([1, 1, 0.01]) / 2.01
+    assert page.items == ["i1", "i2"]
+    assert page.scores == pytest.approx([shares @ [61 / 62, 1, 61 / 62], shares @ [1, 0, 61 / 63]])
+    assert page.sources == ["transitions", "genrec"]
+    assert page.parts[1] == pytest.approx({"genrec": shares[0], "transitions": 0, "popular": shares[2] * 61 / 63})
+    assert page.candidates == ["i1", "i2", "i3"]
+    assert page.propensities == [1.0, 1.0]
+    assert page.fallback is None
+
+
+def test_a_user_without_history_gets_the_popular_list_named_so():
+    warm, cold = recommender().pages(batch([[0], []]), page_size=3)
+    assert cold.items == ["i3", "i0", "i1"]
+    assert cold.sources == ["popular"] * 3
+    assert cold.fallback == "popular"
+    assert warm.fallback is None
+
+
+def test_users_are_answered_alike_alone_and_together():
+    maker = recommender()
+    together = maker.pages(batch([[0], [], [2, 1]]))
+    alone = [maker.pages(batch([history]))[0] for history in ([0], [], [2, 1])]
+    assert together == alone
+
+
+def test_seen_items_come_back_where_the_configuration_allows_it():
+    page = recommender(exclude_seen=False).pages(batch([[2]]), page_size=4)[0]
+    assert sorted(page.items) == ["i0", "i1", "i2", "i3"]
+
+
+def test_excluded_items_stay_out():
+    page = recommender().pages(batch([[0]], excluded=[[1, 2]]), page_size=4)[0]
+    assert page.items == ["i3"]
+
+
+def test_a_user_who_has_seen_everything_gets_an_empty_page():
+    page = recommender().pages(batch([[0, 1, 2, 3]]))[0]
+    assert (page.items, page.propensities, page.candidates) == ([], [], [])
+
+
+def test_filters_reach_every_retriever():
+    pages = recommender().pages(batch([[0], [0]]), filters=[Filters(brand="acme"), None])
+    assert pages[0].items == ["i2"]
+    assert pages[1].items == ["i1", "i2", "i3"]
+    with pytest.raises(ValueError, match="filters: expected one per request, 1, got 2"):
+        recommender().pages(batch([[0]]), filters=[None, None])
+
+
+@pytest.mark.parametrize("retrievers", [(BrokenRetriever("genrec"), TRANSITIONS, POPULAR), (TRANSITIONS, POPULAR)])
+def test_a_broken_or_absent_first_choice_is_replaced_and_named(retrievers):
+    warm, cold = recommender(*retrievers).pages(batch([[0], []]), page_size=1)
+    assert (warm.items, warm.fallback) == (["i1"], "transitions")
+    assert cold.fallback == "popular"
+
+
+def test_a_first_choice_that_is_switched_off_is_no_fallback():
+    page = recommender(TRANSITIONS, POPULAR, genrec_weight=0).pages(batch([[0]]), page_size=1)[0]
+    assert (page.items, page.fallback) == (["i1"], None)
+
+
+def test_all_retrievers_broken():
+    with pytest.raises(RetrievalError, match="no retriever could answer; popular: no weights for 1 requests"):
+        recommender(BrokenRetriever("popular")).pages(batch([[0]]))
+
+
+def test_candidates_raise_what_pages_would_replace():
+    with pytest.raises(RuntimeError, match="no weights for 1 requests"):
+        recommender(BrokenRetriever("genrec"), POPULAR).candidates(batch([[0]]), 3)
+    lists = recommender().candidates(batch([[0]]), 2)
+    assert [entry.source for entry in lists] == ["genrec", "transitions", "popular"]
+    assert lists[0].items_BK.tolist() == [[2, 1]]
+
+
+def test_logged_propensities_can_be_recomputed_from_the_logged_page():
+    maker = recommender(epsilon=0.5, temperature=0.05)
+    for page in maker.pages(batch([[0]] * 20), page_size=2, rng=np.random.default_rng(3)):
+        choice_BP = np.array([[page.candidates.index(item) for item in page.items]])
+        scores_BK = np.array([page.candidate_scores], dtype=np.float32)
+        log_BP = Policy(epsilon=0.5, temperature=0.05).log_prob(scores_BK, np.ones(scores_BK.shape, bool), choice_BP)
+        np.testing.assert_allclose(np.exp(log_BP[0]), page.propensities)
+
+
+def test_exploration_changes_pages_and_a_seed_repeats_them():
+    maker = recommender(epsilon=1.0)
+    pages = [maker.pages(batch([[0]] * 10), 2, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert pages[0] == pages[1] != pages[2]
+    assert pages[0][0].propensities == pytest.approx([1 / 3, 1 / 2])
+
+
+@pytest.mark.parametrize("size", [0, 51])
+def test_a_page_size_out_of_bounds_is_refused(size):
+    with pytest.raises(ValueError, match=f"page_size: expected 1 to 50, got {size}"):
+        recommender().pages(batch([[0]]), page_size=size)
+
+
+def test_similar_items_come_from_transitions():
+    maker = recommender()
+    assert maker.similar("i0", 3, NOON) == [("i1", 0.0)]  # i4 is not available
+    assert maker.similar("i1", 3, NOON + DAY) == []
+    with pytest.raises(ValueError, match="item 'nope' is not in the catalogue"):
+        maker.similar("nope", 3, NOON)
+    with pytest.raises(ValueError, match="need the transitions retriever"):
+        recommender(POPULAR).similar("i0", 3, NOON)
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(
+        ValueError, match=r"distinct ones of genrec, transitions, popular with popular, got \['genrec'\]"
+    ):
+        recommender(GENREC)
+    with pytest.raises(ValueError, match=r"page_size: expected at most max_page_size = 5, got 6; epsilon: .* got 2"):
+        RecommendConfig(page_size=6, max_page_size=5, epsilon=2)
+    with pytest.raises(ValueError, match=r"popular_weight: expected more than 0.* got 0"):
+        RecommendConfig(popular_weight=0)
+    with pytest.raises(ValueError, match="retriever 'ann' has no fusion weight; expected one of genrec"):
+        RecommendConfig().weight("ann")
