@@ -1,0 +1,178 @@
+"""The online store on any Redis: one packed blob per key, one MGET per read, pipelined writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from features.store.base import Freshness, Histories, ItemFacts, StoreUnavailableError
+from features.store.codec import (
+    EMPTY_HISTORY,
+    CorruptBlobError,
+    decode_history,
+    decode_item,
+    encode_histories,
+    encode_item,
+    join_histories,
+)
+from features.store.config import StoreConfig
+from features.store.embedded import EmbeddedRedis
+from features.workspace import Workspace
+
+WRITE_CHUNK = 1000
+"""Keys written per round trip: large enough to hide the round trip, small enough to keep other clients' reads short."""
+READ_CHUNK = 5000
+"""Keys per MGET; Redis answers nobody else meanwhile (1000 keys of 512 bytes take about a millisecond)."""
+
+_SECONDS_PER_DAY = 86_400
+
+
+class RedisStore:
+    """An `OnlineStore` (see `features.store.base`) on one Redis database.
+
+    Keys are `{namespace}:v1:history:{user_id}`, `...:item:{item_id}` and `...:freshness`.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://` URL.
+        config: Namespace, expiry, history length and timeout.
+        on_close: Called once by `close`, after the last connection is gone.
+
+    Attributes:
+        url: What `url` was; other processes may open the same store with it.
+        namespace: First part of every key.
+        corrupted: Damaged or foreign blobs met so far; each was treated as missing.
+    """
+
+    def __init__(self, url: str, config: StoreConfig, on_close: Callable[[], None] | None = None) -> None:
+        self.url = url
+        self.corrupted = 0
+        self.namespace = config.namespace
+        self._length = config.history_length
+        self._on_close = on_close
+        self._prefix = f"{config.namespace}:v1"
+        self._ttl = max(1, round(config.ttl_days * _SECONDS_PER_DAY))
+        self._client = redis.Redis.from_url(
+            url,
+            socket_timeout=config.timeout_s,
+            socket_connect_timeout=config.timeout_s,
+            # a connection that the server closed is opened again once; more would only delay the fallback page
+            retry=Retry(NoBackoff(), 1),
+        )
+
+    def write_histories(self, histories: Histories, *, generation: int) -> None:
+        """Replace the histories of these users; the newest `history_length` events of each are kept."""
+        blobs = encode_histories(histories, length=self._length, generation=generation)
+        self._write("history", zip(histories.user_ids, blobs, strict=True))
+
+    def histories(self, user_ids: Sequence[str], limit: int) -> Histories:
+        """Return the newest `limit` events of each user; an unknown user has none."""
+        parts = [EMPTY_HISTORY] * len(user_ids)
+        for row, blob in self._read("history", user_ids):
+            try:
+                parts[row] = decode_history(blob, limit)
+            except CorruptBlobError:
+                self.corrupted += 1
+        return join_histories(user_ids, parts)
+
+    def write_items(self, facts: Sequence[ItemFacts], *, generation: int) -> None:
+        """Replace the facts of these items."""
+        self._write("item", ((item.item_id, encode_item(item, generation=generation)) for item in facts))
+
+    def items(self, item_ids: Sequence[str]) -> list[ItemFacts | None]:
+        """Return the facts of each item, None for an unknown one."""
+        facts: list[ItemFacts | None] = [None] * len(item_ids)
+        for row, blob in self._read("item", item_ids):
+            try:
+                facts[row] = decode_item(blob)
+            except CorruptBlobError:
+                self.corrupted += 1
+        return facts
+
+    def write_freshness(self, freshness: Freshness) -> None:
+        """Say what the store holds, after everything has been written."""
+        with self._answering():
+            self._client.set(f"{self._prefix}:freshness", json.dumps(dataclasses.asdict(freshness)), ex=self._ttl)
+
+    def freshness(self) -> Freshness | None:
+        """Return what the last back-fill said, None before the first."""
+        with self._answering():
+            text = self._client.get(f"{self._prefix}:freshness")
+        return None if text is None else Freshness(**json.loads(text))
+
+    def ping(self) -> None:
+        """Return if the store answers."""
+        with self._answering():
+            self._client.ping()
+
+    def close(self) -> None:
+        """Let go of all connections; repeating it is harmless."""
+        self._client.close()
+        if self._on_close is not None:
+            self._on_close()
+            self._on_close = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _read(self, view: str, entities: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+        """Yield the row and blob of each entity that has one."""
+        for start in range(0, len(entities), READ_CHUNK):
+            keys = [f"{self._prefix}:{view}:{entity}" for entity in entities[start : start + READ_CHUNK]]
+            with self._answering():
+                blobs = self._client.mget(keys)
+            yield from ((start + row, blob) for row, blob in enumerate(blobs) if blob is not None)
+
+    def _write(self, view: str, blobs: Iterable[tuple[str, bytes]]) -> None:
+        remaining = iter(blobs)
+        while chunk := list(itertools.islice(remaining, WRITE_CHUNK)):
+            pipeline = self._client.pipeline(transaction=False)
+            for entity, blob in chunk:
+                pipeline.set(f"{self._prefix}:{view}:{entity}", blob, ex=self._ttl)
+            with self._answering():
+                pipeline.execute()
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except redis.RedisError as error:
+            raise StoreUnavailableError(
+                f"the online store at {_without_password(self.url)} does not answer: {error}; start that Redis, "
+                "correct store.url, or leave store.url out to use the embedded one"
+            ) from error
+
+
+def open_store(config: StoreConfig, workspace: Workspace) -> RedisStore:
+    """Open the configured Redis, or this workspace's embedded one until `close`.
+
+    Raises:
+        StoreUnavailableError: It does not answer.
+        ValueError: No URL is given and the workspace is not on a local disk.
+    """
+    if config.url is not None:
+        store = RedisStore(config.url, config)
+    else:
+        embedded = EmbeddedRedis(workspace.local_path("store"))
+        store = RedisStore(embedded.url, config, on_close=embedded.close)
+    try:
+        store.ping()
+    except StoreUnavailableError:
+        store.close()
+        raise
+    return store
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

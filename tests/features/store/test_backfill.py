@@ -1,0 +1,134 @@
+"""Tables -> store."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from features import schemas
+from features.schemas import CLICK, DISLIKE, EVENT_CODE, IMPRESSION, PURCHASE, TEST, TRAIN
+from features.store.backfill import backfill
+from features.store.base import Freshness, ItemFacts
+from features.store.config import StoreConfig
+from features.workspace import MissingTableError, Workspace
+
+SHOWN, C, P, D = (EVENT_CODE[kind] for kind in (IMPRESSION, CLICK, PURCHASE, DISLIKE))
+
+
+def sequence(user: str, split: str, pages: list[list[tuple[str, int, int]]]) -> dict:
+    entries = [entry for page in pages for entry in page]
+    return {
+        "user_id": user,
+        "split": split,
+        "page_ids": [f"{user}{split}{number}" for number in range(len(pages))],
+        "page_times": [min(entry[2] for entry in page) for page in pages],
+        "page_lengths": [len(page) for page in pages],
+        "items": [entry[0] for entry in entries],
+        "events": [entry[1] for entry in entries],
+        "times": [entry[2] for entry in entries],
+    }
+
+
+def write(workspace: Workspace, name: str, rows: list[dict]) -> None:
+    table = workspace.table(name)
+    table.commit([table.write_part(pa.Table.from_pylist(rows, table.schema), shard=0)])
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    workspace = Workspace(tmp_path / "w")
+    rows = [
+        sequence("ann", TEST, [[("i9", C, 90)]]),
+        sequence("bob", TRAIN, [[("i1", SHOWN, 5)]]),
+        sequence("ann", TRAIN, [[("i2", P, 20), ("i1", C, 10), ("i3", SHOWN, 11)], [("i4", C, 30), ("i5", D, 30)]]),
+        sequence("eve", TRAIN, [[("i1", C, 7)]]),
+    ]
+    write(workspace, "sequences", rows)
+    items = [
+        {"item_id": "i1", "title": "one", "category": ["a", "b"], "brand": "x", "price": 1.5, "available_from": 9},
+        {"item_id": "i2", "title": "two", "available": False},
+    ]
+    write(workspace, "clean_items", items)
+    return workspace
+
+
+def test_all_splits_become_one_history_without_impressions(workspace, store):
+    report = backfill(workspace, store, StoreConfig(history_length=10))
+    found = store.histories(["ann", "bob", "eve"], 10)
+    assert found.offsets.tolist() == [0, 4, 4, 5]  # the store keeps 4 of ann's 5
+    assert found.item_ids.to_pylist() == ["i2", "i4", "i5", "i9", "i1"]
+    assert found.events.tolist() == [P, C, D, C, C]
+    assert found.times.tolist() == [20, 30, 30, 90, 7]
+    assert (report.users, report.entries, report.impressions, report.overflow, report.items) == (2, 6, 2, 0, 2)
+    assert store.freshness() == Freshness(generation=report.generation, newest_event_time=90, users=2, items=2)
+    assert report.lines()[0].startswith("store: 2 users with 6 history entries, 2 items; left out 2 impressions and 0")
+
+
+def test_newest_events_are_kept_and_the_others_counted(workspace, store):
+    report = backfill(workspace, store, StoreConfig(history_length=2))
+    assert store.histories(["ann"], 10).item_ids.to_pylist() == ["i5", "i9"]
+    assert (report.entries, report.overflow) == (3, 3)
+
+
+def test_item_facts_are_written(workspace, store):
+    backfill(workspace, store, StoreConfig())
+    one = ItemFacts(item_id="i1", title="one", category=("a", "b"), brand="x", price=1.5, available_from=9)
+    assert store.items(["i1", "i2"]) == [one, ItemFacts(item_id="i2", title="two", available=False)]
+
+
+def test_again_is_the_same_and_users_in_small_writes_too(workspace, store, monkeypatch):
+    first = backfill(workspace, store, StoreConfig())
+    before = store.histories(["ann", "eve"], 10)
+    monkeypatch.setattr("features.store.backfill.USERS_PER_WRITE", 1)
+    second = backfill(workspace, store, StoreConfig())
+    after = store.histories(["ann", "eve"], 10)
+    assert first.generation == second.generation
+    assert before.item_ids.equals(after.item_ids)
+    np.testing.assert_array_equal(before.offsets, after.offsets)
+
+
+def test_new_rows_are_a_new_generation(workspace, store):
+    first = backfill(workspace, store, StoreConfig())
+    write(workspace, "sequences", [sequence("ann", TRAIN, [[("i1", C, 1)]])])
+    assert backfill(workspace, store, StoreConfig()).generation != first.generation
+    assert store.histories(["ann"], 10).item_ids.to_pylist() == ["i1"]
+
+
+def test_nobody_with_a_history_is_no_error(workspace, store):
+    write(workspace, "sequences", [sequence("bob", TRAIN, [[("i1", SHOWN, 5)]])])
+    report = backfill(workspace, store, StoreConfig())
+    assert (report.users, report.entries) == (0, 0)
+    assert store.freshness().newest_event_time is None
+
+
+def test_missing_table_says_which(tmp_path, store):
+    with pytest.raises(MissingTableError, match="table 'sequences' does not exist"):
+        backfill(Workspace(tmp_path / "empty"), store, StoreConfig())
+
+
+def test_histories_are_what_a_plain_loop_would_collect(tmp_path, store):
+    rng = np.random.default_rng(7)
+    rows, expected = [], {}
+    for user in map(str, range(30)):
+        clock, collected = 0, []
+        for split in schemas.SPLITS:
+            pages = []
+            for _ in range(rng.integers(0, 4)):
+                clock += 100
+                page = [(f"i{rng.integers(9)}", int(rng.integers(5)), clock + int(rng.integers(3))) for _ in range(3)]
+                pages.append(page)
+                collected += [entry for entry in page if entry[1] != SHOWN]
+            if pages:
+                rows.append(sequence(user, split, pages))
+        expected[user] = sorted(collected, key=lambda entry: entry[2])[-4:]
+    rng.shuffle(rows)
+    workspace = Workspace(tmp_path / "random")
+    write(workspace, "sequences", rows)
+    write(workspace, "clean_items", [])
+    backfill(workspace, store, StoreConfig())
+    for user, entries in expected.items():
+        found = store.histories([user], 4)
+        assert found.item_ids.to_pylist() == [item for item, _, _ in entries]
+        assert found.events.tolist() == [event for _, event, _ in entries]
+        assert found.times.tolist() == [moment for _, _, moment in entries]
