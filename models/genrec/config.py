@@ -64,3 +64,22 @@ class GenRecConfig:
 
 
 _AT_LEAST = {"layers": 1, "width": 2, "heads": 1, "kv_heads": 1, "ffn_width": 1, "max_history": 1, "page_items": 1}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """Beam search over the semantic IDs."""
+
+    beams: int = 50
+    """Beams kept at every level; at least the number of candidates asked for is used. Cost grows in proportion."""
+    batch_size: int = 256
+    """Requests decoded together; bounds memory."""
+
+    def __post_init__(self) -> None:
+        mistakes = [
+            f"{name}: expected at least 1, got {getattr(self, name)}"
+            for name in ("beams", "batch_size")
+            if getattr(self, name) < 1
+        ]
+        if mistakes:
+            raise ValueError("; ".join(mistakes))

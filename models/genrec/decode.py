@@ -146,13 +146,13 @@ class _Decoding:
         x_BKD = self.model.code_vectors(codes_BK, level)
         rotated = self.model.rotation(self.next_position_B[:, None].expand(codes_BK.shape))
         grown = []
-        for number, block in enumerate(self.model.model.layers):
+        decoder = self.model.model
+        for number, block in enumerate(decoder.blocks()):
             own = None if self.own is None else _reorder(self.own[number], parents_BK)
             x_BKD, cache = block.extend(x_BKD, rotated, self.prompt[number], self.prompt_mask, own)
             grown.append(cache)
-        return dataclasses.replace(
-            self, hidden_BKD=self.model.model.norm(x_BKD), own=grown, next_position_B=self.next_position_B + 1
-        )
+        hidden_BKD: Tensor = decoder.norm(x_BKD)
+        return dataclasses.replace(self, hidden_BKD=hidden_BKD, own=grown, next_position_B=self.next_position_B + 1)
 
 
 def _reorder(cache: KeyValue, parents_BK: Tensor) -> KeyValue:

@@ -5,6 +5,8 @@ Legend: `B` rows, `T` places, `D` width, `H` history items, `L` levels, `C` code
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,6 +49,10 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(vocabulary_size, config.width)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
+
+    def blocks(self) -> list[Block]:
+        """Return the blocks in order."""
+        return cast(list[Block], list(self.layers))
 
 
 class GenRec(nn.Module):
@@ -99,7 +105,7 @@ class GenRec(nn.Module):
         rotated = self.rotation(batch.positions_BT.clamp_min(0))
         mask = attention_mask(batch)
         caches = []
-        for block in self.model.layers:
+        for block in self.model.blocks():
             x_BTD, cache = block(x_BTD, rotated, mask)
             caches.append(cache)
         return self.model.norm(x_BTD), caches

@@ -16,17 +16,20 @@ from torch import Tensor, nn
 
 @dataclasses.dataclass(frozen=True)
 class TableSpec:
-    """One embedding table: a `name` that is part of parameter names, its number of `rows` and of `dimensions`."""
+    """One embedding table: a `name` that is part of parameter names, its number of `rows` and of `dimensions`.
+
+    FBGEMM reads four numbers at a time: dimensions are a multiple of 4.
+    """
 
     name: str
     rows: int
     dimensions: int
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.rows < 1 or self.dimensions < 1:
+        if not self.name.isidentifier() or self.rows < 1 or self.dimensions < 1 or self.dimensions % 4:
             raise ValueError(
-                f"table: expected an identifier as name, rows >= 1 and dimensions >= 1, got name {self.name!r}, "
-                f"rows {self.rows}, dimensions {self.dimensions}"
+                f"table: expected an identifier as name, rows >= 1 and a multiple of 4 as dimensions, got name "
+                f"{self.name!r}, rows {self.rows}, dimensions {self.dimensions}"
             )
 
 
@@ -83,10 +86,10 @@ class PlainTables(nn.Module):
         specs: Tables of equal dimensions.
 
     Example:
-        >>> tables = PlainTables([TableSpec("item", rows=3, dimensions=2)])
+        >>> tables = PlainTables([TableSpec("item", rows=3, dimensions=4)])
         >>> _ = torch.nn.init.ones_(tables.collection.embeddings["item"].weight)
         >>> tables({"item": torch.tensor([2, -1])})["item"].tolist()
-        [[1.0, 1.0], [0.0, 0.0]]
+        [[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]
         >>> list(tables.state_dict())
         ['collection.embeddings.item.weight']
     """

@@ -1,0 +1,70 @@
+"""Conversion between GenRec's decoder and Hugging Face's `Qwen2ForCausalLM`, both ways.
+
+The decoder, the token embedding and the output head carry over by name. What GenRec adds on the prompt side (merger,
+event, time and item vectors) has no counterpart: feed Hugging Face the result of `GenRec.embed` as `inputs_embeds`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from models.genrec.model import GenRec
+
+if TYPE_CHECKING:
+    from transformers import Qwen2ForCausalLM
+
+
+def to_huggingface(model: GenRec) -> Qwen2ForCausalLM:
+    """Return a `Qwen2ForCausalLM` with the decoder's weights; same logits for the same input vectors."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    peer = Qwen2ForCausalLM(Qwen2Config(**_peer_shape(model), attn_implementation="eager"))
+    missing, unexpected = peer.load_state_dict(_shared_weights(model), strict=False)
+    tied = {"lm_head.weight"} if model.config.tie_embeddings else set()
+    if set(missing) - tied or unexpected:
+        raise ValueError(f"Qwen2 weights: missing {sorted(missing)}, unexpected {sorted(unexpected)}")
+    return peer.eval()
+
+
+def load_huggingface(model: GenRec, peer: Qwen2ForCausalLM) -> None:
+    """Copy the decoder's weights from a `Qwen2ForCausalLM` of the same shape and vocabulary into `model`.
+
+    Raises:
+        ValueError: A size differs; the message names it.
+    """
+    expected = _peer_shape(model)
+    found = {name: getattr(peer.config, name, None) for name in expected if name not in ("rope_parameters",)}
+    wrong = [
+        f"{name}: expected {expected[name]}, got {value}" for name, value in found.items() if value != expected[name]
+    ]
+    if wrong:
+        raise ValueError(
+            "the Qwen2 checkpoint does not fit the GenRec configuration: " + "; ".join(wrong) + "; change genrec.*"
+        )
+    source = peer.state_dict()
+    with torch.no_grad():
+        for name, target in _shared_weights(model).items():
+            target.copy_(source[name])
+
+
+def _shared_weights(model: GenRec) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in model.state_dict().items() if name.startswith(("model.", "lm_head."))}
+
+
+def _peer_shape(model: GenRec) -> dict[str, Any]:
+    config = model.config
+    return {
+        "vocab_size": model.vocabulary.size,
+        "hidden_size": config.width,
+        "intermediate_size": config.ffn_width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "rms_norm_eps": config.norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "tie_word_embeddings": config.tie_embeddings,
+        "max_position_embeddings": 4096,
+        "use_sliding_window": False,
+    }
