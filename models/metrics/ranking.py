@@ -68,8 +68,7 @@ def hit_rate(hits_BK: Bools, k: int) -> Floats:
         >>> hit_rate(np.array([[False, True], [False, False]]), 2).tolist()
         [1.0, 0.0]
     """
-    hit_B: Bools = hits_BK[:, :k].any(axis=1)
-    return hit_B.astype(np.float64)
+    return np.asarray(hits_BK[:, :k].any(axis=1), dtype=np.float64)
 
 
 def recall(hits_BK: Bools, relevant_B: Ints, k: int) -> Floats:
