@@ -1,0 +1,26 @@
+"""`pagewise features`: pages, item statistics and item transitions."""
+
+from __future__ import annotations
+
+import argparse
+
+from pagewise.console import Console
+from pagewise.invocation import add_beam_arguments
+from pagewise.settings import Settings
+
+SECTIONS = ("batch",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the Beam runner."""
+    add_beam_arguments(parser)
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Turn clean events into pages and what is counted from them."""
+    from features.workspace import Workspace
+    from pipelines.batch.jobs import build_features
+
+    report = build_features(Workspace(args.workspace), settings.batch, args.beam_options)
+    Console().say(*report.lines(), f"next: pagewise sequences --workspace {args.workspace}")
+    return 0

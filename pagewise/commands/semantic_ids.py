@@ -1,0 +1,24 @@
+"""`pagewise semantic-ids`: content vectors and semantic IDs of all items."""
+
+from __future__ import annotations
+
+import argparse
+
+from pagewise.console import Console
+from pagewise.settings import Settings
+
+SECTIONS = ("semantic_ids",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare no arguments of its own."""
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Write a new generation of semantic IDs, or find the present one up to date."""
+    from features.workspace import Workspace
+    from models.tokenizer.build import build_bundle
+
+    report = build_bundle(Workspace(args.workspace), settings.semantic_ids, settings.seed)
+    Console().say(*report.lines(), f"next: pagewise train genrec --workspace {args.workspace}")
+    return 0

@@ -1,0 +1,26 @@
+"""`pagewise sequences`: training and evaluation sequences."""
+
+from __future__ import annotations
+
+import argparse
+
+from pagewise.console import Console
+from pagewise.invocation import add_beam_arguments
+from pagewise.settings import Settings
+
+SECTIONS = ("batch",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the Beam runner."""
+    add_beam_arguments(parser)
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Turn pages into one row per user and split."""
+    from features.workspace import Workspace
+    from pipelines.batch.jobs import build_sequences
+
+    report = build_sequences(Workspace(args.workspace), settings.batch, args.beam_options)
+    Console().say(*report.lines(), f"next: pagewise semantic-ids --workspace {args.workspace}")
+    return 0

@@ -1,0 +1,26 @@
+"""`pagewise validate`: raw tables against their contract."""
+
+from __future__ import annotations
+
+import argparse
+
+from pagewise.console import Console
+from pagewise.invocation import add_beam_arguments
+from pagewise.settings import Settings
+
+SECTIONS = ("batch",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the Beam runner."""
+    add_beam_arguments(parser)
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Write clean tables; bad rows go to the dead letters, with a reason."""
+    from features.workspace import Workspace
+    from pipelines.batch.jobs import validate
+
+    report = validate(Workspace(args.workspace), settings.batch, args.beam_options)
+    Console().say(*report.lines(), f"next: pagewise features --workspace {args.workspace}")
+    return 0

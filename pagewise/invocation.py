@@ -1,0 +1,130 @@
+"""What all commands share: their options, the resolved settings, printed and saved, and quiet libraries."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from pagewise import configuration
+from pagewise.settings import Settings
+
+PRESETS = Path(__file__).parent / "presets"
+DEFAULT_PRESET = "nano"
+
+
+class Command(Protocol):
+    """What a module of `pagewise.commands` offers."""
+
+    SECTIONS: tuple[str, ...]
+    """Sections of the settings the command reads: printed and saved before it runs."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the verb's own arguments."""
+        ...
+
+    def run(self, args: argparse.Namespace, settings: Settings) -> int:
+        """Do the work and return the exit code."""
+        ...
+
+
+def presets() -> list[str]:
+    """Return the names of the presets that come with Pagewise."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def parse(verb: str, help: str, command: Command, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a verb's arguments; what follows `--` lands in `args.beam_options`, `name=value` in `args.overrides`."""
+    arguments = list(arguments)
+    rest: list[str] = []
+    if "--" in arguments:
+        split = arguments.index("--")
+        arguments, rest = arguments[:split], arguments[split + 1 :]
+    parser = argparse.ArgumentParser(prog=f"pagewise {verb}", description=help, allow_abbrev=False)
+    command.add_arguments(parser)
+    _add_common_arguments(parser)
+    args = parser.parse_intermixed_args(arguments)
+    if rest and not hasattr(args, "runner"):
+        parser.error(f"unexpected {' '.join(rest)!r} after --: only commands with --runner hand options on to Beam")
+    args.verb = verb
+    args.beam_options = [f"--runner={args.runner}", *rest] if hasattr(args, "runner") else []
+    return args
+
+
+def add_beam_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--runner` to a command that runs Beam pipelines."""
+    parser.add_argument(
+        "--runner",
+        default="FnApiRunner",
+        metavar="NAME",
+        help="Beam runner (default: FnApiRunner, in this process); its options follow after --",
+    )
+
+
+def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("options of every command")
+    group.add_argument("--workspace", default="./workspace", metavar="URI", help="where everything lies (%(default)s)")
+    group.add_argument(
+        "--preset",
+        default=DEFAULT_PRESET,
+        choices=presets(),
+        help="sizes to start from: %(choices)s (default: %(default)s)",
+        metavar="NAME",
+    )
+    group.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings that override the preset's")
+    group.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' own messages")
+    group.add_argument("overrides", nargs="*", metavar="name=value", help="one setting, for example genrec.layers=2")
+
+
+def load_settings(args: argparse.Namespace) -> Settings:
+    """Merge preset, file and overrides, in this order.
+
+    Raises:
+        ConfigurationError: All mistakes of all sources.
+    """
+    sources = [configuration.from_file(PRESETS / f"{args.preset}.yaml", Settings)]
+    if args.config is not None:
+        sources.append(configuration.from_file(args.config, Settings))
+    sources.append(configuration.from_overrides(args.overrides))
+    return configuration.build(Settings, sources)
+
+
+def announce(args: argparse.Namespace, settings: Settings, sections: Sequence[str]) -> None:
+    """Print the sections a command reads and save the whole configuration in the workspace."""
+    if not sections:
+        return
+    from features.workspace import Workspace
+
+    document = configuration.to_document(settings)
+    text = yaml.safe_dump(document, sort_keys=False)
+    name = f"{args.verb}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
+    workspace = Workspace(args.workspace)
+    workspace.write_bytes(text.encode(), "runs", "commands", name)
+    print(f"preset {args.preset}, seed {settings.seed}; all settings: {workspace.path('runs', 'commands', name)}")
+    for section in sections:
+        print(f"  {section}: {_compact(document[section])}")
+
+
+def _compact(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key}={_compact(item)}" for key, item in value.items())
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
+
+
+def quieten_libraries(debug: bool) -> None:
+    """Silence what libraries say about themselves, unless `--debug` asks for it; must run before they are imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if debug:
+        return
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    warnings.simplefilter("ignore")
+    for library in ("apache_beam", "alembic", "mlflow", "matplotlib", "torchrec", "root"):
+        logging.getLogger(None if library == "root" else library).setLevel(logging.ERROR)

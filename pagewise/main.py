@@ -1,0 +1,129 @@
+"""The console script: picks the verb, reads the configuration, runs the command, turns failures into exit codes.
+
+A verb's module in `pagewise.commands` is imported only when it is called, and imports heavy libraries only inside its
+`run`, so that `pagewise --help` answers at once. Exit codes: 0 success, 1 failure, 2 a mistake in what was
+asked, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from pagewise import __version__
+
+OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """A command: its `name` on the command line, the `module` that runs it and a line of `help`."""
+
+    name: str
+    module: str
+    help: str
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb("demo", "demo", "the whole loop on a simulated marketplace, ending in a page served over HTTP"),
+    Verb("simulate", "simulate", "write the tables of a simulated marketplace"),
+    Verb("import", "import_dataset", "write the tables of a public data set"),
+    Verb("validate", "validate", "check raw tables against their contract; bad rows go to dead_letters"),
+    Verb("features", "features", "pages, item statistics and item transitions from clean events"),
+    Verb("semantic-ids", "semantic_ids", "content vectors and semantic IDs of all items"),
+    Verb("sequences", "sequences", "training and evaluation sequences from pages"),
+    Verb("train", "train", "train a model: genrec"),
+    Verb("evaluate", "evaluate", "full-catalogue metrics per slice, baselines beside them, intervals"),
+    Verb("register", "register", "pack a release and register it as the challenger"),
+    Verb("promote", "promote", "make a registered release the champion"),
+    Verb("rollback", "rollback", "make the previous champion the champion again"),
+    Verb("run", "run", "the daily job: every stage in order, skipping what is up to date"),
+    Verb("serve", "serve", "answer recommendation requests over HTTP"),
+    Verb("doctor", "doctor", "check this machine and print the mend for each failure"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; default: the process's.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return OK if arguments else USAGE
+    if arguments[0] in ("-V", "--version"):
+        print(f"pagewise {__version__}")
+        return OK
+    verb = next((verb for verb in VERBS if verb.name == arguments[0]), None)
+    if verb is None:
+        print(_unknown_verb(arguments[0]), file=sys.stderr)
+        return USAGE
+    return _run_verb(verb, arguments[1:])
+
+
+def usage() -> str:
+    """Return the text of `pagewise --help`."""
+    width = max(len(verb.name) for verb in VERBS)
+    lines = [f"  {verb.name:<{width}}  {verb.help}" for verb in VERBS]
+    return "\n".join(
+        [
+            "usage: pagewise VERB [options] [section.name=value ...]",
+            "",
+            "From raw event logs to pages of recommendations.",
+            "",
+            *lines,
+            "",
+            "`pagewise VERB --help` shows a verb's options; `pagewise demo` is the place to start.",
+        ]
+    )
+
+
+def _unknown_verb(name: str) -> str:
+    nearest = difflib.get_close_matches(name, [verb.name for verb in VERBS], n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "`pagewise --help` lists them."
+    return f"pagewise: there is no command {name!r}; {hint}"
+
+
+def _run_verb(verb: Verb, arguments: list[str]) -> int:
+    from pagewise import invocation
+
+    command: invocation.Command = importlib.import_module(f"pagewise.commands.{verb.module}")
+    args = invocation.parse(verb.name, verb.help, command, arguments)
+    try:
+        settings = invocation.load_settings(args)
+        invocation.quieten_libraries(args.debug)
+        invocation.announce(args, settings, command.SECTIONS)
+        return command.run(args, settings)
+    except KeyboardInterrupt:
+        print(f"\npagewise {verb.name}: interrupted; the same command goes on from what is complete", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        return _report(verb.name, error, args.debug)
+
+
+def _report(verb: str, error: Exception, debug: bool) -> int:
+    """Print one message: a user's mistake as it stands, anything else with its type."""
+    if debug:
+        traceback.print_exception(error)
+    mistake = isinstance(
+        error, ValueError | FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError
+    )
+    if mistake:
+        print(f"pagewise {verb}: {error}", file=sys.stderr)
+        return USAGE
+    hint = "" if debug else "\n(run it again with --debug to see where)"
+    print(f"pagewise {verb} failed: {type(error).__name__}: {error}{hint}", file=sys.stderr)
+    return FAILURE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""All settings of Pagewise: one section per part, each the configuration class that lives beside that part."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from features.store.config import StoreConfig
+from models.genrec.config import GenRecConfig
+from models.recommend.config import RecommendConfig
+from models.tokenizer.config import SemanticIdConfig
+from models.training.config import TrainConfig
+from pipelines.batch.config import BatchConfig
+from pipelines.simulator.config import SimulateConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that `--preset`, `--config` and `section.name=value` can set."""
+
+    seed: int = 0
+    """Every random choice follows from it through named streams."""
+    simulate: SimulateConfig = dataclasses.field(default_factory=SimulateConfig)
+    """The simulated marketplace."""
+    batch: BatchConfig = dataclasses.field(default_factory=BatchConfig)
+    """Events to pages, statistics, transitions and sequences."""
+    semantic_ids: SemanticIdConfig = dataclasses.field(default_factory=SemanticIdConfig)
+    """Items to semantic IDs."""
+    genrec: GenRecConfig = dataclasses.field(default_factory=GenRecConfig)
+    """The generative recommender."""
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    """The training loop."""
+    recommend: RecommendConfig = dataclasses.field(default_factory=RecommendConfig)
+    """From candidates to a page."""
+    store: StoreConfig = dataclasses.field(default_factory=StoreConfig)
+    """Online features."""

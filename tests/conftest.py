@@ -1,0 +1,27 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The folder that holds the packages, the documents and the Makefile."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets named by PAGEWISE_DATA; the test is skipped where there is none."""
+    folder = os.environ.get("PAGEWISE_DATA")
+    if not folder:
+        pytest.skip("PAGEWISE_DATA is not set")
+    if not Path(folder).is_dir():
+        pytest.skip(f"PAGEWISE_DATA={folder} is no folder")
+    return Path(folder).absolute()

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pagewise import __version__
+from pagewise.invocation import PRESETS, presets
+from pagewise.main import VERBS, main
+
+HEAVY = {"torch", "torchrec", "apache_beam", "ray", "mlflow", "faiss", "sklearn", "scipy", "pandas", "pyarrow", "numpy"}
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """Top-level modules in memory after the command line ran in a process of its own."""
+    code = (
+        "import sys\nfrom pagewise.main import main\n"
+        f"try: main({list(arguments)!r})\nexcept SystemExit: pass\n"
+        "print('LOADED', *{name.split('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("run", "--help"), ("train", "--help"), ("nonsense",)])
+def test_help_loads_no_heavy_library(arguments: tuple[str, ...]) -> None:
+    assert loaded_by(*arguments) & HEAVY == set()
+
+
+def test_settings_load_no_heavy_library(tmp_path: Path) -> None:
+    assert loaded_by("validate", "--workspace", str(tmp_path), "genrec.nonsense=1") & HEAVY == set()
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_every_verb_is_in_the_help_and_has_its_own(verb, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert f"  {verb.name} " in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        main([verb.name, "--help"])
+    shown = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert all(option in shown for option in ("--workspace", "--config", "--preset", "--debug", "name=value"))
+    assert ("--runner" in shown) == (verb.name in {"validate", "features", "sequences", "run", "demo"})
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"pagewise {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["simulat"], "there is no command 'simulat'; did you mean 'simulate'?"),
+        (["qqq"], "there is no command 'qqq'; `pagewise --help` lists them"),
+        (["doctor", "genrec.layer=2"], "the nearest known name is 'genrec.layers'"),
+        (["doctor", "--config", "nowhere.yaml"], "nowhere.yaml: expected a YAML file, there is none"),
+        (["validate", "--workspace", "/dev/null/x"], "/dev/null"),
+    ],
+)
+def test_a_mistake_is_one_clean_message_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["simulate", "--user", "3"], "unrecognized arguments: --user"),
+        (["import", "--source", "x"], "the following arguments are required: NAME"),
+        (["import", "s3rec"], "the following arguments are required: --source"),
+        (["doctor", "--preset", "huge"], "invalid choice: 'huge' (choose from "),
+        (["simulate", "--", "--parallelism=2"], "unexpected '--parallelism=2' after --"),
+    ],
+)
+def test_a_wrong_flag_shows_the_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--debug", "--config", str(tmp_path / "nowhere.yaml")]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_settings_are_printed_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--workspace", str(tmp_path), "seed=7", "batch.pages.cap=3"]) == 2  # there are no events
+    assert "cap=3" in capsys.readouterr().out
+    (saved,) = (tmp_path / "runs" / "commands").glob("validate-*.yaml")
+    document = yaml.safe_load(saved.read_text())
+    assert (document["seed"], document["batch"]["pages"]["cap"]) == (7, 3)
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_every_preset_builds(preset: str) -> None:
+    from pagewise.configuration import build, from_file
+    from pagewise.settings import Settings
+
+    build(Settings, [from_file(PRESETS / f"{preset}.yaml", Settings)])
+
+
+def test_there_are_presets_in_three_sizes() -> None:
+    assert {"nano", "small", "prod"} <= set(presets())
