@@ -1,0 +1,80 @@
+"""Where a run stands, and what a run did."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass
+class Position:
+    """The part of a run's state that is not tensors; saved as JSON beside them."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Of training steps, evaluations and checkpoints not counted."""
+    logged_seconds: float = 0.0
+    examples: int = 0
+    losses: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    best_value: float | None = None
+    best_step: int | None = None
+    best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    without_best: int = 0
+    """Evaluations since the best."""
+    meters: list[str] = dataclasses.field(default_factory=list)
+    """Names of the values summed up since the last log line."""
+    processes: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the position as a JSON document."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Position:
+        """Read what `to_json` wrote."""
+        return cls(**{**document, "losses": [(int(step), float(loss)) for step, loss in document["losses"]]})
+
+    def take(self, value: float, metrics: dict[str, float]) -> bool:
+        """Note an evaluation; return whether it is the best so far."""
+        best = self.best_value is None or value > self.best_value
+        self.without_best = 0 if best else self.without_best + 1
+        if best:
+            self.best_value, self.best_step, self.best_metrics = value, self.step, metrics
+        return best
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainReport:
+    """What a run did."""
+
+    steps: int
+    epochs: float
+    examples: int
+    seconds: float
+    """Of training steps, over all resumptions; evaluations and checkpoints not counted."""
+    losses: list[tuple[int, float]]
+    """(step, mean loss since the entry before)."""
+    metrics: dict[str, float]
+    """The evaluation of the final weights; empty without evaluation."""
+    best_step: int | None
+    """Step of the final weights where evaluations chose them; None: the last step."""
+    stopped: str
+    """`epochs`, `max_seconds` or `patience`."""
+    checkpoints: str
+    peak_rss_mb: float
+    processes: int
+
+    def lines(self) -> list[str]:
+        """Return the report for a terminal."""
+        rate = self.examples / self.seconds if self.seconds else 0.0
+        processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
+        lines = [
+            f"trained {self.steps:,} steps ({self.epochs:.1f} epochs) in {self.seconds:.1f} s, {rate:,.0f} examples/s, "
+            f"{processes}, peak RSS {self.peak_rss_mb:,.0f} MB; stopped by {self.stopped}"
+        ]
+        if self.losses:
+            lines.append(f"loss {self.losses[0][1]:.4f} -> {self.losses[-1][1]:.4f}")
+        if self.best_step is not None:
+            metrics = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+            lines.append(f"best weights of step {self.best_step:,}: {metrics}")
+        return [*lines, f"checkpoints {self.checkpoints}"]

@@ -1,0 +1,157 @@
+"""Experiment tracking with MLflow: parameters, metrics by step, artefacts, and where a run came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from features.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+BATCH = 500
+"""Metric values sent together; MLflow's limit for one request is 1000."""
+
+
+def tracking_uri(workspace: Workspace) -> str:
+    """Return the URI of the workspace's own MLflow store, an SQLite file.
+
+    Example:
+        >>> tracking_uri(Workspace("/data/shop"))
+        'sqlite:////data/shop/mlflow.db'
+    """
+    return f"sqlite:///{workspace.local_path('mlflow.db')}"
+
+
+def code_version() -> str:
+    """Return the package version, with the commit where the code runs from a git checkout."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return version("pagewise")
+    commit = answer.stdout.strip()
+    return f"{version('pagewise')}+{commit}" if answer.returncode == 0 and commit else version("pagewise")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Join the keys of nested mappings with dots.
+
+    Example:
+        >>> flatten({"genrec": {"layers": 2}, "seed": 1})
+        {'genrec.layers': 2, 'seed': 1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@dataclasses.dataclass
+class Tracker:
+    """One MLflow run, as a context manager; entering starts it, an exception marks it failed.
+
+    Args:
+        workspace: Holds the default store and the artefacts.
+        experiment: Name of the experiment; made if need be.
+        run_name: Name of the run.
+        tags: Where the run comes from: data fingerprint, semantic-ID generation. The code version is added.
+        uri: A tracking server; None for the workspace's own store.
+    """
+
+    workspace: Workspace
+    experiment: str
+    run_name: str
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    uri: str | None = None
+
+    def __enter__(self) -> Tracker:
+        self._client = _client(self.uri or tracking_uri(self.workspace))
+        self._pending: list[tuple[str, float, int, int]] = []
+        run = self._client.create_run(
+            self._experiment_id(), run_name=self.run_name, tags={**self.tags, "code_version": code_version()}
+        )
+        self.run_id: str = run.info.run_id
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+        self._client.set_terminated(self.run_id, "FINISHED" if kind is None else "FAILED")
+
+    def lines(self) -> list[str]:
+        """Return how to look at the run."""
+        uri = self.uri or tracking_uri(self.workspace)
+        return [
+            f"MLflow: {uri}, experiment {self.experiment}, run {self.run_id} (`mlflow ui --backend-store-uri {uri}`)"
+        ]
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        """Log a resolved configuration, nested keys joined with dots."""
+        from mlflow.entities import Param
+
+        flat = [Param(key, str(value)) for key, value in flatten(values).items()]
+        for start in range(0, len(flat), 100):
+            self._client.log_batch(self.run_id, params=flat[start : start + 100])
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Note metrics of a step; they are sent in batches."""
+        now = int(time.time() * 1000)
+        self._pending += [(name, float(value), now, step) for name, value in values.items()]
+        if len(self._pending) >= BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is pending."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(*entry) for entry in self._pending]
+        for start in range(0, len(metrics), BATCH):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + BATCH])
+        self._pending = []
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Copy a file, or the files of a folder, to the run's artefacts."""
+        if path.is_dir():
+            self._client.log_artifacts(self.run_id, str(path), folder)
+        else:
+            self._client.log_artifact(self.run_id, str(path), folder)
+
+    def text(self, content: str, name: str) -> None:
+        """Store a text as an artefact."""
+        self._client.log_text(self.run_id, content, name)
+
+    def _experiment_id(self) -> str:
+        found = self._client.get_experiment_by_name(self.experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        artifacts = None if self.uri else self.workspace.local_path("mlartifacts").as_uri()
+        return str(self._client.create_experiment(self.experiment, artifact_location=artifacts))
+
+
+def _client(uri: str) -> MlflowClient:
+    """Import MLflow, which takes seconds, with its telemetry off and its database migrations silent."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    from mlflow import MlflowClient
+
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=uri)
