@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.dropout import Dropout
 from models.genrec.config import GenRecConfig
 
 Rotation = tuple[Tensor, Tensor]
@@ -147,7 +148,7 @@ class Block(nn.Module):
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
         self.mlp = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x_BTD: Tensor, rotated: Rotation, mask: Tensor) -> tuple[Tensor, KeyValue]:
         """Apply attention and feed-forward, each with its residual; also return keys and values."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from features.schemas import EVENT_KINDS
 from features.semantic_ids import SidVocabulary
+from kernels.dropout import Dropout
 from models.genrec.batch import PackedBatch
 from models.genrec.config import GenRecConfig
 from models.genrec.data import GAP_BUCKETS
@@ -78,7 +79,7 @@ class GenRec(nn.Module):
         self.event_embedding = nn.Embedding(len(EVENT_KINDS), config.width)
         self.history_gap_embedding = nn.Embedding(GAP_BUCKETS, config.width)
         self.page_gap_embedding = nn.Embedding(GAP_BUCKETS, config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self._initialise()
         if config.item_table:
             self.tables = tables if tables is not None else PlainTables(self.table_specs(config, items))
