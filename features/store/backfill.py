@@ -16,7 +16,7 @@ from features import schemas
 from features.store.base import Freshness, Histories, ItemFacts, OnlineStore
 from features.store.config import StoreConfig
 from features.workspace import Workspace
-from kernels.jagged import offsets_from_lengths
+from kernels.jagged import offsets_from_lengths, row_numbers
 
 IntArray = npt.NDArray[np.int64]
 
@@ -83,7 +83,7 @@ def backfill(workspace: Workspace, store: OnlineStore, config: StoreConfig) -> B
     began = time.monotonic()
     sequences, items = workspace.table("sequences"), workspace.table("clean_items")
     generation = _generation(sequences.manifest().fingerprint, items.manifest().fingerprint)
-    table = sequences.read(columns=["user_id", "split", "items", "events", "times"])
+    table = sequences.read(columns=["user_id", "split", "page_times", "page_lengths", "items", "events", "times"])
     flat_items = pc.list_flatten(table.column("items"))
     entries = _entries(table, config.history_length)
     for histories in _histories(entries, flat_items):
@@ -134,16 +134,18 @@ def item_facts(items: pa.Table) -> list[ItemFacts]:
 
 def _entries(table: pa.Table, length: int) -> _Entries:
     users = table.column("user_id").combine_chunks().dictionary_encode()
-    lengths = pc.list_value_length(table.column("items")).to_numpy()
-    user_of_row = np.asarray(users.indices, dtype=np.int64)
-    split_of_row = pc.index_in(table.column("split"), value_set=pa.array(schemas.SPLITS)).to_numpy()
-    user, split = np.repeat(user_of_row, lengths), np.repeat(split_of_row, lengths)
+    pages_of_row = np.asarray(pc.list_value_length(table.column("page_times")))
+    page_of_entry = row_numbers(_flat(table, "page_lengths"))
+    user = np.repeat(np.asarray(users.indices, dtype=np.int64), pages_of_row)[page_of_entry]
+    splits = pc.index_in(table.column("split"), value_set=pa.array(schemas.SPLITS))
+    split = np.repeat(np.asarray(splits), pages_of_row)[page_of_entry]
+    page_time = _flat(table, "page_times")[page_of_entry]
     events = pc.list_flatten(table.column("events")).to_numpy()
-    times = pc.list_flatten(table.column("times")).cast(pa.int64()).to_numpy()
+    times = np.maximum(_flat(table, "times"), page_time)  # nobody reacts to a page before it was shown
 
     kept = np.flatnonzero(np.isin(events, HISTORY_CODES))
-    # ties keep the order of pages and, within a page, of the response: the order in which GenRec was trained
-    order = kept[np.lexsort((kept, split[kept], times[kept], user[kept]))]
+    # ties keep the order of pages and, within a page, of the response: what training and evaluation see
+    order = kept[np.lexsort((kept, split[kept], page_time[kept], times[kept], user[kept]))]
     offsets = offsets_from_lengths(np.bincount(user[order], minlength=len(users.dictionary)))
     newest = np.arange(len(order)) >= offsets[1:][user[order]] - length
     order = order[newest]
@@ -158,6 +160,10 @@ def _entries(table: pa.Table, length: int) -> _Entries:
         impressions=len(events) - len(kept),
         overflow=len(kept) - len(order),
     )
+
+
+def _flat(table: pa.Table, column: str) -> IntArray:
+    return np.asarray(pc.list_flatten(table.column(column)).cast(pa.int64()))
 
 
 def _histories(entries: _Entries, flat_items: pa.ChunkedArray) -> Iterator[Histories]:

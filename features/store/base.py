@@ -48,8 +48,8 @@ class Histories:
         if len(self.offsets) != len(self.user_ids) + 1 or len(entries) != 1:
             raise ValueError(
                 f"histories: expected {len(self.user_ids) + 1} offsets and equally many item ids, events and times, "
-                f"got {len(self.offsets)} offsets up to {self.offsets[-1]} and {len(self.item_ids)}, {len(self.events)}, "
-                f"{len(self.times)} entries"
+                f"got {len(self.offsets)} offsets up to {self.offsets[-1]} and {len(self.item_ids)}, "
+                f"{len(self.events)}, {len(self.times)} entries"
             )
 
     def __len__(self) -> int:

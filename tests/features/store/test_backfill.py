@@ -8,10 +8,12 @@ import pytest
 
 from features import schemas
 from features.schemas import CLICK, DISLIKE, EVENT_CODE, IMPRESSION, PURCHASE, TEST, TRAIN
+from features.semantic_ids import Catalogue
 from features.store.backfill import backfill
 from features.store.base import Freshness, ItemFacts
 from features.store.config import StoreConfig
 from features.workspace import MissingTableError, Workspace
+from models.recommend.requests import requests_from_sequences
 
 SHOWN, C, P, D = (EVENT_CODE[kind] for kind in (IMPRESSION, CLICK, PURCHASE, DISLIKE))
 
@@ -132,3 +134,21 @@ def test_histories_are_what_a_plain_loop_would_collect(tmp_path, store):
         assert found.item_ids.to_pylist() == [item for item, _, _ in entries]
         assert found.events.tolist() == [event for _, event, _ in entries]
         assert found.times.tolist() == [moment for _, _, moment in entries]
+
+
+def test_histories_are_those_of_evaluation_requests(workspace, store):
+    write(
+        workspace,
+        "sequences",
+        [
+            sequence("ann", TRAIN, [[("i2", P, 20), ("i1", C, 10)], [("i1", D, 20)]]),
+            sequence("ann", TEST, [[("i2", C, 50)], [("i1", C, 1000)]]),
+        ],
+    )
+    backfill(workspace, store, StoreConfig())
+    catalogue = Catalogue(["i1", "i2"], np.array([[0], [1]]), (2,))
+    last = requests_from_sequences(workspace, catalogue, TEST, max_history=3).requests.take(np.array([1]))
+    found = store.histories(["ann"], 4)
+    assert found.times.tolist() == [20, 20, 50, 1000]
+    assert last.history_times.tolist() == found.times[:-1].tolist()
+    assert last.history_items.tolist() == catalogue.numbers(found.item_ids)[:-1].tolist()

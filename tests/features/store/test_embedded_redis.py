@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -164,11 +165,12 @@ def test_long_and_odd_paths(tmp_path, server_pids):
 
 
 def test_odd_but_short_path():
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="a b%20ü") as name:
-        with EmbeddedRedis(name) as server, redis.Redis.from_url(server.url) as client:
-            assert client.ping()
+    with (
+        tempfile.TemporaryDirectory(prefix="a b%20ü") as name,
+        EmbeddedRedis(name) as server,
+        redis.Redis.from_url(server.url) as client,
+    ):
+        assert client.ping()
 
 
 def test_server_that_cannot_start_says_why(folder):

@@ -88,7 +88,7 @@ def test_slice_of_an_arrow_array_is_written_right(store):
 
 def test_items_come_back_whole(store):
     full = ItemFacts(
-        item_id="i1", title="A ‘title’", brand="Acme", category=("a", "b"), price=2.5, available_from=9, available=False
+        item_id="i1", title="Ä title", brand="Acme", category=("a", "b"), price=2.5, available_from=9, available=False
     )
     bare = ItemFacts(item_id="i2", title="", brand=None)
     no_name = ItemFacts(item_id="i3", title="x", brand="")
@@ -166,7 +166,7 @@ def test_unreachable_redis_says_where_and_what_to_do(tmp_path):
 
 
 def test_histories_must_fit_their_offsets():
-    with pytest.raises(ValueError, match="expected 2 offsets .* got 2 offsets up to 3 and 1, 1, 1 entries"):
+    with pytest.raises(ValueError, match=r"expected 2 offsets .* got 2 offsets up to 3 and 1, 1, 1 entries"):
         Histories(
             user_ids=["a"],
             offsets=np.array([0, 3]),
