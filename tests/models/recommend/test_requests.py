@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.schemas import CLICK, DISLIKE, EVENT_CODE, EVENT_KINDS, IMPRESSION, POSITIVE_CODES, PURCHASE, SEQUENCES
+from features.schemas import (
+    CLICK,
+    DISLIKE,
+    EVENT_CODE,
+    EVENT_KINDS,
+    IMPRESSION,
+    POSITIVE_CODES,
+    PURCHASE,
+    SEQUENCES,
+    SPLITS,
+)
 from features.semantic_ids import Catalogue
 from features.workspace import Workspace
 from models.recommend.requests import EvaluationCases, cases_from_table, requests_from_sequences
@@ -127,7 +137,7 @@ def test_take_and_batches_keep_cases_whole():
 
 def slow_cases(pages: list[Page], split: str, max_history: int, exclude_seen: bool) -> dict[str, tuple[Any, ...]]:
     """Page id -> (history with times, relevant, excluded), one page at a time."""
-    order = ("train", "validation", "test")
+    order = SPLITS
     result = {}
     for number, (user, page_split, time, entries) in enumerate(pages):
         if page_split != split:
@@ -193,9 +203,7 @@ def test_equals_the_slow_reference_and_never_looks_ahead(pages: list[Page], max_
 
 def test_reads_a_workspace_and_carries_its_notes(tmp_path):
     workspace = Workspace(tmp_path)
-    pages: list[Page] = [
-        ("u", split, time, [("a", CLICK, time)]) for time, split in enumerate(("train", "validation", "test"))
-    ]
+    pages: list[Page] = [("u", split, time, [("a", CLICK, time)]) for time, split in enumerate(SPLITS)]
     table = workspace.table("sequences")
     table.commit([table.write_part(make_sequences(pages), shard=0)], notes={"dataset": "tiny", "order_only": True})
     cases = requests_from_sequences(workspace, CATALOGUE, "validation", max_history=5)

@@ -12,10 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import scipy.sparse as sp
+import torch
 
 from features.schemas import CLICK, DISLIKE, EVENT_CODE, IMPRESSION, PURCHASE
 from features.semantic_ids import Catalogue
 from features.workspace import Workspace
+from models.genrec.config import DecodeConfig, GenRecConfig
+from models.genrec.model import GenRec
+from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.interface import NO_ITEM, RequestBatch, Retriever
 from models.recommend.retrievers import PopularRetriever, TransitionsRetriever
 
@@ -47,9 +51,16 @@ def make_world() -> World:
     return World(catalogue, statistics, transitions)
 
 
+def make_genrec(world: World) -> GenRecRetriever:
+    torch.manual_seed(0)
+    shape = GenRecConfig(layers=1, width=16, heads=2, kv_heads=1, ffn_width=16)
+    return GenRecRetriever(GenRec(shape, world.catalogue.vocabulary, ITEMS), world.catalogue, DecodeConfig(beams=8))
+
+
 RETRIEVERS: dict[str, Callable[[World], Retriever]] = {
     "popular": lambda world: PopularRetriever.from_arrow(world.statistics, world.catalogue),
     "transitions": lambda world: TransitionsRetriever.from_arrow(world.transitions, world.statistics, world.catalogue),
+    "genrec": make_genrec,
 }
 
 
@@ -165,7 +176,7 @@ def test_similar_items_are_followers_without_the_item_itself_and_nothing_filled_
 
 def slow_transitions(world: World, history: list[int], excluded: list[int]) -> list[int]:
     """The definition, over the whole catalogue; scores are rounded as the retriever's float32 are."""
-    popularity = dict(zip(world.statistics["item_id"].to_pylist(), world.statistics["popularity"].to_pylist()))
+    popularity = {row["item_id"]: row["popularity"] for row in world.statistics.to_pylist()}
     ids = world.catalogue.item_ids.to_pylist()
     rows = zip(*(world.transitions[name].to_pylist() for name in world.transitions.column_names), strict=True)
     weight = {(a, b): value for a, b, value in rows}
