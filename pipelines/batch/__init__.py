@@ -1,0 +1,6 @@
+"""The batch pipelines: raw tables -> clean tables -> pages, item statistics, item transitions -> sequences.
+
+Read in this order: `config`, `jobs` (the three stages), `transforms` (the Beam side: elements are Arrow tables), then
+the arithmetic, which knows nothing of Beam: `raw` and `parse` (files -> columns), `checks`, `pages`, `entries` and
+`split`, `statistics`, `sequences`.
+"""

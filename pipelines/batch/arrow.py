@@ -1,0 +1,71 @@
+"""Arrow tables on their way through a shuffle: IPC bytes, splitting by a key, and the sort ranks of strings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kernels.hashing import hash_strings
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+def encode(rows: pa.Table) -> bytes:
+    """Serialise a table; slices are cut to their own rows."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue())
+
+
+def decode(blobs: Iterable[bytes]) -> pa.Table:
+    """Concatenate what `encode` wrote, one chunk per column."""
+    tables = [pa.ipc.open_stream(blob).read_all() for blob in blobs]
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def shard_of(ids: pa.ChunkedArray, shards: int) -> Ints:
+    """Return the shard of each id; the same in every process."""
+    return (hash_strings(ids) % np.uint64(shards)).astype(np.int64)
+
+
+def split_by(rows: pa.Table, keys: Ints) -> Iterator[tuple[int, pa.Table]]:
+    """Yield (key, its rows) for each distinct key, in order; rows keep their order."""
+    if not len(keys):
+        return
+    order = np.argsort(keys, kind="stable")
+    ordered = rows.take(pa.array(order))
+    sorted_keys = keys[order]
+    starts = run_starts(sorted_keys)
+    for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True):
+        yield int(sorted_keys[start]), ordered.slice(start, stop - start)
+
+
+def run_starts(*sorted_keys: npt.NDArray[np.generic]) -> Ints:
+    """Return where each run of equal key tuples begins, in columns that lie sorted by them."""
+    size = len(sorted_keys[0])
+    begins = np.zeros(size, dtype=bool)
+    begins[:1] = True
+    for column in sorted_keys:
+        begins[1:] |= column[1:] != column[:-1]
+    return np.flatnonzero(begins)
+
+
+def string_ranks(values: pa.ChunkedArray | pa.Array) -> Ints:
+    """Return the rank of each string among the distinct ones (equal strings alike, null -1)."""
+    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    encoded = array.dictionary_encode()
+    rank = np.empty(len(encoded.dictionary) + 1, dtype=np.int64)
+    rank[np.asarray(pc.sort_indices(encoded.dictionary))] = np.arange(len(encoded.dictionary))
+    rank[-1] = -1
+    return rank[np.asarray(pc.fill_null(encoded.indices, len(encoded.dictionary)))]
+
+
+def milliseconds(times: pa.ChunkedArray | pa.Array) -> Ints:
+    """Return timestamps[ms] as int64 milliseconds since 1970."""
+    return np.asarray(times.cast(pa.int64()), dtype=np.int64)

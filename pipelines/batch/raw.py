@@ -1,0 +1,144 @@
+"""Where a raw table's rows are: committed Parquet parts, or plain Parquet, JSON-lines and CSV files a user put there."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from features.workspace import Workspace
+
+BATCH_ROWS = 32_768
+"""Rows of one Beam element: large enough that Beam costs nothing per row, small enough for caches."""
+FORMATS = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
+
+
+class UnreadableFileError(ValueError):
+    """A file is truncated, corrupt or not of the kind its name says."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RawBatch:
+    """Some rows of one file, as they came, and the lines of it that could not be read as rows at all."""
+
+    rows: pa.Table
+    broken_lines: list[str]
+    source: str
+
+
+def raw_files(workspace: Workspace, name: str) -> list[str]:
+    """Return the files of a raw table, committed or not, in order; empty when there are none."""
+    table = workspace.table(name)
+    if table.exists():
+        return table.files()
+    infos = workspace.filesystem.get_file_info(pafs.FileSelector(table.root, recursive=True, allow_not_found=True))
+    named = [info for info in infos if info.type == pafs.FileType.File and not info.base_name.startswith((".", "_"))]
+    return sorted(info.path for info in named if info.path.endswith(FORMATS))
+
+
+def fingerprint(workspace: Workspace, name: str) -> str:
+    """Return a digest of a raw table's content, whether it is committed or not."""
+    table = workspace.table(name)
+    if table.exists():
+        return table.manifest().fingerprint
+    digest = hashlib.sha256()
+    for path in raw_files(workspace, name):
+        digest.update(path.removeprefix(table.root).encode())
+        with workspace.filesystem.open_input_stream(path, compression=None) as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def read_batches(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
+    """Read one file in batches of about `BATCH_ROWS` rows.
+
+    Parquet keeps its types; the cells of CSV and JSON lines come as text (nested JSON values as JSON), absent ones as null.
+
+    Raises:
+        UnreadableFileError: The file is empty (0 bytes), truncated or corrupt.
+    """
+    readers = {".parquet": _read_parquet, ".jsonl": _read_jsonl, ".csv": _read_csv}
+    suffix = next(suffix for suffix in readers if path.removesuffix(".gz").endswith(suffix))
+    try:
+        if filesystem.get_file_info(path).size == 0:
+            raise pa.ArrowInvalid("the file is empty (0 bytes)")
+        yield from readers[suffix](filesystem, path)
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        raise UnreadableFileError(
+            f"{path}: expected a complete {suffix.removeprefix('.')} file, but reading it failed: {error}; "
+            "the file is truncated or corrupt: write it again, or move it away"
+        ) from error
+
+
+def _read_parquet(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
+    with filesystem.open_input_file(path) as handle:
+        for batch in pq.ParquetFile(handle).iter_batches(BATCH_ROWS):
+            yield RawBatch(pa.Table.from_batches([batch]), [], path)
+
+
+def _open_stream(filesystem: pafs.FileSystem, path: str) -> pa.NativeFile:
+    return filesystem.open_input_stream(path, compression="gzip" if path.endswith(".gz") else None)
+
+
+def _read_csv(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
+    with _open_stream(filesystem, path) as stream:
+        names = next(csv.reader([io.TextIOWrapper(stream, encoding="utf-8-sig").readline()]))
+    broken: list[str] = []
+
+    def keep(row: Any) -> str:
+        broken.append(row.text)
+        return "skip"
+
+    with _open_stream(filesystem, path) as stream:
+        reader = pacsv.open_csv(
+            stream,
+            read_options=pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=1 << 22, use_threads=False),
+            parse_options=pacsv.ParseOptions(invalid_row_handler=keep, newlines_in_values=True),
+            convert_options=pacsv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
+            ),
+        )
+        for batch in reader:
+            found, broken[:] = list(broken), []
+            yield RawBatch(pa.Table.from_batches([batch]), found, path)
+    if broken:
+        yield RawBatch(pa.table({name: pa.array([], pa.string()) for name in names}), broken, path)
+
+
+def _read_jsonl(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
+    with _open_stream(filesystem, path) as stream:
+        lines = (line for line in io.TextIOWrapper(stream, encoding="utf-8-sig") if line.strip())
+        while block := list(itertools.islice(lines, BATCH_ROWS)):
+            records, broken = [], []
+            for line in block:
+                record = _json_object(line)
+                if record is None:
+                    broken.append(line.rstrip("\n"))
+                else:
+                    records.append(record)
+            names = list(dict.fromkeys(name for record in records for name in record))
+            columns = {name: pa.array([_cell(record.get(name)) for record in records], pa.string()) for name in names}
+            yield RawBatch(pa.table(columns), broken, path)
+
+
+def _json_object(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _cell(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)

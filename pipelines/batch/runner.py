@@ -1,0 +1,142 @@
+"""Running a pipeline: which runner, what is refused, and how its results come back to the driver."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+
+from features.workspace import FileEntry, Workspace
+from pipelines.batch.raw import UnreadableFileError
+
+DEFAULT_RUNNER = "FnApiRunner"
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A file that a worker wrote, waiting to be committed."""
+
+    table: str
+    entry: FileEntry
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """A number of rows under a name such as `events.in`."""
+
+    name: str
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a pipeline wrote and counted."""
+
+    files: dict[str, list[FileEntry]]
+    counts: dict[str, int]
+
+    def rows(self, table: str) -> int:
+        """Rows written to a table."""
+        return sum(entry.rows for entry in self.files.get(table, []))
+
+    def count(self, name: str) -> int:
+        """Rows counted under a name, 0 if none."""
+        return self.counts.get(name, 0)
+
+
+def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
+    """Read Beam's options, with the in-process `FnApiRunner` as the default runner.
+
+    Args:
+        flags: Beam's own options, such as `["--runner=FlinkRunner", "--flink_master=host:8081"]`.
+
+    Raises:
+        ValueError: The flags ask for something known to lose data or to fetch binaries from the network.
+    """
+    options = PipelineOptions(list(flags))
+    standard = options.view_as(StandardOptions)
+    if standard.runner is None:
+        standard.runner = DEFAULT_RUNNER
+    if standard.runner in ("DirectRunner", "SwitchingDirectRunner"):
+        raise ValueError(
+            f"--runner={standard.runner}: this name makes Beam try to download another runner first; "
+            f"expected {DEFAULT_RUNNER} (the default, in this process) or a cluster's runner"
+        )
+    if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
+        raise ValueError(
+            "--direct_running_mode=multi_threading silently loses rows in Beam 2.77; "
+            "expected in_memory (the default) or multi_processing with --direct_num_workers=N"
+        )
+    return options
+
+
+@contextlib.contextmanager
+def running_pipeline(flags: Sequence[str]) -> Iterator[beam.Pipeline]:
+    """Build a pipeline inside the block; it runs when the block ends.
+
+    Raises:
+        UnreadableFileError: A worker found a truncated or corrupt file.
+    """
+    pipeline = beam.Pipeline(options=pipeline_options(flags))
+    yield pipeline
+    worker_log = logging.getLogger("apache_beam")
+    level = worker_log.level
+    worker_log.setLevel(logging.CRITICAL)
+    try:
+        pipeline.run().wait_until_finish()
+    except (RuntimeError, ValueError) as error:
+        raise _original(error) from error
+    finally:
+        worker_log.setLevel(level)
+
+
+def write_summary(results: beam.PCollection, uri: str, *path: str) -> None:
+    """Collect `Written` and `Counted` elements into one file, which `read_summary` reads."""
+    _ = (
+        results
+        | "count rows" >> beam.Map(_count)
+        | "collect" >> beam.combiners.ToList()
+        | "write summary" >> beam.Map(_write_summary, uri, path)
+    )
+
+
+def read_summary(workspace: Workspace, *path: str) -> Summary:
+    """Read what `write_summary` wrote."""
+    document = json.loads(workspace.read_bytes(*path))
+    files = {table: [FileEntry(**entry) for entry in entries] for table, entries in document["files"].items()}
+    return Summary(files, document["counts"])
+
+
+def _count(result: Written | Counted) -> Written | Counted:
+    if isinstance(result, Counted):
+        beam.metrics.Metrics.counter("pagewise", result.name).inc(result.rows)
+    return result
+
+
+def _write_summary(results: list[Written | Counted], uri: str, path: tuple[str, ...]) -> None:
+    files: dict[str, list[dict[str, str | int]]] = {}
+    counts: dict[str, int] = {}
+    for result in results:
+        if isinstance(result, Counted):
+            counts[result.name] = counts.get(result.name, 0) + result.rows
+        else:
+            files.setdefault(result.table, []).append(dataclasses.asdict(result.entry))
+    Workspace(uri).write_bytes(json.dumps({"files": files, "counts": counts}).encode(), *path)
+
+
+def _original(error: Exception) -> Exception:
+    """Find the user's mistake in an error of Beam's, which other processes hand over as text and tracebacks."""
+    text = re.sub(r" \[while running .*", "", str(error), flags=re.DOTALL)
+    for kind in (UnreadableFileError, ValueError):
+        if isinstance(error, kind):
+            return kind(text)
+        found = re.findall(rf"^(?:[\w.]+\.)?{kind.__name__}: (.*)$", text, flags=re.MULTILINE)
+        if found:
+            return kind(found[-1])
+    return error

@@ -1,0 +1,95 @@
+"""Which pages train, validate and test; the one place that decides it, for sequences and for every statistic.
+
+Protocol `time`: a page belongs to the split in which it was shown. What happened to it at or after the end of its split
+is not visible: such an entry (an item of the page) is left out, as it was not known then.
+Protocol `leave_one_out`: a user's last page is test, the one before validation; nothing is hidden.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+
+import numpy as np
+import pyarrow.dataset as ds
+
+from features.schemas import SPLITS, TEST, TRAIN, VALIDATION
+from features.workspace import Table
+from pipelines.batch.arrow import Ints, Mask, run_starts
+from pipelines.batch.config import SplitConfig
+
+DAY_MS = 86_400_000
+NEVER = np.iinfo(np.int64).max
+AFTER_SPLIT = "after_split"
+"""Reason under which invisible entries, and pages left without any, are counted."""
+TRAIN_CODE, VALIDATION_CODE, TEST_CODE = (SPLITS.index(name) for name in (TRAIN, VALIDATION, TEST))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Splitter:
+    """Assigns pages to splits.
+
+    Attributes:
+        validation_ms: Pages from here on are no training pages; None for leave-one-out.
+        test_ms: Pages from here on are test pages; None for leave-one-out.
+    """
+
+    validation_ms: int | None = None
+    test_ms: int | None = None
+
+    def split_of_pages(self, user_P: Ints, time_P: Ints) -> Ints:
+        """Return positions in `SPLITS` of pages that lie sorted by user and time."""
+        if self.validation_ms is None or self.test_ms is None:
+            return _leave_one_out(user_P)
+        return (time_P >= self.validation_ms).astype(np.int64) + (time_P >= self.test_ms)
+
+    def visible(self, split: Ints, time: Ints) -> Mask:
+        """Return which entries, of pages in these splits, happened before the end of their split."""
+        ends = np.array(
+            [NEVER if end is None else end for end in (self.validation_ms, self.test_ms, None)], dtype=np.int64
+        )
+        return time < ends[split]
+
+
+def make_splitter(config: SplitConfig, pages: Table) -> Splitter:
+    """Find the cuts; the time of the last page is read by the driver from the last day of the committed pages.
+
+    Example: with the last page at any time of 30 June and two days each, test starts on 29 June at 00:00 UTC and
+    validation on 27 June.
+
+    Raises:
+        ValueError: Validation and test days leave no training page.
+    """
+    if config.protocol == "leave_one_out":
+        return Splitter()
+    first, last = _page_times(pages, 0), _page_times(pages, -1)
+    test_ms = (int(last.max()) // DAY_MS + 1 - config.test_days) * DAY_MS
+    validation_ms = test_ms - config.validation_days * DAY_MS
+    if first.min() >= validation_ms:
+        raise ValueError(
+            f"split: {config.validation_days} validation and {config.test_days} test days leave no training pages of "
+            f"data from {_date(int(first.min()))} to {_date(int(last.max()))}; lower split.validation_days or "
+            "split.test_days, or set split.protocol=leave_one_out"
+        )
+    return Splitter(validation_ms=validation_ms, test_ms=test_ms)
+
+
+def _leave_one_out(user_P: Ints) -> Ints:
+    starts = run_starts(user_P)
+    sizes = np.diff([*starts, len(user_P)])
+    from_end = np.repeat(starts + sizes, sizes) - 1 - np.arange(len(user_P))
+    held_out = np.clip(TEST_CODE - from_end, TRAIN_CODE, TEST_CODE)
+    return np.where(np.repeat(sizes, sizes) < len(SPLITS), TRAIN_CODE, held_out)
+
+
+def _page_times(pages: Table, index: int) -> Ints:
+    """Return the page times of the first (0) or last (-1) day: the parts lie in folders `date=`, in order."""
+    entries = pages.manifest().files
+    day = entries[index].path.split("/")[0]
+    paths = [f"{pages.root}/{entry.path}" for entry in entries if entry.path.split("/")[0] == day]
+    rows = ds.dataset(paths, format="parquet", filesystem=pages.workspace.filesystem).to_table(columns=["timestamp"])
+    return np.asarray(rows.column("timestamp").cast("int64"), dtype=np.int64)
+
+
+def _date(milliseconds: int) -> str:
+    return str(dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).date())

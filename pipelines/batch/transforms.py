@@ -1,0 +1,283 @@
+"""The Beam side of the batch pipelines: composite transforms whose elements are Arrow tables.
+
+Elements are tables of some ten thousand rows (`pyarrow.Table` inside a bundle, IPC bytes through a shuffle), never single
+events. Rows that belong together meet by `ShardRows`: the hash of an id chooses one of `shards` keys, and one
+`GroupByKey` brings a shard to one worker. Beam windows and `Reshuffle` of rows are not used: both cost more than all else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.pvalue import TaggedOutput
+
+from features.schemas import CLEAN_TABLES
+from features.workspace import FileEntry, Table, Workspace
+from pipelines.batch.arrow import decode, encode, milliseconds, shard_of, split_by
+from pipelines.batch.checks import KEYS, Checked, check_rows, keep_first
+from pipelines.batch.raw import BATCH_ROWS, read_batches
+from pipelines.batch.runner import Counted, Written
+
+DAY_MS = 86_400_000
+ROWS, DEAD, COUNTS = "rows", "dead", "counts"
+"""Names of the outputs of transforms that reject rows: what passes, dead letters, `Counted` elements."""
+SORT_KEYS: dict[str, list[str]] = {
+    "clean_events": ["timestamp", "event_id"],
+    "pages": ["timestamp", "user_id", "request_id"],
+    "dead_letters": ["table", "reason", "row", "detail", "source"],
+}
+
+
+class CountRows(beam.PTransform):
+    """Tables -> one `Counted` element each."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        """Count."""
+        return rows | "count" >> beam.Map(_count_rows, self.name)
+
+
+class ReadTable(beam.PTransform):
+    """Read a committed table as Arrow tables of about `BATCH_ROWS` rows.
+
+    Args:
+        uri: The workspace.
+        table: Handle of the table; the driver reads its manifest, workers its files.
+        columns: What to read, default everything.
+    """
+
+    def __init__(self, uri: str, table: Table, columns: list[str] | None = None) -> None:
+        super().__init__()
+        self.uri, self.columns = uri, columns
+        self.groups = _file_groups(table)
+
+    def expand(self, start: beam.Pipeline) -> beam.PCollection:
+        """Create file groups, read each."""
+        return (
+            start
+            | "file groups" >> beam.Create(self.groups)
+            | "read" >> beam.FlatMap(_read_group, self.uri, self.columns)
+        )
+
+
+class CheckFiles(beam.PTransform):
+    """Read raw files and apply the table's contract to every row: outputs `rows`, `dead`, `counts`."""
+
+    def __init__(self, uri: str, table: str, files: list[str]) -> None:
+        super().__init__()
+        self.uri, self.table, self.files = uri, table, files
+
+    def expand(self, start: beam.Pipeline) -> beam.pvalue.DoOutputsTuple:
+        """Create paths, read and check each."""
+        checked = beam.FlatMap(_check_file, self.uri, self.table).with_outputs(DEAD, COUNTS, main=ROWS)
+        return start | "files" >> beam.Create(self.files) | "read and check" >> checked
+
+
+class KeepFirst(beam.PTransform):
+    """Keep one row of each id of a raw table: outputs `rows`, keyed by shard, and `dead`, `counts`."""
+
+    def __init__(self, table: str, shards: int) -> None:
+        super().__init__()
+        self.table, self.shards = table, shards
+
+    def expand(self, rows: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
+        """Shard by id, sort each shard, keep the first of each id."""
+        kept = beam.FlatMap(_keep_first, self.table).with_outputs(DEAD, COUNTS, main=ROWS)
+        return rows | "by id" >> ShardRows(KEYS[self.table], self.shards) | "keep first" >> kept
+
+
+class ShardRows(beam.PTransform):
+    """Tables -> (shard, one table with all rows whose id in `column` hashes to the shard)."""
+
+    def __init__(self, column: str, shards: int) -> None:
+        super().__init__()
+        self.column, self.shards = column, shards
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        """Split every table, then group the pieces."""
+        return rows | "split" >> beam.FlatMap(_split_by_shard, self.column, self.shards) | "group" >> GroupRows()
+
+
+class GroupRows(beam.PTransform):
+    """(key, IPC bytes) -> (key, one table); the order of the rows within it is arbitrary."""
+
+    def expand(self, pieces: beam.PCollection) -> beam.PCollection:
+        """Group and concatenate."""
+        return pieces | "group by key" >> beam.GroupByKey() | "concatenate" >> beam.MapTuple(_concatenate)
+
+
+class WriteByDay(beam.PTransform):
+    """Tables -> one Parquet file per UTC day of `timestamp`, sorted; emits `Written`."""
+
+    def __init__(self, uri: str, name: str, shards: int) -> None:
+        super().__init__()
+        self.uri, self.name, self.shards = uri, name, shards
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        """Bring the rows of a day together, whichever worker they were made by."""
+        return (
+            rows
+            | "split by day" >> beam.FlatMap(_split_by_day, self.shards)
+            | "days" >> GroupRows()
+            | "write" >> beam.FlatMap(_write_days, self.uri, self.name)
+        )
+
+
+class WriteShards(beam.PTransform):
+    """(shard, table) -> one Parquet file per shard; emits `Written`."""
+
+    def __init__(self, uri: str, name: str) -> None:
+        super().__init__()
+        self.uri, self.name = uri, name
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        """Write each shard as it is."""
+        return rows | "write" >> beam.FlatMap(_write_shard, self.uri, self.name)
+
+
+class WriteDeadLetters(beam.PTransform):
+    """Dead letters -> sorted Parquet files; emits `Written`."""
+
+    def __init__(self, uri: str, shards: int) -> None:
+        super().__init__()
+        self.uri, self.shards = uri, shards
+
+    def expand(self, dead: beam.PCollection) -> beam.PCollection:
+        """Shard by the rejected row, sort, write."""
+        return (
+            dead
+            | "by row" >> ShardRows("row", self.shards)
+            | "sort" >> beam.Map(_sort_shard, "dead_letters")
+            | "parts" >> WriteShards(self.uri, "dead_letters")
+        )
+
+
+class ValidateTable(beam.PTransform):
+    """Raw files of one table -> its clean table; outputs `rows` as `Written` elements, `dead` and `counts`."""
+
+    def __init__(self, uri: str, table: str, files: list[str], shards: int) -> None:
+        super().__init__()
+        self.uri, self.table, self.files, self.shards = uri, table, files, shards
+
+    def expand(self, start: beam.Pipeline) -> dict[str, beam.PCollection]:
+        """Check rows, drop repeated ids, write."""
+        checked = start | "check" >> CheckFiles(self.uri, self.table, self.files)
+        unique = checked[ROWS] | "unique" >> KeepFirst(self.table, self.shards)
+        clean = CLEAN_TABLES[self.table]
+        if self.table == "events":
+            tables = unique[ROWS] | "drop shard" >> beam.Values()
+            written = tables | "write days" >> WriteByDay(self.uri, clean, self.shards)
+        else:
+            written = unique[ROWS] | "write parts" >> WriteShards(self.uri, clean)
+        return {
+            ROWS: written,
+            DEAD: (checked[DEAD], unique[DEAD]) | "dead letters" >> beam.Flatten(),
+            COUNTS: (checked[COUNTS], unique[COUNTS]) | "counts" >> beam.Flatten(),
+        }
+
+
+@lru_cache(maxsize=8)
+def _workspace(uri: str) -> Workspace:
+    return Workspace(uri)
+
+
+def _file_groups(table: Table) -> list[list[str]]:
+    groups: list[list[str]] = []
+    rows = BATCH_ROWS
+    for entry in table.manifest().files:
+        if rows >= BATCH_ROWS:
+            groups.append([])
+            rows = 0
+        groups[-1].append(f"{table.root}/{entry.path}")
+        rows += entry.rows
+    return groups
+
+
+def _read_group(paths: list[str], uri: str, columns: list[str] | None) -> Iterator[pa.Table]:
+    pending: list[pa.RecordBatch] = []
+    for path in paths:
+        with _workspace(uri).filesystem.open_input_file(path) as handle:
+            for batch in pq.ParquetFile(handle).iter_batches(BATCH_ROWS, columns=columns):
+                pending.append(batch)
+                if sum(part.num_rows for part in pending) >= BATCH_ROWS:
+                    yield pa.Table.from_batches(pending)
+                    pending = []
+    if pending:
+        yield pa.Table.from_batches(pending)
+
+
+def _count_rows(rows: pa.Table, name: str) -> Counted:
+    return Counted(name, rows.num_rows)
+
+
+def _check_file(path: str, uri: str, table: str) -> Iterator[pa.Table | TaggedOutput]:
+    for batch in read_batches(_workspace(uri).filesystem, path):
+        size = batch.rows.num_rows + len(batch.broken_lines)
+        yield TaggedOutput(COUNTS, Counted(f"{table}.in", size))
+        yield from _outputs(check_rows(table, batch), table)
+
+
+def _keep_first(shard: tuple[int, pa.Table], table: str) -> Iterator[tuple[int, pa.Table] | TaggedOutput]:
+    key, rows = shard
+    kept = keep_first(table, rows)
+    for output in _outputs(kept, table):
+        yield output if isinstance(output, TaggedOutput) else (key, output)
+
+
+def _outputs(checked: Checked, table: str) -> Iterator[pa.Table | TaggedOutput]:
+    if checked.rows.num_rows:
+        yield checked.rows
+    if checked.dead.num_rows:
+        yield TaggedOutput(DEAD, checked.dead)
+        for reason in checked.dead.column("reason").value_counts().to_pylist():
+            yield TaggedOutput(COUNTS, Counted(f"{table}.dropped.{reason['values']}", reason["counts"]))
+
+
+def _split_by_shard(rows: pa.Table, column: str, shards: int) -> Iterator[tuple[int, bytes]]:
+    for shard, piece in split_by(rows, shard_of(rows.column(column), shards)):
+        yield shard, encode(piece)
+
+
+def _concatenate(key: int, pieces: Iterable[bytes]) -> tuple[int, pa.Table]:
+    return key, decode(pieces)
+
+
+def _days(rows: pa.Table) -> np.ndarray:
+    return milliseconds(rows.column("timestamp")) // DAY_MS
+
+
+def _split_by_day(rows: pa.Table, shards: int) -> Iterator[tuple[int, bytes]]:
+    for shard, piece in split_by(rows, _days(rows) % shards):
+        yield shard, encode(piece)
+
+
+def _write_days(shard: tuple[int, pa.Table], uri: str, name: str) -> Iterator[Written]:
+    rows = _sorted(shard[1], name)
+    for day, part in split_by(rows, _days(rows)):
+        date = str(np.datetime64(day, "D"))
+        yield Written(name, _workspace(uri).table(name).write_part(part, shard=0, date=date))
+
+
+def _write_shard(shard: tuple[int, pa.Table], uri: str, name: str) -> Sequence[Written]:
+    number, rows = shard
+    if not rows.num_rows:
+        return []
+    entry: FileEntry = _workspace(uri).table(name).write_part(rows, shard=number)
+    return [Written(name, entry)]
+
+
+def _sort_shard(shard: tuple[int, pa.Table], name: str) -> tuple[int, pa.Table]:
+    return shard[0], _sorted(shard[1], name)
+
+
+def _sorted(rows: pa.Table, name: str) -> pa.Table:
+    return rows.sort_by([(column, "ascending") for column in SORT_KEYS[name]])
+
