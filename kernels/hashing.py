@@ -108,7 +108,9 @@ def _words(content: pa.Buffer | None, used_bytes: int) -> HashArray:
     return np.ndarray(shape=(used_bytes + 1,), dtype="<u8", buffer=padded, strides=(1,))
 
 
-def _hash_words(words: HashArray, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], salt: int) -> HashArray:
+def _hash_words(
+    words: HashArray, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], salt: int
+) -> HashArray:
     hashes = np.full(len(starts), reference_mix(salt + GOLDEN & _MASK), dtype=np.uint64)
     active = np.arange(len(starts))
     for consumed in range(0, int(lengths.max(initial=0)), 8):

@@ -49,7 +49,8 @@ class StageReport:
     def lines(self) -> list[str]:
         """Return the report as lines for a terminal."""
         lines = [
-            f"{self.name}: {self.seconds:.1f} s, {self.rows_per_second:,.0f} rows/s, peak memory {self.peak_rss_mb:,.0f} MB"
+            f"{self.name}: {self.seconds:.1f} s, {self.rows_per_second:,.0f} rows/s, "
+            f"peak memory {self.peak_rss_mb:,.0f} MB"
         ]
         lines += [f"  {table}: {self._counts_of(table)}" for table in self._tables()]
         lines += [f"  wrote {path}" for path in self.outputs.values()]
@@ -61,7 +62,9 @@ class StageReport:
         return list(dict.fromkeys(name.split(".")[0] for name in self.counts))
 
     def _counts_of(self, table: str) -> str:
-        parts = [f"{self.counts[f'{table}.{kind}']:,} {kind}" for kind in ("in", "out") if f"{table}.{kind}" in self.counts]
+        parts = [
+            f"{self.counts[f'{table}.{kind}']:,} {kind}" for kind in ("in", "out") if f"{table}.{kind}" in self.counts
+        ]
         prefix = f"{table}.dropped."
         dropped = {name.removeprefix(prefix): n for name, n in self.counts.items() if name.startswith(prefix) and n}
         if dropped:

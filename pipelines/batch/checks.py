@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -76,17 +76,19 @@ def keep_first(table: str, rows: pa.Table) -> Checked:
     kept, extra = _choose(table, rows.take(pa.array(order[repeated])))
     single = rows.take(pa.array(order[~repeated]))
     clean = pa.concat_tables([single, kept]).combine_chunks()
-    details = [f"{key} {value!r} occurs more than once; the first row was kept" for value in extra.column(key).to_pylist()]
+    details = [
+        f"{key} {value!r} occurs more than once; the first row was kept" for value in extra.column(key).to_pylist()
+    ]
     dead = dead_letters(table, schemas.DUPLICATE, details, None, _json_rows(extra))
     return Checked(clean.take(pc.sort_indices(clean, [(key, "ascending")])), dead)
 
 
 def dead_letters(
-    table: str, reason: str, details: list[str | None], source: str | None, rows: list[str]
+    table: str, reason: str, details: Sequence[str | None], source: str | None, rows: list[str]
 ) -> pa.Table:
     """Make dead letters of rows of one table rejected for one reason."""
     size = len(rows)
-    columns = [[table] * size, [reason] * size, details, [source] * size, rows]
+    columns = [[table] * size, [reason] * size, list(details), [source] * size, rows]
     return pa.table(columns, schema=DEAD_LETTERS)
 
 

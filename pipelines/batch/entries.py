@@ -48,12 +48,12 @@ class Entries:
     hidden: int
 
     @property
-    def lengths_P(self) -> Ints:
+    def page_lengths(self) -> Ints:
         """Number of entries of each page."""
         return np.bincount(self.page_E, minlength=len(self.user_P))
 
     @property
-    def positive_E(self) -> Mask:
+    def positive(self) -> Mask:
         """Entries with a click, a cart or a purchase."""
         return np.isin(self.code_E, POSITIVE_CODES)
 
@@ -96,7 +96,7 @@ def make_entries(pages: pa.Table, splitter: Splitter) -> Entries:
 
 
 def _without_empty_pages(entries: Entries) -> Entries:
-    filled = entries.lengths_P > 0
+    filled = entries.page_lengths > 0
     if filled.all():
         return entries
     return dataclasses.replace(

@@ -112,8 +112,12 @@ def _sequences(shard: tuple[int, pa.Table], splitter: Splitter) -> Iterator[tupl
     entries = make_entries(shard[1], splitter)
     sequences = sequences_from_entries(entries)
     yield from _counts(shard[1], entries)
-    yield TaggedOutput(COUNTS, Counted("pages.out", pc.sum(pc.list_value_length(sequences.column("page_ids"))).as_py() or 0))
-    yield TaggedOutput(COUNTS, Counted("entries.out", pc.sum(pc.list_value_length(sequences.column("items"))).as_py() or 0))
+    yield TaggedOutput(
+        COUNTS, Counted("pages.out", pc.sum(pc.list_value_length(sequences.column("page_ids"))).as_py() or 0)
+    )
+    yield TaggedOutput(
+        COUNTS, Counted("entries.out", pc.sum(pc.list_value_length(sequences.column("items"))).as_py() or 0)
+    )
     yield shard[0], sequences
 
 

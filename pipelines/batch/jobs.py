@@ -22,6 +22,7 @@ from pipelines.batch.entries import PAGE_COLUMNS
 from pipelines.batch.feature_transforms import ITEM_STATISTICS, TRANSITIONS, BuildPages, BuildSequences, BuildStatistics
 from pipelines.batch.raw import FORMATS, fingerprint, raw_files
 from pipelines.batch.runner import Summary, read_summary, running_pipeline, write_summary
+from pipelines.batch.split import AFTER_SPLIT, Splitter, make_splitter
 from pipelines.batch.transforms import (
     COUNTS,
     DEAD,
@@ -33,7 +34,6 @@ from pipelines.batch.transforms import (
     WriteDeadLetters,
     WriteShards,
 )
-from pipelines.batch.split import AFTER_SPLIT, Splitter, make_splitter
 from pipelines.report import StageReport, peak_rss_mb
 
 
@@ -102,7 +102,11 @@ def build_features(workspace: Workspace, config: BatchConfig, beam_options: Sequ
     splitter = make_splitter(config.split, pages)
 
     def build(pipeline: beam.Pipeline, uri: str) -> list[beam.PCollection]:
-        outputs = pipeline | "pages" >> ReadTable(uri, pages, PAGE_COLUMNS) | "statistics" >> BuildStatistics(config, splitter)
+        outputs = (
+            pipeline
+            | "pages" >> ReadTable(uri, pages, PAGE_COLUMNS)
+            | "statistics" >> BuildStatistics(config, splitter)
+        )
         written = [outputs[name] | f"write {name}" >> WriteShards(uri, name) for name in (ITEM_STATISTICS, TRANSITIONS)]
         return [*written, outputs[COUNTS]]
 
@@ -114,7 +118,9 @@ def build_features(workspace: Workspace, config: BatchConfig, beam_options: Sequ
     for name in (ITEM_STATISTICS, TRANSITIONS):
         _commit(workspace, name, summary, inputs, entry_counts, {**notes, **_split_notes(config, splitter)})
         counts[f"{name}.out"] = summary.rows(name)
-    return _report("features", workspace, counts, started, ["pages", ITEM_STATISTICS, TRANSITIONS], "pagewise semantic-ids")
+    return _report(
+        "features", workspace, counts, started, ["pages", ITEM_STATISTICS, TRANSITIONS], "pagewise semantic-ids"
+    )
 
 
 def _build_pages(workspace: Workspace, config: BatchConfig, beam_options: Sequence[str]) -> dict[str, int]:
@@ -157,7 +163,9 @@ def build_sequences(workspace: Workspace, config: BatchConfig, beam_options: Seq
     splitter = make_splitter(config.split, pages)
 
     def build(pipeline: beam.Pipeline, uri: str) -> list[beam.PCollection]:
-        built = pipeline | "pages" >> ReadTable(uri, pages, PAGE_COLUMNS) | "sequences" >> BuildSequences(config, splitter)
+        built = (
+            pipeline | "pages" >> ReadTable(uri, pages, PAGE_COLUMNS) | "sequences" >> BuildSequences(config, splitter)
+        )
         return [built[ROWS] | "write sequences" >> WriteShards(uri, "sequences"), built[COUNTS]]
 
     summary = _run("sequences", workspace, inputs, config, beam_options, build)
@@ -216,7 +224,9 @@ def _check_conservation(summary: Summary, name: str, clean: str, files: list[str
 
 def _check_equal(name: str, rows_in: int, rows_out: int) -> None:
     if rows_in != rows_out:
-        raise RuntimeError(f"{name}: {rows_in} rows went in, {rows_out} came out or were rejected; nothing is committed")
+        raise RuntimeError(
+            f"{name}: {rows_in} rows went in, {rows_out} came out or were rejected; nothing is committed"
+        )
 
 
 def _dropped(summary: Summary, name: str) -> dict[str, int]:
@@ -242,9 +252,7 @@ def _commit(
     notes: Mapping[str, Any],
 ) -> None:
     entries = summary.files.get(name, [])
-    workspace.table(name).commit(
-        entries, inputs=inputs, counts={**counts, "out": summary.rows(name)}, notes=notes
-    )
+    workspace.table(name).commit(entries, inputs=inputs, counts={**counts, "out": summary.rows(name)}, notes=notes)
 
 
 def _report(

@@ -130,7 +130,7 @@ def _item_groups(page_R: Ints, item_R: Ints) -> tuple[Ints, Ints]:
 
 
 def _item_columns(rows: _Rows, page_R: Ints, order: Ints, starts: Ints) -> dict[str, pa.Array]:
-    """Return the list columns of the pages: items in shown order, their strongest events, times, values, propensities."""
+    """Return the list columns of the pages: items in shown order, strongest events, times, values, propensities."""
     code = rows.code_R[order]
     strongest = np.repeat(np.maximum.reduceat(code, starts), np.diff([*starts, len(order)])) if len(starts) else code
     chosen_G = _first_where(rows.code_R == _scatter(strongest, order), order, starts)
@@ -180,5 +180,3 @@ def _nothing_in(values: pa.Array, offsets: pa.Array) -> Mask:
     valid = np.concatenate([[0], np.cumsum(np.asarray(values.is_valid()))])
     ends = np.asarray(offsets)
     return valid[ends[1:]] == valid[ends[:-1]]
-
-

@@ -61,10 +61,11 @@ def check_columns(names: list[str], schema: pa.Schema, source: str) -> None:
     missing = [field.name for field in schema if not field.nullable and field.name not in names]
     unknown = [name for name in names if name not in schema.names]
     if missing or unknown:
+        place = "context" if "context" in schema.names else "attributes"
         raise ValueError(
-            f"{source}: missing columns: {', '.join(missing) or 'none'}; unknown columns: {', '.join(unknown) or 'none'}; "
-            f"expected {', '.join(schema.names)}; rename what matches, put the rest into "
-            f"{'context' if 'context' in schema.names else 'attributes'} or leave it out"
+            f"{source}: missing columns: {', '.join(missing) or 'none'}; "
+            f"unknown columns: {', '.join(unknown) or 'none'}; "
+            f"expected {', '.join(schema.names)}; rename what matches, put the rest into {place} or leave it out"
         )
 
 

@@ -1,4 +1,4 @@
-"""Where a raw table's rows are: committed Parquet parts, or plain Parquet, JSON-lines and CSV files a user put there."""
+"""Where a raw table's rows are: committed Parquet parts, or a user's own Parquet, JSON-lines and CSV files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def fingerprint(workspace: Workspace, name: str) -> str:
 def read_batches(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
     """Read one file in batches of about `BATCH_ROWS` rows.
 
-    Parquet keeps its types; the cells of CSV and JSON lines come as text (nested JSON values as JSON), absent ones as null.
+    Parquet keeps its types; the cells of CSV and JSON lines come as text (nested JSON values as JSON), absent ones
+    as null.
 
     Raises:
         UnreadableFileError: The file is empty (0 bytes), truncated or corrupt.

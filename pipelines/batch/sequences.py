@@ -18,7 +18,7 @@ def sequences_from_entries(entries: Entries) -> pa.Table:
     """
     starts = run_starts(entries.user_P, entries.split_P)
     page_offsets = np.append(starts, len(entries.user_P))
-    lengths = entries.lengths_P
+    lengths = entries.page_lengths
     entry_offsets = np.concatenate([[0], np.cumsum(lengths)])[page_offsets]
     times = pa.array(entries.time_E).cast(TIMESTAMP)
     columns = {

@@ -39,7 +39,7 @@ def training_entries(entries: Entries) -> pa.Table:
             "item_id": entries.items_E.take(pa.array(kept)),
             "code": entries.code_E[kept],
             "time": entries.time_E[kept],
-            "positive": entries.positive_E[kept],
+            "positive": entries.positive[kept],
         }
     )
 
@@ -128,7 +128,8 @@ def pair_units(train: pa.Table, max_distance: int) -> pa.Table:
 def merge_transitions(units: pa.Table, popularity: pa.Table, config: TransitionsConfig) -> pa.Table:
     """Normalise the pairs of one shard of items.
 
-    `weight(a -> b) = (W[a, b] + W[b, a] / 2) / sqrt((n_a + smoothing) (n_b + smoothing))`, n = positive training entries.
+    `weight(a -> b) = (W[a, b] + W[b, a] / 2) / sqrt((n_a + smoothing) (n_b + smoothing))`, n = positive
+    training entries.
 
     Args:
         units: Concatenated results of `pair_units`.

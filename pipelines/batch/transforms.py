@@ -1,8 +1,9 @@
 """The Beam side of the batch pipelines: composite transforms whose elements are Arrow tables.
 
-Elements are tables of some ten thousand rows (`pyarrow.Table` inside a bundle, IPC bytes through a shuffle), never single
-events. Rows that belong together meet by `ShardRows`: the hash of an id chooses one of `shards` keys, and one
-`GroupByKey` brings a shard to one worker. Beam windows and `Reshuffle` of rows are not used: both cost more than all else.
+Elements are tables of some ten thousand rows (`pyarrow.Table` inside a bundle, IPC bytes through a shuffle), never
+single events. Rows that belong together meet by `ShardRows`: the hash of an id chooses one of `shards` keys, and one
+`GroupByKey` brings a shard to one worker. Beam windows and `Reshuffle` of rows are not used: both cost more than all
+else.
 """
 
 from __future__ import annotations
@@ -280,4 +281,3 @@ def _sort_shard(shard: tuple[int, pa.Table], name: str) -> tuple[int, pa.Table]:
 
 def _sorted(rows: pa.Table, name: str) -> pa.Table:
     return rows.sort_by([(column, "ascending") for column in SORT_KEYS[name]])
-
