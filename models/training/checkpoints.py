@@ -31,6 +31,7 @@ from models.training.processes import barrier, rank
 
 LATEST, BEST = "LATEST", "BEST"
 PROGRESS = "progress.json"
+LOGGERS = ("torch.distributed.checkpoint", "torch.distributed._shard", "c10d-NullHandler-dcp_logger")
 KEPT = 2
 """How many of the newest checkpoints stay, beside the best."""
 
@@ -117,7 +118,7 @@ class Checkpoints:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence torch's notices about formats it will deprecate."""
-    loggers = [logging.getLogger(name) for name in ("torch.distributed.checkpoint", "torch.distributed._shard")]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,0 +1,28 @@
+import subprocess
+import sys
+
+import pytest
+
+from models.training.config import TrainConfig
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(ValueError, match="epochs: expected > 0, got 0") as caught:
+        TrainConfig(epochs=0, warmup_fraction=1.0, ema_decay=1.0, precision="half", checkpoint_every_seconds=None)
+    message = str(caught.value)
+    assert "warmup_fraction: expected 0 <= fraction < 1, got 1.0" in message
+    assert "ema_decay: expected 0 < decay < 1 or none, got 1.0" in message
+    assert "precision: expected one of auto, float32, bfloat16, got 'half'" in message
+    assert "checkpoint_every_steps, checkpoint_every_seconds: expected at least one number" in message
+
+
+def test_the_configuration_imports_no_heavy_library():
+    program = "import sys, models.training.config; print([m for m in ('torch', 'numpy', 'mlflow') if m in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+
+
+def test_the_loop_does_not_import_torchrec():
+    program = "import sys, models.training.loop, models.training.export; print('torchrec' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"

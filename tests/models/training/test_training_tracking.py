@@ -1,0 +1,64 @@
+import logging
+
+import pytest
+
+from features.workspace import Workspace
+from models.training.loop import train
+from models.training.tracking import Tracker, code_version, tracking_uri
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def finished(worker, tmp_path_factory):
+    """A run that trained, and one that failed, in one workspace."""
+    from mlflow import MlflowClient
+
+    folder = tmp_path_factory.mktemp("tracked")
+    workspace = Workspace(folder / "workspace")
+    (folder / "plot.txt").write_text("plot")
+    with Tracker(workspace, "genrec", "first", tags={"generation": "g1"}) as tracker:
+        tracker.parameters({"genrec": {"layers": 2}, "seed": 1})
+        train(worker.plain(), worker.Source(), worker.CONFIG, checkpoints=folder / "c", seed=1, tracker=tracker)
+        tracker.artifact(folder / "plot.txt", "plots")
+        tracker.text("a page", "pages/sample.txt")
+    with pytest.raises(ZeroDivisionError), Tracker(workspace, "genrec", "second"):
+        raise ZeroDivisionError
+    return MlflowClient(tracking_uri=tracking_uri(workspace)), tracker, workspace
+
+
+def test_a_run_says_where_it_came_from(finished):
+    client, tracker, _ = finished
+    run = client.get_run(tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "first"
+    assert run.data.tags["generation"] == "g1"
+    assert run.data.tags["code_version"] == code_version()
+    assert run.data.params == {"genrec.layers": "2", "seed": "1"}
+
+
+def test_metrics_have_their_steps(finished):
+    client, tracker, _ = finished
+    history = client.get_metric_history(tracker.run_id, "loss")
+    assert sorted(entry.step for entry in history) == list(range(1, 16))
+    assert {"learning_rate", "examples_per_second", "gradient_norm", "absolute_error"} <= client.get_run(
+        tracker.run_id
+    ).data.metrics.keys()
+
+
+def test_artefacts_lie_in_the_workspace(finished):
+    _, tracker, workspace = finished
+    assert [path.name for path in workspace.local_path("mlartifacts").rglob("plot.txt")] == ["plot.txt"]
+    assert [path.read_text() for path in workspace.local_path("mlartifacts").rglob("sample.txt")] == ["a page"]
+    assert f"sqlite:///{workspace.local_path('mlflow.db')}" in tracker.lines()[0]
+
+
+def test_a_failed_run_is_marked_so(finished):
+    client, _, _ = finished
+    experiment = client.get_experiment_by_name("genrec")
+    statuses = {run.info.run_name: run.info.status for run in client.search_runs([experiment.experiment_id])}
+    assert statuses == {"first": "FINISHED", "second": "FAILED"}
+
+
+def test_migrations_are_silent(finished):
+    assert logging.getLogger("alembic").level == logging.ERROR
