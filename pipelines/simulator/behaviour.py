@@ -119,7 +119,7 @@ def draw_rows(table_SK: Doubles, rows_R: Ints, uniforms_RC: Doubles) -> Ints:
     """Draw `C` columns per request from the probability rows of a table.
 
     Args:
-        table_SK: `S` distributions over `K` columns.
+        table_SK: `S` distributions over `K` columns, as weights that need not sum to one.
         rows_R: The distribution of each request.
         uniforms_RC: Uniform numbers in [0, 1).
 

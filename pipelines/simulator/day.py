@@ -18,6 +18,7 @@ from pipelines.simulator.behaviour import (
     answer_probabilities,
     answered_leaves,
     draw_answers,
+    draw_rows,
     next_needs,
 )
 from pipelines.simulator.policy import (
@@ -145,9 +146,7 @@ def _requests(world: World, day: int, rng: np.random.Generator) -> Requests:
     users, config = world.users, world.config
     visits_U = np.minimum(rng.poisson(users.activity_U), MAX_VISITS) * (users.join_day_U <= day)
     user_V = np.repeat(np.arange(len(users)), visits_U)
-    rhythms = np.array(RHYTHMS, dtype=np.float64)
-    hours = np.cumsum(rhythms / rhythms.sum(axis=1, keepdims=True), axis=1)
-    hour_V = (hours[users.rhythm_U[user_V]] <= rng.random((len(user_V), 1))).sum(axis=1)
+    hour_V = draw_rows(np.array(RHYTHMS, dtype=np.float64), users.rhythm_U[user_V], rng.random((len(user_V), 1)))[:, 0]
     start_V = day * DAY_MS + hour_V * HOUR_MS + rng.integers(HOUR_MS, size=len(user_V))
     start_V = start_V[np.lexsort((start_V, user_V))]
     pages_V = np.minimum(rng.geometric(1.0 / config.pages_per_visit, len(user_V)), MAX_PAGES)

@@ -46,8 +46,11 @@ class Oracle:
         self.world = world
         keys_V = users_V * _USER_STEP + times_V
         order = np.argsort(keys_V)
-        self._keys_V, self._users_V = keys_V[order], users_V[order]
-        self._items_VP, self._needs_after_V = items_VP[order], needs_after_V[order]
+        # A page of nobody, before all others, answers for everybody without a page.
+        self._keys_V = np.concatenate([[-_USER_STEP], keys_V[order]])
+        self._users_V = np.concatenate([[-1], users_V[order]])
+        self._items_VP = np.concatenate([np.full((1, world.config.page_items), NO_ITEM), items_VP[order]])
+        self._needs_after_V = np.concatenate([[-1], needs_after_V[order]])
         self._user_number = {name: number for number, name in enumerate(user_ids(world))}
         self._item_number = {name: number for number, name in enumerate(item_ids(world))}
 
@@ -108,9 +111,8 @@ class Oracle:
     def moments(self, users_R: Ints, times_R: Ints) -> Moments:
         """Return the secret states of users strictly before times, in milliseconds since the first midnight."""
         last_R = np.searchsorted(self._keys_V, users_R * _USER_STEP + times_R) - 1
-        earlier_RM = last_R[:, None] - np.arange(MEMORY)
-        known_RM = (earlier_RM >= 0) & (self._users_V[np.maximum(earlier_RM, 0)] == users_R[:, None])
-        earlier_RM = np.maximum(earlier_RM, 0)
+        earlier_RM = np.maximum(last_R[:, None] - np.arange(MEMORY), 0)
+        known_RM = self._users_V[earlier_RM] == users_R[:, None]
         needs_R = np.where(
             known_RM[:, 0], self._needs_after_V[earlier_RM[:, 0]], self.world.users.first_need_U[users_R]
         )
@@ -129,10 +131,10 @@ class Oracle:
         np.savez(
             buffer,
             config=np.frombuffer(config.encode(), dtype=np.uint8),
-            users_V=self._users_V,
-            times_V=self._keys_V - self._users_V * _USER_STEP,
-            items_VP=self._items_VP.astype(np.int32),
-            needs_after_V=self._needs_after_V,
+            users_V=self._users_V[1:],
+            times_V=self._keys_V[1:] % _USER_STEP,
+            items_VP=self._items_VP[1:].astype(np.int32),
+            needs_after_V=self._needs_after_V[1:],
             **arrays,
         )
         workspace.write_bytes(buffer.getvalue(), *ORACLE_FILE)

@@ -1,7 +1,8 @@
 """The logging policy: candidates from four sources, scores, and a page drawn slot by slot with known probabilities.
 
-The policy knows popularity, a noisy estimate of the user's taste and the sub-category of the user's last click; it
-knows neither needs nor quality. Legend: `R` requests, `C` candidates, `P` page positions, `S` sub-categories.
+The policy knows popularity, a noisy estimate of the user's taste, the sub-category of the user's last click and which
+sub-categories tend to follow which; it knows neither needs nor quality, price sensitivity or favourite brands.
+Legend: `R` requests, `C` candidates, `P` page positions, `S` sub-categories.
 """
 
 from __future__ import annotations
