@@ -79,7 +79,7 @@ class Tracker:
     uri: str | None = None
 
     def __enter__(self) -> Tracker:
-        self._client = _client(self.uri or tracking_uri(self.workspace))
+        self._client = mlflow_client(self.uri or tracking_uri(self.workspace))
         self._pending: list[tuple[str, float, int, int]] = []
         run = self._client.create_run(
             self._experiment_id(), run_name=self.run_name, tags={**self.tags, "code_version": code_version()}
@@ -143,8 +143,8 @@ class Tracker:
         return str(self._client.create_experiment(self.experiment, artifact_location=artifacts))
 
 
-def _client(uri: str) -> MlflowClient:
-    """Import MLflow, which takes seconds, with its telemetry off and its database migrations silent."""
+def mlflow_client(uri: str) -> MlflowClient:
+    """Return a client; MLflow is imported, which takes seconds, with its telemetry off and its migrations silent."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
