@@ -41,6 +41,8 @@ class GenRecConfig:
     """Loss weight of items that were only shown; 0 leaves them out of the response."""
     label_smoothing: float = 0.0
     """Share of the target probability spread evenly over the level's codes."""
+    batch_tokens: int = 4096
+    """Places of a training batch per process, padding included; fewer make more and noisier steps."""
 
     def __post_init__(self) -> None:
         mistakes = [
@@ -63,7 +65,16 @@ class GenRecConfig:
             raise ValueError("; ".join(mistakes))
 
 
-_AT_LEAST = {"layers": 1, "width": 2, "heads": 1, "kv_heads": 1, "ffn_width": 1, "max_history": 1, "page_items": 1}
+_AT_LEAST = {
+    "layers": 1,
+    "width": 2,
+    "heads": 1,
+    "kv_heads": 1,
+    "ffn_width": 1,
+    "max_history": 1,
+    "page_items": 1,
+    "batch_tokens": 1,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
