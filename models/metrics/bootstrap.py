@@ -6,11 +6,13 @@ Legend: `B` cases, `M` metrics, `U` users, `R` resamples.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+Key = TypeVar("Key", bound=Hashable)
 Floats = npt.NDArray[np.float64]
 
 _CELLS_PER_BLOCK = 4_000_000
@@ -67,12 +69,12 @@ def paired_bootstrap(
 
 
 def bootstrap_means(
-    values: Mapping[str, npt.ArrayLike], users_B: npt.ArrayLike, resamples: int, seed: int
-) -> dict[str, Interval]:
+    values: Mapping[Key, npt.ArrayLike], users_B: npt.ArrayLike, resamples: int, seed: int
+) -> dict[Key, Interval]:
     """`bootstrap_mean` of many metrics at once; all of them see the same resamples.
 
     Args:
-        values: Name -> `[B]` values.
+        values: Any key -> `[B]` values.
         users_B: Number or id of each case's user.
         resamples: Number of resamples `R`.
         seed: Of the draws.
