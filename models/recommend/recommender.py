@@ -16,6 +16,7 @@ from models.recommend.config import RecommendConfig
 from models.recommend.fusion import Fused, fuse
 from models.recommend.interface import NO_ITEM, Candidates, RequestBatch, Retriever
 from models.recommend.policy import NO_CHOICE, Policy
+from models.recommend.retrievers import TransitionsRetriever
 from models.recommend.rules import CatalogueFacts, Filters, with_exclusions
 
 GENREC, TRANSITIONS, POPULAR = "genrec", "transitions", "popular"
@@ -80,7 +81,8 @@ class Recommender:
         if len(facts) != len(catalogue):
             raise ValueError(f"facts: expected one row per item, {len(catalogue)}, got {len(facts)}")
         self.catalogue = catalogue
-        self.retrievers: dict[str, Retriever] = {retriever.name: retriever for retriever in retrievers}
+        by_preference = sorted(retrievers, key=lambda retriever: RETRIEVERS.index(retriever.name))
+        self.retrievers: dict[str, Retriever] = {retriever.name: retriever for retriever in by_preference}
         self.config = config
         self.facts = facts
         self.policy = Policy(epsilon=config.epsilon, temperature=config.temperature)
@@ -148,19 +150,10 @@ class Recommender:
         number = int(self.catalogue.numbers([item_id])[0])
         if number == NO_ITEM:
             raise ValueError(f"item {item_id!r} is not in the catalogue")
-        if TRANSITIONS not in self.retrievers:
-            raise ValueError("similar items need the transitions retriever, which this release does not hold")
-        request = RequestBatch(
-            user_ids=[""],
-            times_B=np.array([time]),
-            history_items=np.array([number]),
-            history_events=np.zeros(1, dtype=np.int8),
-            history_times=np.array([time - 1]),
-            history_offsets=np.array([0, 1]),
-            excluded_items=np.array([number]),
-            excluded_offsets=np.array([0, 1]),
-        )
-        found = self.retrievers[TRANSITIONS].retrieve(with_exclusions(request, self.facts, [None], False), k)
+        transitions = self.retrievers.get(TRANSITIONS)
+        if not isinstance(transitions, TransitionsRetriever):
+            raise ValueError("similar items need the transitions retriever, which this recommender does not have")
+        found = transitions.similar(number, k, np.flatnonzero(~self.facts.allowed(time)))
         kept = found.items_BK[0] != NO_ITEM
         return list(zip(self.catalogue.ids(found.items_BK[0][kept]), found.scores_BK[0][kept].tolist(), strict=True))
 
@@ -175,7 +168,7 @@ class Recommender:
 
     def _in_use(self) -> list[str]:
         """Return the names of the retrievers to ask, first choice first."""
-        return [name for name in RETRIEVERS if name in self.retrievers and self.config.weight(name) > 0]
+        return [name for name in self.retrievers if self.config.weight(name) > 0]
 
     def _retrieve(self, requests: RequestBatch, k: int) -> list[Candidates]:
         lists, failures = [], []
@@ -191,15 +184,16 @@ class Recommender:
 
     def _ask(self, name: str, requests: RequestBatch, k: int) -> Candidates:
         """Ask one retriever; all but the popular list are asked about users with a history only."""
-        warm = np.flatnonzero(np.diff(requests.history_offsets))
-        if name == POPULAR or len(warm) == len(requests):
-            return self.retrievers[name].retrieve(requests, k)
+        warm = np.arange(len(requests)) if name == POPULAR else np.flatnonzero(np.diff(requests.history_offsets))
         items_BK = np.full((len(requests), k), NO_ITEM, dtype=np.int64)
         scores_BK = np.full((len(requests), k), -np.inf, dtype=np.float32)
         if len(warm):
             found = self.retrievers[name].retrieve(requests.take(warm), k)
-            width = found.items_BK.shape[1]
-            items_BK[warm, :width], scores_BK[warm, :width] = found.items_BK, found.scores_BK
+            # item transitions fill up with popular items of score 0: they come from the popular list, at its own weight
+            said_BK = found.scores_BK > 0 if name == TRANSITIONS else found.items_BK != NO_ITEM
+            width = said_BK.shape[1]
+            items_BK[warm, :width] = np.where(said_BK, found.items_BK, NO_ITEM)
+            scores_BK[warm, :width] = np.where(said_BK, found.scores_BK, -np.inf)
         return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=name)
 
     def _fallbacks(self, lists: Sequence[Candidates]) -> list[str | None]:

@@ -69,9 +69,8 @@ def batch(
 class ListRetriever:
     """Proposes the same items to everybody, in the order given, less what the request excludes."""
 
-    def __init__(self, name: str, items: Sequence[int]) -> None:
-        self.name = name
-        self.items = items
+    def __init__(self, name: str, items: Sequence[int], step: float = 1.0) -> None:
+        self.name, self.items, self.step = name, items, step
 
     def retrieve(self, requests: RequestBatch, k: int) -> Candidates:
         items_BK = np.full((len(requests), k), NO_ITEM, dtype=np.int64)
@@ -80,7 +79,7 @@ class ListRetriever:
             start, end = requests.excluded_offsets[row : row + 2]
             left = [item for item in self.items if item not in requests.excluded_items[start:end]][:k]
             items_BK[row, : len(left)] = left
-            scores_BK[row, : len(left)] = -np.arange(len(left), dtype=np.float32)
+            scores_BK[row, : len(left)] = 100 - self.step * np.arange(len(left), dtype=np.float32)
         return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=self.name)
 
 

@@ -4,11 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recommend_cases import DAY, NOON, BrokenRetriever, ListRetriever, batch, small_catalogue, small_facts
+import scipy.sparse as sp
+from recommend_cases import NOON, BrokenRetriever, ListRetriever, batch, small_catalogue, small_facts
 
 from models.recommend.config import RecommendConfig
 from models.recommend.policy import Policy
 from models.recommend.recommender import Recommender, RetrievalError
+from models.recommend.retrievers import TransitionsRetriever
 from models.recommend.rules import Filters
 
 POPULAR = ListRetriever("popular", [3, 0, 1, 2, 4, 5])
@@ -120,14 +122,25 @@ def test_a_page_size_out_of_bounds_is_refused(size):
         recommender().pages(batch([[0]]), page_size=size)
 
 
+def transitions(weights: dict[tuple[int, int], float]) -> TransitionsRetriever:
+    rows, columns = zip(*weights, strict=True)
+    return TransitionsRetriever(sp.csr_matrix((list(weights.values()), (rows, columns)), shape=(6, 6)), np.ones(6))
+
+
 def test_similar_items_come_from_transitions():
-    maker = recommender()
-    assert maker.similar("i0", 3, NOON) == [("i1", 0.0)]  # i4 is not available
-    assert maker.similar("i1", 3, NOON + DAY) == []
+    maker = recommender(transitions({(0, 1): 0.5, (0, 4): 0.9, (0, 2): 0.75}), POPULAR)
+    assert maker.similar("i0", 3, NOON) == [("i2", 0.75), ("i1", 0.5)]  # i4 is not available
+    assert maker.similar("i1", 3, NOON) == []
     with pytest.raises(ValueError, match="item 'nope' is not in the catalogue"):
         maker.similar("nope", 3, NOON)
     with pytest.raises(ValueError, match="need the transitions retriever"):
         recommender(POPULAR).similar("i0", 3, NOON)
+
+
+def test_popular_items_behind_the_transitions_count_as_popular():
+    page = recommender(transitions({(0, 1): 0.5}), POPULAR, genrec_weight=0).pages(batch([[0], [3]]), page_size=3)
+    assert page[0].sources == ["transitions", "popular", "popular"]
+    assert (page[1].sources, page[1].fallback) == (["popular"] * 3, "popular")
 
 
 def test_nonsense_is_refused():

@@ -1,0 +1,140 @@
+"""Golden requests: recorded answers that a release must give again wherever it is loaded.
+
+The rule of comparison: for every request, each retriever's list must come back with the recorded scores (within
+`TOLERANCE`), and an item may stand at another place only where its recorded score is a near-tie (within `TOLERANCE`)
+with the one recorded for that place. Where all lists come back in the recorded order, the page without exploration must
+be the recorded page, item for item.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from features.semantic_ids import Catalogue
+from kernels.jagged import offsets_from_lengths
+from models.recommend.interface import NO_ITEM, RequestBatch
+from models.recommend.recommender import Recommender
+
+COUNT = 50
+"""Requests recorded."""
+DEPTH = 20
+"""Candidates recorded per retriever."""
+TOLERANCE = 1e-3
+"""Largest difference of two scores that count as equal, absolute below 1 and relative above: float32 sums of another
+processor or number of threads stay far below it."""
+
+
+def record(recommender: Recommender, requests: RequestBatch) -> dict[str, Any]:
+    """Return requests and answers as a JSON document."""
+    return {
+        "requests": [_request(recommender.catalogue, requests, row) for row in range(len(requests))],
+        **_answers(recommender, requests),
+    }
+
+
+def check(recommender: Recommender, document: dict[str, Any]) -> None:
+    """Answer the recorded requests again and compare.
+
+    Raises:
+        ValueError: An answer differs by more than near-ties; names the first ones.
+    """
+    found = _answers(recommender, _batch(recommender.catalogue, document["requests"]))
+    mistakes = [
+        f"user {request['user_id']!r}, {mistake}"
+        for row, request in enumerate(document["requests"])
+        for mistake in _mistakes(
+            document["lists"][row], found["lists"][row], document["pages"][row], found["pages"][row]
+        )
+    ]
+    if mistakes:
+        raise ValueError(
+            f"{len(mistakes)} golden answers came out different, so this is not the release that was written: "
+            + "; ".join(mistakes[:3])
+        )
+
+
+def _answers(recommender: Recommender, requests: RequestBatch) -> dict[str, Any]:
+    lists = recommender.candidates(requests, DEPTH)
+    pages = recommender.pages(requests)
+    return {
+        "lists": [
+            {
+                entry.source: {
+                    "items": recommender.catalogue.ids(items_K[items_K != NO_ITEM]),
+                    "scores": [round(float(score), 6) for score in scores_K[items_K != NO_ITEM]],
+                }
+                for entry in lists
+                for items_K, scores_K in [(entry.items_BK[row], entry.scores_BK[row])]
+            }
+            for row in range(len(requests))
+        ],
+        "pages": [page.items for page in pages],
+    }
+
+
+def _mistakes(
+    expected: dict[str, Any], found: dict[str, Any], expected_page: list[str], found_page: list[str]
+) -> list[str]:
+    """Return what is wrong with the answers to one request."""
+    differences = {name: _difference(recorded, found.get(name)) for name, recorded in expected.items()}
+    mistakes = [f"{name}: {difference}" for name, difference in differences.items() if difference]
+    if mistakes or found_page == expected_page:
+        return mistakes
+    same_lists = all(found[name]["items"] == recorded["items"] for name, recorded in expected.items())
+    return [f"page: expected {expected_page}, got {found_page}"] if same_lists else []
+
+
+def _difference(expected: dict[str, list[Any]], found: dict[str, list[Any]] | None) -> str | None:
+    """Return what is wrong with one retriever's list, None where it is right up to near-ties."""
+    if found is None:
+        return "expected an answer, this retriever gave none"
+    if len(found["items"]) != len(expected["items"]):
+        return f"expected {len(expected['items'])} items, got {len(found['items'])}"
+    recorded = dict(zip(expected["items"], expected["scores"], strict=True))
+    for place, (item, score) in enumerate(zip(found["items"], found["scores"], strict=True)):
+        wanted = expected["scores"][place]
+        if not _near(score, wanted):
+            return f"place {place}: expected score {wanted}, got {score}"
+        # an item from below the recorded depth has no recorded score: its own one stands in
+        if not _near(recorded.get(item, score), wanted):
+            return f"place {place}: expected item {expected['items'][place]!r}, got {item!r}"
+    return None
+
+
+def _near(first: float, second: float) -> bool:
+    return abs(first - second) <= TOLERANCE * max(1.0, abs(second))
+
+
+def _request(catalogue: Catalogue, requests: RequestBatch, row: int) -> dict[str, Any]:
+    history = slice(requests.history_offsets[row], requests.history_offsets[row + 1])
+    return {
+        "user_id": requests.user_ids[row],
+        "time": int(requests.times_B[row]),
+        "items": catalogue.ids(requests.history_items[history]),
+        "events": requests.history_events[history].tolist(),
+        "times": requests.history_times[history].tolist(),
+    }
+
+
+def _batch(catalogue: Catalogue, documents: list[dict[str, Any]]) -> RequestBatch:
+    def joined(name: str) -> list[Any]:
+        return [value for document in documents for value in document[name]]
+
+    return RequestBatch(
+        user_ids=[document["user_id"] for document in documents],
+        times_B=np.array([document["time"] for document in documents], dtype=np.int64),
+        history_items=catalogue.numbers(joined("items")),
+        history_events=np.array(joined("events"), dtype=np.int8),
+        history_times=np.array(joined("times"), dtype=np.int64),
+        history_offsets=offsets_from_lengths(np.array([len(document["items"]) for document in documents])),
+        excluded_items=np.zeros(0, dtype=np.int64),
+        excluded_offsets=np.zeros(len(documents) + 1, dtype=np.int64),
+    )
+
+
+def to_bytes(document: dict[str, Any]) -> bytes:
+    """Return the document as JSON."""
+    return json.dumps(document, indent=1, sort_keys=True).encode()

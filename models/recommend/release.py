@@ -1,0 +1,314 @@
+"""A release: everything that pages are made of, in one folder that checks itself when it is loaded.
+
+A release is a small workspace of its own, without anything that can run code::
+
+    <release id>/
+        config.json                              page maker and decoding
+        semantic_ids/<generation>/...            the bundle, as published
+        tables/{item_statistics,transitions,clean_items}/...
+        genrec/weights.safetensors, config.json  absent in a release without GenRec
+        golden.json                              50 requests with answers (`models.recommend.golden`)
+        manifest.json                            digests of all files; written last
+
+The release id is a digest of content: writing the same parts again gives the same release.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+
+from features.schemas import EVENT_KINDS, ITEMS, SEQUENCES, SPLITS, schema_hash
+from features.semantic_ids import Catalogue
+from features.workspace import MANIFEST, Workspace
+from models.genrec.config import DecodeConfig, GenRecConfig
+from models.genrec.model import GenRec
+from models.recommend import golden
+from models.recommend.config import RecommendConfig
+from models.recommend.genrec_retriever import GenRecRetriever
+from models.recommend.interface import RequestBatch, Retriever
+from models.recommend.recommender import Recommender
+from models.recommend.requests import requests_from_sequences
+from models.recommend.retrievers import PopularRetriever, TransitionsRetriever
+from models.recommend.rules import CatalogueFacts
+from models.tokenizer.bundle import ROOT as SEMANTIC_IDS
+from models.tokenizer.bundle import Bundle
+from models.training.export import load_weights
+from models.training.tracking import code_version
+
+CONFIG, GOLDEN = "config.json", "golden.json"
+GENREC_WEIGHTS, GENREC_CONFIG = "genrec/weights.safetensors", "genrec/config.json"
+FACT_COLUMNS = ["item_id", "title", "category", "brand", "price", "available_from", "available"]
+GOLDEN_HISTORY = 200
+
+
+class ReleaseError(ValueError):
+    """A release is incomplete, damaged or mixes generations."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReleaseManifest:
+    """What a release consists of."""
+
+    release_id: str
+    generation: str
+    """Of the semantic IDs; GenRec was trained on the same."""
+    catalogue: str
+    """Fingerprint of item ids and codes."""
+    feature_schema: str
+    """Digest of the contracts that history and items follow."""
+    code_version: str
+    retrievers: tuple[str, ...]
+    files: Mapping[str, str]
+    """Path -> SHA-256."""
+    metrics: Mapping[str, float]
+    """Of the evaluation of what is inside."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenRecPart:
+    """Trained weights and what they were trained for."""
+
+    weights: Path
+    """A safetensors file."""
+    config: GenRecConfig
+    items: int
+    """Rows of the item table: items of the catalogue at training time."""
+    generation: str
+    """Of the semantic IDs it speaks."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Release:
+    """A loaded release."""
+
+    directory: Path
+    manifest: ReleaseManifest
+    recommender: Recommender
+
+
+def feature_schema() -> str:
+    """Return a digest of what histories, items and event codes look like."""
+    text = "|".join([*EVENT_KINDS, schema_hash(SEQUENCES), schema_hash(ITEMS)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_release(
+    releases: Path,
+    workspace: Workspace,
+    *,
+    config: RecommendConfig,
+    decode: DecodeConfig,
+    genrec: GenRecPart | None,
+    generation: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> ReleaseManifest:
+    """Collect the parts in `releases/<release id>`, answer the golden requests and publish the folder in one step.
+
+    Args:
+        releases: Folder of all releases.
+        workspace: Source of the bundle, of `item_statistics`, `transitions`, `clean_items` and `sequences`.
+        config: The page maker's configuration.
+        decode: GenRec's decoding.
+        genrec: The model; None for a release of transitions and the popular list.
+        generation: Of the semantic IDs; None for the newest.
+        metrics: Noted in the manifest.
+        progress: Told what is being done.
+
+    Raises:
+        ReleaseError: GenRec was trained on another generation of semantic IDs.
+        FileNotFoundError: A part is missing.
+    """
+    say = progress or (lambda message: None)
+    bundle = Bundle.load(workspace, generation)
+    if genrec is not None and genrec.generation != bundle.generation:
+        raise _mixed(genrec.generation, bundle.generation)
+    releases.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=releases, prefix=".writing-"))
+    try:
+        say(f"release: parts of generation {bundle.generation}")
+        _copy_parts(workspace, bundle, folder)
+        document = {"recommend": dataclasses.asdict(config), "decode": dataclasses.asdict(decode)}
+        _write_json(folder / CONFIG, document)
+        if genrec is not None:
+            _copy_genrec(genrec, folder)
+        recommender = _assemble(folder, bundle.generation)
+        requests = golden_requests(workspace, recommender.catalogue)
+        say(f"release: {len(requests)} golden requests")
+        (folder / GOLDEN).write_bytes(golden.to_bytes(golden.record(recommender, requests)))
+        manifest = _manifest(folder, bundle.generation, recommender, metrics or {})
+        _write_json(folder / MANIFEST, dataclasses.asdict(manifest))
+        _publish(folder, releases / manifest.release_id)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return manifest
+
+
+def load_release(directory: Path) -> Release:
+    """Check a release's files, build its recommender and compare its golden answers.
+
+    Raises:
+        FileNotFoundError: There is no release there.
+        ReleaseError: A file is missing or damaged, generations are mixed, the release was written for other feature
+            contracts, or golden requests are answered differently.
+    """
+    manifest = read_manifest(directory)
+    _check_files(directory, manifest)
+    if manifest.feature_schema != feature_schema():
+        raise ReleaseError(
+            f"release {manifest.release_id} was written for feature contracts {manifest.feature_schema}, this code has "
+            f"{feature_schema()}; make a new release (`pagewise run`) or run the code of {manifest.code_version}"
+        )
+    recommender = _assemble(directory, manifest.generation)
+    if recommender.catalogue.fingerprint != manifest.catalogue:
+        raise ReleaseError(
+            f"release {manifest.release_id}: expected the catalogue {manifest.catalogue}, its semantic IDs give "
+            f"{recommender.catalogue.fingerprint}; make a new release"
+        )
+    try:
+        golden.check(recommender, json.loads((directory / GOLDEN).read_bytes()))
+    except ValueError as error:
+        raise ReleaseError(f"release {manifest.release_id}: {error}") from error
+    return Release(directory=directory, manifest=manifest, recommender=recommender)
+
+
+def read_manifest(directory: Path) -> ReleaseManifest:
+    """Read a release's manifest; nothing is checked.
+
+    Raises:
+        FileNotFoundError: There is no release there.
+    """
+    path = directory / MANIFEST
+    if not path.exists():
+        raise FileNotFoundError(f"no release in {directory}: expected {path}; `pagewise run` writes releases")
+    document = json.loads(path.read_bytes())
+    document["retrievers"] = tuple(document["retrievers"])
+    return ReleaseManifest(**document)
+
+
+def golden_requests(workspace: Workspace, catalogue: Catalogue, count: int = golden.COUNT) -> RequestBatch:
+    """Return `count - 1` evenly spread requests of the latest split that has any, and one of a user without history."""
+    splits = set(pc.unique(workspace.table("sequences").read(["split"])["split"]).to_pylist())
+    split = next(name for name in reversed(SPLITS) if name in splits)
+    cases = requests_from_sequences(workspace, catalogue, split, max_history=GOLDEN_HISTORY)
+    rows = np.unique(np.linspace(0, len(cases) - 1, count - 1).astype(np.int64))
+    known = cases.requests.take(rows)
+    return dataclasses.replace(
+        known,
+        user_ids=[*known.user_ids, "a user without history"],
+        times_B=np.append(known.times_B, known.times_B.max()),
+        history_offsets=np.append(known.history_offsets, known.history_offsets[-1]),
+        excluded_offsets=np.append(known.excluded_offsets, known.excluded_offsets[-1]),
+    )
+
+
+def _copy_parts(workspace: Workspace, bundle: Bundle, folder: Path) -> None:
+    target = Workspace(folder)
+    source, destination = workspace.path(SEMANTIC_IDS, bundle.generation), target.path(SEMANTIC_IDS, bundle.generation)
+    Path(destination).mkdir(parents=True)
+    pafs.copy_files(source, destination, workspace.filesystem, target.filesystem)
+    shutil.rmtree(Path(destination) / "plots", ignore_errors=True)
+    for name in ("item_statistics", "transitions"):
+        table = target.table(name)
+        table.commit([table.write_part(workspace.table(name).read(), shard=0)])
+    inside = pc.field("item_id").isin(bundle.item_ids)
+    facts = workspace.table("clean_items").read(FACT_COLUMNS, filter=inside).sort_by("item_id")
+    table = target.table("clean_items")
+    table.commit([table.write_part(facts, shard=0)])
+
+
+def _copy_genrec(genrec: GenRecPart, folder: Path) -> None:
+    if not genrec.weights.exists():
+        raise FileNotFoundError(f"no GenRec weights at {genrec.weights}; run `pagewise train genrec`")
+    (folder / GENREC_WEIGHTS).parent.mkdir()
+    shutil.copyfile(genrec.weights, folder / GENREC_WEIGHTS)
+    document = {"config": dataclasses.asdict(genrec.config), "items": genrec.items, "generation": genrec.generation}
+    _write_json(folder / GENREC_CONFIG, document)
+
+
+def _assemble(folder: Path, generation: str) -> Recommender:
+    """Build the recommender from the files of a release."""
+    parts, documents = Workspace(folder), json.loads((folder / CONFIG).read_bytes())
+    config, decode = RecommendConfig(**documents["recommend"]), DecodeConfig(**documents["decode"])
+    statistics = parts.table("item_statistics").read()
+    popularity = dict(zip(*(statistics[name].to_pylist() for name in ("item_id", "recent_popularity")), strict=True))
+    catalogue = Bundle.load(parts, generation).catalogue(popularity)
+    retrievers: list[Retriever] = [
+        TransitionsRetriever.from_tables(parts, catalogue),
+        PopularRetriever.from_tables(parts, catalogue),
+    ]
+    if (folder / GENREC_CONFIG).exists():
+        retrievers.append(GenRecRetriever(_genrec(folder, generation, catalogue), catalogue, decode))
+    facts = CatalogueFacts(parts.table("clean_items").read(), catalogue)
+    return Recommender(catalogue, retrievers, config, facts)
+
+
+def _genrec(folder: Path, generation: str, catalogue: Catalogue) -> GenRec:
+    document: dict[str, Any] = json.loads((folder / GENREC_CONFIG).read_bytes())
+    if document["generation"] != generation:
+        raise _mixed(document["generation"], generation)
+    model = GenRec(GenRecConfig(**document["config"]), catalogue.vocabulary, document["items"])
+    load_weights(model, folder / GENREC_WEIGHTS)
+    return model
+
+
+def _mixed(trained: str, bundle: str) -> ReleaseError:
+    return ReleaseError(
+        f"GenRec was trained on semantic IDs {trained}, the bundle is {bundle}: one release cannot mix generations; "
+        "train GenRec on the bundle, or release the bundle it was trained on"
+    )
+
+
+def _manifest(folder: Path, generation: str, recommender: Recommender, metrics: Mapping[str, float]) -> ReleaseManifest:
+    files = {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    # golden answers follow from the other files, but their scores may differ in the last digits
+    content = json.dumps({name: digest for name, digest in files.items() if name != GOLDEN}, sort_keys=True)
+    return ReleaseManifest(
+        release_id=hashlib.sha256(content.encode()).hexdigest()[:12],
+        generation=generation,
+        catalogue=recommender.catalogue.fingerprint,
+        feature_schema=feature_schema(),
+        code_version=code_version(),
+        retrievers=tuple(recommender.retrievers),
+        files=files,
+        metrics=dict(metrics),
+    )
+
+
+def _publish(folder: Path, target: Path) -> None:
+    if (target / MANIFEST).exists():
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    folder.chmod(0o755)
+    folder.rename(target)
+
+
+def _check_files(directory: Path, manifest: ReleaseManifest) -> None:
+    for name, digest in manifest.files.items():
+        path = directory / name
+        if not path.exists():
+            raise ReleaseError(f"release {manifest.release_id} is incomplete: {path} is missing; copy or make it again")
+        if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != digest:
+            raise ReleaseError(
+                f"release {manifest.release_id} is damaged: {path} has digest {found[:12]}, expected {digest[:12]}; "
+                "copy or make it again"
+            )
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    path.write_bytes(json.dumps(document, indent=2, sort_keys=True).encode())
