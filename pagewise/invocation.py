@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import logging
 import os
 import warnings
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import yaml
 
 from pagewise import configuration
+from pagewise.console import is_first_process
 from pagewise.settings import Settings
 
 PRESETS = Path(__file__).parent / "presets"
@@ -98,7 +100,7 @@ def load_settings(args: argparse.Namespace) -> Settings:
 
 def announce(args: argparse.Namespace, settings: Settings, sections: Sequence[str]) -> None:
     """Print the sections a command reads and save the whole configuration in the workspace."""
-    if not sections:
+    if not sections or not is_first_process():
         return
     from features.workspace import Workspace
 
@@ -109,13 +111,15 @@ def announce(args: argparse.Namespace, settings: Settings, sections: Sequence[st
     workspace.write_bytes(text.encode(), "runs", "commands", name)
     print(f"preset {args.preset}, seed {settings.seed}; all settings: {workspace.path('runs', 'commands', name)}")
     for section in sections:
-        print(f"  {section}: {_compact(document[section])}")
+        print("\n".join(f"  {line}" for line in _compact(section, document[section])))
 
 
-def _compact(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(f"{key}={_compact(item)}" for key, item in value.items())
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
+def _compact(name: str, section: dict[str, Any]) -> list[str]:
+    """Return `section: a=1 b=2` and one such line for each section inside."""
+    inside = {key: value for key, value in section.items() if isinstance(value, dict) and value}
+    values = [f"{key}={json.dumps(value)}" for key, value in section.items() if key not in inside]
+    lines = [f"{name}: {' '.join(values)}"] if values else []
+    return lines + [line for key, value in inside.items() for line in _compact(f"{name}.{key}", value)]
 
 
 def quieten_libraries(debug: bool) -> None:

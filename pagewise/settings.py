@@ -5,12 +5,22 @@ from __future__ import annotations
 import dataclasses
 
 from features.store.config import StoreConfig
-from models.genrec.config import GenRecConfig
+from models.genrec.config import DecodeConfig, GenRecConfig
 from models.recommend.config import RecommendConfig
 from models.tokenizer.config import SemanticIdConfig
 from models.training.config import TrainConfig
 from pipelines.batch.config import BatchConfig
+from pipelines.evaluation.config import EvaluateConfig
 from pipelines.simulator.config import SimulateConfig
+from serving.config import ServeConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where MLflow keeps runs and registered releases."""
+
+    uri: str | None = None
+    """An MLflow server or database; null for an SQLite file in the workspace."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,9 +37,17 @@ class Settings:
     """Items to semantic IDs."""
     genrec: GenRecConfig = dataclasses.field(default_factory=GenRecConfig)
     """The generative recommender."""
+    decode: DecodeConfig = dataclasses.field(default_factory=DecodeConfig)
+    """Its beam search."""
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     """The training loop."""
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+    """What is measured on which pages."""
     recommend: RecommendConfig = dataclasses.field(default_factory=RecommendConfig)
     """From candidates to a page."""
     store: StoreConfig = dataclasses.field(default_factory=StoreConfig)
     """Online features."""
+    serve: ServeConfig = dataclasses.field(default_factory=ServeConfig)
+    """The HTTP service."""
+    tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
+    """Experiment tracking."""

@@ -19,6 +19,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from features.workspace import Workspace
     from models.tokenizer.build import build_bundle
 
-    report = build_bundle(Workspace(args.workspace), settings.semantic_ids, settings.seed)
-    Console().say(*report.lines(), f"next: pagewise train genrec --workspace {args.workspace}")
+    console = Console()
+    report = build_bundle(Workspace(args.workspace), settings.semantic_ids, settings.seed, console.progress)
+    console.say(*report.lines(), f"next: pagewise train genrec --workspace {args.workspace}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from pagewise.console import Console
 from pagewise.invocation import add_beam_arguments
@@ -22,5 +23,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from pipelines.batch.jobs import validate
 
     report = validate(Workspace(args.workspace), settings.batch, args.beam_options)
-    Console().say(*report.lines(), f"next: pagewise features --workspace {args.workspace}")
+    following = f"pagewise features --workspace {args.workspace}"
+    Console().say(*dataclasses.replace(report, next_command=following).lines())
     return 0
