@@ -18,7 +18,7 @@ class EvaluateConfig:
     exclude_seen: bool = False
     """Leave the user's earlier items out of answers and targets; published leave-one-out tables do not."""
     max_history: int = 50
-    """Newest history items given to the retrievers."""
+    """Newest history items given to the retrievers; a retriever may use fewer."""
     max_cases: int | None = 100_000
     """Measure a random sample of so many pages. None: all."""
     batch_size: int = 1024

@@ -49,8 +49,9 @@ def _slices(report: EvaluationReport) -> Figure:
 
 
 def _errors(intervals: Sequence[Interval]) -> tuple[list[float], list[list[float]]]:
-    below = [interval.mean - interval.low for interval in intervals]
-    above = [interval.high - interval.mean for interval in intervals]
+    # Few or very unlike users can put the mean a hair outside its interval, which matplotlib refuses.
+    below = [max(0.0, interval.mean - interval.low) for interval in intervals]
+    above = [max(0.0, interval.high - interval.mean) for interval in intervals]
     return [interval.mean for interval in intervals], [below, above]
 
 

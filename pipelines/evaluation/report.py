@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from models.metrics import Interval, metric_key
 
@@ -99,7 +98,7 @@ class EvaluationReport:
         return tracked
 
     def lines(self) -> list[str]:
-        """Return tables for a terminal: metrics, paired differences, slices; intervals are 95 %."""
+        """Return tables for a terminal: the main metrics, paired differences, slices; the rest is in the JSON."""
         return [*self._heading(), *self._metric_table(), *self._difference_lines(), *self._slice_table(), *self._ends()]
 
     def _heading(self) -> list[str]:
@@ -117,6 +116,7 @@ class EvaluationReport:
         rows += [
             [metric, *(_interval(result.metrics[metric]) for result in self.results)]
             for metric in self.results[0].metrics
+            if metric.startswith(("hr_", "ndcg_")) or metric.endswith(f"_at_{self.main_k}")
         ]
         for metric in (metric_key("coverage", self.main_k), metric_key("novelty", self.main_k)):
             rows.append([metric, *(_number(result.catalogue_metrics.get(metric)) for result in self.results)])
@@ -126,12 +126,12 @@ class EvaluationReport:
 
     def _difference_lines(self) -> list[str]:
         metrics = [metric_key(name, self.main_k) for name in ("hr", "ndcg")]
-        return [
-            f"  {result.name} - {baseline}: "
-            + ", ".join(f"{metric} {_interval(differences[metric], signed=True)}" for metric in metrics)
-            for result in self.results
-            for baseline, differences in result.differences.items()
-        ]
+        lines: dict[frozenset[str], str] = {}  # of two baselines, one direction
+        for result in self.results:
+            for baseline, of_baseline in result.differences.items():
+                described = ", ".join(f"{metric} {_interval(of_baseline[metric], signed=True)}" for metric in metrics)
+                lines.setdefault(frozenset((result.name, baseline)), f"  {result.name} - {baseline}: {described}")
+        return list(lines.values())
 
     def _slice_table(self) -> list[str]:
         metric = metric_key("hr", self.main_k)
@@ -160,7 +160,7 @@ def _table(rows: list[list[str]]) -> list[str]:
     ]
 
 
-def written(report: EvaluationReport, folder: Path, files: Mapping[str, Any]) -> EvaluationReport:
+def written(report: EvaluationReport, folder: Path, files: Mapping[str, bytes]) -> EvaluationReport:
     """Write `report.json` and the given files (name -> bytes) into `folder`; return the report with their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     samples = "\n\n".join("\n".join(sample.lines()) for sample in report.samples)
