@@ -59,8 +59,8 @@ def hash_integers(values: npt.NDArray[np.integer], salt: int = 0) -> HashArray:
 
 def combine_hashes(*columns: HashArray) -> HashArray:
     """Hash tuples: column k holds the hashes of the k-th members; the order of the columns matters."""
-    combined = columns[0]
-    for column in columns[1:]:
+    combined = np.full(len(columns[0]), reference_mix(GOLDEN), dtype=np.uint64)
+    for column in columns:
         combined = _mix((combined ^ column) + np.uint64(GOLDEN))
     return combined
 

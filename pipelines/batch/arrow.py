@@ -13,20 +13,31 @@ from kernels.hashing import hash_strings
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+_FULL_SCHEMA = b"pagewise.schema"
 
 
 def encode(rows: pa.Table) -> bytes:
-    """Serialise a table; slices are cut to their own rows."""
+    """Serialise a table; slices are cut to their own rows, columns without any value take no bytes."""
+    empty = [rows.num_rows and column.null_count == rows.num_rows for column in rows.columns]
+    columns = [pa.nulls(rows.num_rows) if absent else column for absent, column in zip(empty, rows.columns, strict=True)]
+    slim = pa.table(columns, names=rows.column_names)
+    slim = slim.replace_schema_metadata({_FULL_SCHEMA: rows.schema.remove_metadata().serialize().to_pybytes()})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    return bytes(sink.getvalue())
+    with pa.ipc.new_stream(sink, slim.schema) as writer:
+        writer.write_table(slim)
+    return sink.getvalue().to_pybytes()
 
 
 def decode(blobs: Iterable[bytes]) -> pa.Table:
-    """Concatenate what `encode` wrote, one chunk per column."""
+    """Concatenate what `encode` wrote, in the schema it had, one chunk per column."""
     tables = [pa.ipc.open_stream(blob).read_all() for blob in blobs]
-    return pa.concat_tables(tables).combine_chunks()
+    schema = pa.ipc.read_schema(pa.py_buffer(tables[0].schema.metadata[_FULL_SCHEMA]))
+    rows = pa.concat_tables([table.replace_schema_metadata() for table in tables], promote_options="permissive")
+    columns = [
+        pa.nulls(rows.num_rows, field.type) if pa.types.is_null(column.type) else column
+        for field, column in zip(schema, rows.columns, strict=True)
+    ]
+    return pa.table(columns, schema=schema).combine_chunks()
 
 
 def shard_of(ids: pa.ChunkedArray, shards: int) -> Ints:

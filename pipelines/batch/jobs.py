@@ -119,7 +119,7 @@ def build_features(workspace: Workspace, config: BatchConfig, beam_options: Sequ
         _commit(workspace, name, summary, inputs, entry_counts, {**notes, **_split_notes(config, splitter)})
         counts[f"{name}.out"] = summary.rows(name)
     return _report(
-        "features", workspace, counts, started, ["pages", ITEM_STATISTICS, TRANSITIONS], "pagewise semantic-ids"
+        "features", workspace, counts, started, ["pages", ITEM_STATISTICS, TRANSITIONS], "pagewise sequences"
     )
 
 

@@ -1,0 +1,226 @@
+"""`validate`: formats, times, bad rows, repeated ids, broken files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from batch_cases import START, event, write_events, write_file
+
+from features.schemas import EVENTS
+from pipelines.batch.config import BatchConfig
+from pipelines.batch.jobs import validate
+from pipelines.batch.raw import UnreadableFileError
+
+CONFIG = BatchConfig(shards=2)
+ISO = "2024-03-01T00:00:00Z"
+GOOD = "u1,i1,click,2024-03-01T00:00:00Z,,,,,\n"
+HEADER = "user_id,item_id,event,timestamp,request_id,position,propensity,value,context\n"
+
+
+def clean(workspace, table="clean_events"):
+    return workspace.table(table).read().to_pylist()
+
+
+def dead(workspace):
+    return [(row["table"], row["reason"], row["detail"]) for row in clean(workspace, "dead_letters")]
+
+
+def validate_csv(workspace, lines, **files):
+    write_file(workspace, "events", "events.csv", HEADER + lines)
+    write_file(workspace, "items", "items.csv", files.get("items", "item_id,title\ni1,One\n"))
+    return validate(workspace, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "detail"),
+    [
+        (",i1,click,0,,,,,", "null_id", "user_id: expected an id, got None"),
+        ('u1," ",click,0,,,,,', "null_id", "item_id: expected an id, got ' '"),
+        ("u1,i1,klick,0,,,,,", "unknown_event", "got 'klick'"),
+        (
+            "u1,i1,click,yesterday,,,,,",
+            "bad_timestamp",
+            "timestamp: expected a time from 1970 to 2099, got 'yesterday'",
+        ),
+        ("u1,i1,click,,,,,,", "bad_timestamp", "got None"),
+        ("u1,i1,click,2024-02-30,,,,,", "bad_timestamp", "got '2024-02-30'"),
+        ("u1,i1,click,2101-01-01T00:00:00Z,,,,,", "bad_timestamp", "got '2101-01-01T00:00:00Z'"),
+        ("u1,i1,click,-5,,,,,", "bad_timestamp", "got '-5'"),
+        ("u1,i1,purchase,0,,,,-0.01,", "negative_price", "value: expected a price >= 0, got '-0.01'"),
+        ("u1,i1,impression,0,,,0,,", "bad_propensity", "propensity: expected a probability in (0, 1], got '0'"),
+        ("u1,i1,impression,0,,,1.5,,", "bad_propensity", "got '1.5'"),
+        ("u1,i1,impression,0,,,nan,,", "bad_propensity", "got 'nan'"),
+        ("u1,i1,impression,0,,,often,,", "bad_propensity", "got 'often'"),
+        ("u1,i1,click,0,,,,NaN,", "bad_value", "value: expected a finite number, got 'NaN'"),
+        ("u1,i1,click,0,,,,cheap,", "bad_value", "got 'cheap'"),
+        ("u1,i1,click,0,,-1,,,", "bad_value", "position: expected a whole number >= 0, got '-1'"),
+        ("u1,i1,click,0,,1.5,,,", "bad_value", "got '1.5'"),
+        ("u1,i1,click,0,,,,,{broken", "malformed", "got '{broken'"),
+        ("u1,i1,click", "malformed", None),
+    ],
+)
+def test_a_bad_event_becomes_a_dead_letter(workspace, line, reason, detail):
+    report = validate_csv(workspace, GOOD + line + "\n")
+    assert len(clean(workspace)) == 1
+    [(table, found, why)] = dead(workspace)
+    assert (table, found) == ("events", reason)
+    assert why is None if detail is None else detail in why
+    assert report.counts["events.in"] == 2
+    assert report.counts["events.out"] == report.counts[f"events.dropped.{reason}"] == 1
+
+
+def test_a_row_with_two_faults_is_filed_once_with_its_content_and_source(workspace):
+    validate_csv(workspace, GOOD + ",i1,klick,0,,,,,\n")
+    [row] = clean(workspace, "dead_letters")
+    assert row["reason"] == "null_id"
+    assert json.loads(row["row"]) == {"item_id": "i1", "event": "klick", "timestamp": "0"}
+    assert row["source"].endswith("tables/events/events.csv")
+
+
+def test_bad_items_and_users(workspace):
+    write_file(workspace, "users", "users.jsonl", '{"user_id": "u1", "attributes": {"age": 30}}\n{"user_id": null}\n')
+    items = (
+        "item_id,title,price,available\ni1,One,1,true\ni2,,1,\n,Three,1,\ni4,Four,-1,\ni5,Five,nan,\ni6,Six,1,maybe\n"
+    )
+    report = validate_csv(workspace, GOOD, items=items)
+    reasons = Counter((table, reason) for table, reason, _ in dead(workspace))
+    expected = [("malformed", 2), ("null_id", 1), ("negative_price", 1), ("bad_value", 1)]
+    assert reasons == {("users", "null_id"): 1} | {("items", reason): count for reason, count in expected}
+    assert [row["item_id"] for row in clean(workspace, "clean_items")] == ["i1"]
+    assert clean(workspace, "clean_users") == [{"user_id": "u1", "attributes": [("age", "30")]}]
+    assert report.counts["items.in"] == 6
+
+
+def test_every_format_and_kind_of_time_gives_the_same_row(workspace):
+    row = {"user_id": "u1", "item_id": "7", "event": "click", "context": {"page": "home"}, "value": 2.5}
+    as_json = json.dumps({**row, "item_id": 7, "timestamp": START // 1000, "event_id": "a"}) + "\n"
+    write_file(workspace, "events", "a.jsonl", as_json)
+    write_file(workspace, "events", "b.jsonl.gz", gzip.compress(as_json.replace('"a"', '"b"').encode()))
+    header = "event_id,user_id,item_id,event,timestamp,value,context\n"
+    line = 'u1,7,click,2024-03-01T01:00:00+01:00,2.5,"{""page"": ""home""}"\n'
+    write_file(workspace, "events", "c.csv", f"{header}c,{line}")
+    write_file(workspace, "events", "d.csv.gz", gzip.compress(f"{header}d,{line}".encode()))
+    for name, kind in (("e", pa.timestamp("ns")), ("f", pa.timestamp("s", tz="Europe/Berlin")), ("g", pa.int64())):
+        times = pa.array([START], pa.int64()).cast(pa.timestamp("ms", tz="UTC"))
+        times = times.cast(pa.int64()) if kind == pa.int64() else times.cast(pa.timestamp("ms")).cast(kind)
+        if name == "f":
+            times = pa.array([START], pa.int64()).cast(pa.timestamp("ms", tz="UTC")).cast(kind)
+        rows = {**{key: [value] for key, value in row.items()}, "event_id": [name], "timestamp": times, "item_id": [7]}
+        pq.write_table(
+            pa.table({**rows, "context": [row["context"]]}), workspace.path("tables", "events", f"{name}.parquet")
+        )
+    write_file(workspace, "items", "items.csv", "item_id,title,category\n7,Seven,Toys > Cars\n")
+    validate(workspace, CONFIG)
+    assert dead(workspace) == []
+    events = clean(workspace)
+    assert [row.pop("event_id") for row in events] == list("abcdefg")
+    assert all(row == events[0] for row in events)
+    assert (events[0]["item_id"], events[0]["context"]) == ("7", [("page", "home")])
+    assert events[0]["timestamp"].isoformat() == "2024-03-01T00:00:00+00:00"
+    assert clean(workspace, "clean_items")[0]["category"] == ["Toys", "Cars"]
+    assert workspace.table("clean_events").files()[0].split("/")[-2] == "date=2024-03-01"
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("1709251200", START),
+        ("1709251200000", START),
+        ("2024-03-01", START),
+        ("2024-03-01 00:00:00.250", START + 250),
+        ("20240301T000000Z", START),
+        ("0", 0),
+    ],
+)
+def test_times_in_text(workspace, text, milliseconds):
+    validate_csv(workspace, f"u1,i1,click,{text},,,,,\n")
+    assert clean(workspace)[0]["timestamp"].timestamp() * 1000 == milliseconds
+
+
+def test_of_repeated_event_ids_the_earliest_is_kept_whatever_the_order(workspace):
+    rows = [event("u1", "i1", "click", at, event_id="same", value=float(at)) for at in (300, 100, 200)]
+    rows += [event("u1", "i1", "cart", 100, event_id="same", value=0.0)]
+    for order in (rows, rows[::-1]):
+        write_events(workspace, order, files=2)
+        report = validate(workspace, CONFIG)
+        [kept] = clean(workspace)
+        assert (kept["event"], kept["value"]) == ("cart", 0.0)
+        assert report.counts["events.dropped.duplicate"] == 3
+    assert dead(workspace)[0][2] == "event_id 'same' occurs more than once; the first row was kept"
+
+
+def test_an_event_without_id_is_named_by_its_content_and_repeats_are_dropped(workspace):
+    lines = "u1,i1,click,0,,,,,\nu1,i1,click,0,,,,9,\nu1,i1,click,0,r1,,,,\nu1,i1,cart,0,,,,,\n"
+    report = validate_csv(workspace, lines)
+    assert report.counts["events.dropped.duplicate"] == 1
+    ids = [row["event_id"] for row in clean(workspace)]
+    assert len(set(ids)) == 3
+    assert all(len(name) == 16 for name in ids)
+
+
+def test_repeated_items_keep_the_earliest_available(workspace):
+    items = f"item_id,title,available_from\ni1,B,\ni1,A,\ni1,Z,{ISO}\n"
+    validate_csv(workspace, GOOD, items=items)
+    assert [row["title"] for row in clean(workspace, "clean_items")] == ["Z"]
+
+
+def test_rejects_of_an_importer_are_kept_with_the_dead_letters(workspace):
+    rejects = workspace.table("import_rejects")
+    row = {"table": "events", "reason": "cancellation", "detail": "C1", "source": "x.csv", "row": "{}"}
+    rejects.commit([rejects.write_part(pa.Table.from_pylist([row], schema=rejects.schema), shard=0)])
+    report = validate_csv(workspace, GOOD)
+    assert clean(workspace, "dead_letters") == [row]
+    assert report.counts["import_rejects.in"] == 1
+
+
+def test_notes_of_a_raw_table_are_carried_on(workspace):
+    write_file(workspace, "items", "items.csv", "item_id,title\ni1,One\n")
+    events = workspace.table("events")
+    rows = pa.Table.from_pylist([event("u1", "i1", "click", 0)], schema=EVENTS)
+    events.commit([events.write_part(rows, shard=0)], notes={"dataset": "tiny", "order_only": True})
+    validate(workspace, CONFIG)
+    assert workspace.table("clean_events").manifest().notes == {"dataset": "tiny", "order_only": True}
+
+
+def test_missing_tables_are_named_with_what_to_do(workspace):
+    with pytest.raises(FileNotFoundError, match=r"no events and no items table: expected files .*pagewise simulate"):
+        validate(workspace, CONFIG)
+
+
+def test_a_table_without_rows_is_refused(workspace):
+    with pytest.raises(ValueError, match=r"table 'events' has no rows.*events\.csv"):
+        validate_csv(workspace, "")
+    assert not workspace.table("clean_events").exists()
+
+
+@pytest.mark.parametrize("name", ["part.parquet", "part.csv.gz", "part.jsonl.gz"])
+@pytest.mark.parametrize("kept", [0.0, 0.6])
+def test_a_truncated_file_is_refused_by_name(workspace, name, kept):
+    write_file(workspace, "items", "items.csv", "item_id,title\ni1,One\n")
+    path = write_file(workspace, "events", name, b"")
+    lines = [json.dumps(event(f"u{number}", "i1", "click", number)) for number in range(2000)]
+    if name.endswith("parquet"):
+        rows = pa.Table.from_pylist([event("u1", "i1", "click", number) for number in range(2000)], schema=EVENTS)
+        pq.write_table(rows, path)
+        content = workspace.read_bytes("tables", "events", name)
+    elif "csv" in name:
+        content = gzip.compress((HEADER + "".join(f"u{n},i1,click,{n},,,,,\n" for n in range(2000))).encode())
+    else:
+        content = gzip.compress("\n".join(lines).encode())
+    write_file(workspace, "events", name, content[: int(len(content) * kept)])
+    with pytest.raises(UnreadableFileError, match=rf"{name}: expected a complete .* file.*truncated or corrupt"):
+        validate(workspace, CONFIG)
+
+
+def test_unknown_and_missing_columns_are_named(workspace):
+    write_file(workspace, "items", "items.csv", "item_id,title\ni1,One\n")
+    write_file(workspace, "events", "events.csv", "user,item_id,event,timestamp\nu1,i1,click,0\n")
+    with pytest.raises(
+        ValueError, match=r"events\.csv: missing columns: user_id; unknown columns: user; expected event_id"
+    ):
+        validate(workspace, CONFIG)
