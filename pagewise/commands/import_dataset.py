@@ -19,9 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Write `events`, `items` and what was rejected."""
-    from pipelines.importers import import_dataset
-
     from features.workspace import Workspace
+    from pipelines.importers import import_dataset
 
     report = import_dataset(args.name, args.source, Workspace(args.workspace))
     Console().say(*report.lines(), f"next: pagewise run --workspace {args.workspace}")
