@@ -31,9 +31,10 @@ import pyarrow.fs as pafs
 from features.schemas import EVENT_KINDS, ITEMS, SEQUENCES, SPLITS, schema_hash
 from features.semantic_ids import Catalogue
 from features.workspace import MANIFEST, Workspace
-from models.genrec.config import DecodeConfig, GenRecConfig
+from models.genrec.config import DecodeConfig
 from models.genrec.model import GenRec
 from models.recommend import golden
+from models.recommend.catalogue import catalogue_of
 from models.recommend.config import RecommendConfig
 from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.interface import RequestBatch, Retriever
@@ -44,6 +45,7 @@ from models.recommend.rules import CatalogueFacts
 from models.tokenizer.bundle import ROOT as SEMANTIC_IDS
 from models.tokenizer.bundle import Bundle
 from models.training.export import load_weights
+from models.training.genrec_run import WEIGHTS, GenRecRun, load_genrec, run_folder
 from models.training.tracking import code_version
 
 CONFIG, GOLDEN = "config.json", "golden.json"
@@ -76,19 +78,6 @@ class ReleaseManifest:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenRecPart:
-    """Trained weights and what they were trained for."""
-
-    weights: Path
-    """A safetensors file."""
-    config: GenRecConfig
-    items: int
-    """Rows of the item table: items of the catalogue at training time."""
-    generation: str
-    """Of the semantic IDs it speaks."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Release:
     """A loaded release."""
 
@@ -109,7 +98,7 @@ def write_release(
     *,
     config: RecommendConfig,
     decode: DecodeConfig,
-    genrec: GenRecPart | None,
+    genrec_run: str | None,
     generation: str | None = None,
     metrics: Mapping[str, float] | None = None,
     progress: Callable[[str], None] | None = None,
@@ -121,7 +110,7 @@ def write_release(
         workspace: Source of the bundle, of `item_statistics`, `transitions`, `clean_items` and `sequences`.
         config: The page maker's configuration.
         decode: GenRec's decoding.
-        genrec: The model; None for a release of transitions and the popular list.
+        genrec_run: A finished training run of the workspace; None for a release of transitions and the popular list.
         generation: Of the semantic IDs; None for the newest.
         metrics: Noted in the manifest.
         progress: Told what is being done.
@@ -132,8 +121,6 @@ def write_release(
     """
     say = progress or (lambda message: None)
     bundle = Bundle.load(workspace, generation)
-    if genrec is not None and genrec.generation != bundle.generation:
-        raise _mixed(genrec.generation, bundle.generation)
     releases.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=releases, prefix=".writing-"))
     try:
@@ -141,8 +128,8 @@ def write_release(
         _copy_parts(workspace, bundle, folder)
         document = {"recommend": dataclasses.asdict(config), "decode": dataclasses.asdict(decode)}
         _write_json(folder / CONFIG, document)
-        if genrec is not None:
-            _copy_genrec(genrec, folder)
+        if genrec_run is not None:
+            _copy_genrec(workspace, genrec_run, bundle.generation, folder)
         recommender = _assemble(folder, bundle.generation)
         requests = golden_requests(workspace, recommender.catalogue)
         say(f"release: {len(requests)} golden requests")
@@ -228,37 +215,35 @@ def _copy_parts(workspace: Workspace, bundle: Bundle, folder: Path) -> None:
     table.commit([table.write_part(facts, shard=0)])
 
 
-def _copy_genrec(genrec: GenRecPart, folder: Path) -> None:
-    if not genrec.weights.exists():
-        raise FileNotFoundError(f"no GenRec weights at {genrec.weights}; run `pagewise train genrec`")
+def _copy_genrec(workspace: Workspace, name: str, generation: str, folder: Path) -> None:
+    _, run = load_genrec(workspace, name)
+    if run.generation != generation:
+        raise _mixed(run.generation, generation)
     (folder / GENREC_WEIGHTS).parent.mkdir()
-    shutil.copyfile(genrec.weights, folder / GENREC_WEIGHTS)
-    document = {"config": dataclasses.asdict(genrec.config), "items": genrec.items, "generation": genrec.generation}
-    _write_json(folder / GENREC_CONFIG, document)
+    shutil.copyfile(run_folder(workspace, name) / WEIGHTS, folder / GENREC_WEIGHTS)
+    _write_json(folder / GENREC_CONFIG, run.to_json())
 
 
 def _assemble(folder: Path, generation: str) -> Recommender:
     """Build the recommender from the files of a release."""
     parts, documents = Workspace(folder), json.loads((folder / CONFIG).read_bytes())
     config, decode = RecommendConfig(**documents["recommend"]), DecodeConfig(**documents["decode"])
-    statistics = parts.table("item_statistics").read()
-    popularity = dict(zip(*(statistics[name].to_pylist() for name in ("item_id", "recent_popularity")), strict=True))
-    catalogue = Bundle.load(parts, generation).catalogue(popularity)
+    catalogue = catalogue_of(Bundle.load(parts, generation), parts)
     retrievers: list[Retriever] = [
         TransitionsRetriever.from_tables(parts, catalogue),
         PopularRetriever.from_tables(parts, catalogue),
     ]
     if (folder / GENREC_CONFIG).exists():
-        retrievers.append(GenRecRetriever(_genrec(folder, generation, catalogue), catalogue, decode))
+        retrievers.append(GenRecRetriever(_genrec(folder, generation), catalogue, decode))
     facts = CatalogueFacts(parts.table("clean_items").read(), catalogue)
     return Recommender(catalogue, retrievers, config, facts)
 
 
-def _genrec(folder: Path, generation: str, catalogue: Catalogue) -> GenRec:
-    document: dict[str, Any] = json.loads((folder / GENREC_CONFIG).read_bytes())
-    if document["generation"] != generation:
-        raise _mixed(document["generation"], generation)
-    model = GenRec(GenRecConfig(**document["config"]), catalogue.vocabulary, document["items"])
+def _genrec(folder: Path, generation: str) -> GenRec:
+    run = GenRecRun.from_json(json.loads((folder / GENREC_CONFIG).read_bytes()))
+    if run.generation != generation:
+        raise _mixed(run.generation, generation)
+    model = run.build()
     load_weights(model, folder / GENREC_WEIGHTS)
     return model
 

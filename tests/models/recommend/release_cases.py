@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
-from safetensors.torch import save_file
 
 from features.schemas import CLICK, EVENT_CODE, ITEM_STATISTICS, ITEMS, SEQUENCES, TRAIN, TRANSITIONS, VALIDATION
 from features.workspace import Workspace
 from models.genrec.config import DecodeConfig, GenRecConfig
-from models.genrec.model import GenRec
 from models.recommend.config import RecommendConfig
-from models.recommend.release import GenRecPart, ReleaseManifest, write_release
+from models.recommend.release import ReleaseManifest, write_release
 from models.tokenizer.build import build_bundle
 from models.tokenizer.bundle import Bundle
 from models.tokenizer.config import SemanticIdConfig
+from models.training.config import TrainConfig
+from models.training.export import full_state
+from models.training.genrec_run import GenRecRun, write_run
+from models.training.position import TrainReport
 
 DAY = 86_400_000
 ITEM_COUNT, USERS = 12, 10
@@ -31,6 +33,19 @@ SEMANTIC_IDS = SemanticIdConfig(
 )
 GENREC = GenRecConfig(layers=1, width=16, heads=2, kv_heads=1, ffn_width=16)
 DECODE = DecodeConfig(beams=16)
+UNTRAINED = TrainReport(
+    steps=0,
+    epochs=0.0,
+    examples=0,
+    seconds=0.0,
+    losses=[],
+    metrics={},
+    best_step=None,
+    stopped="epochs",
+    checkpoints="",
+    peak_rss_mb=0.0,
+    processes=1,
+)
 
 
 def commit(workspace: Workspace, name: str, rows: pa.Table) -> None:
@@ -81,21 +96,36 @@ def make_workspace(root: Path) -> Workspace:
     return workspace
 
 
-def make_genrec(workspace: Workspace, folder: Path, seed: int = 0) -> GenRecPart:
-    """Untrained weights for the workspace's newest bundle."""
+def make_genrec(workspace: Workspace, seed: int = 0, generation: str | None = None) -> str:
+    """Publish untrained weights for the newest bundle (or, pretended, another generation); return the run's name."""
     bundle = Bundle.load(workspace)
-    torch.manual_seed(seed)
     catalogue = bundle.catalogue()
-    model = GenRec(GENREC, catalogue.vocabulary, len(catalogue))
+    run = GenRecRun(
+        model=GENREC,
+        train=TrainConfig(),
+        seed=seed,
+        generation=generation or bundle.generation,
+        codes_per_level=catalogue.vocabulary.codes_per_level,
+        items=len(catalogue),
+        catalogue=catalogue.fingerprint,
+        sequences="unread",
+        code_version="0",
+    )
+    torch.manual_seed(seed)
+    model = run.build()
     with torch.no_grad():
         for parameter in model.parameters():  # far from ties, whatever the rounding
             parameter.normal_(std=0.5)
-    weights = folder / f"weights-{seed}.safetensors"
-    save_file({name: value.clone().contiguous() for name, value in model.state_dict().items()}, weights)
-    return GenRecPart(weights=weights, config=GENREC, items=len(catalogue), generation=bundle.generation)
+    write_run(workspace, run, full_state(model), UNTRAINED)
+    return run.name
 
 
-def make_release(releases: Path, workspace: Workspace, genrec: GenRecPart | None, **config: float) -> ReleaseManifest:
+def make_release(releases: Path, workspace: Workspace, genrec_run: str | None, **config: float) -> ReleaseManifest:
     return write_release(
-        releases, workspace, config=RecommendConfig(**config), decode=DECODE, genrec=genrec, metrics={"hr_at_10": 0.5}
+        releases,
+        workspace,
+        config=RecommendConfig(**config),
+        decode=DECODE,
+        genrec_run=genrec_run,
+        metrics={"hr_at_10": 0.5},
     )

@@ -20,8 +20,8 @@ def workspace(tmp_path_factory) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def genrec(workspace, tmp_path_factory):
-    return make_genrec(workspace, tmp_path_factory.mktemp("weights"))
+def genrec(workspace) -> str:
+    return make_genrec(workspace)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_same_parts_give_the_same_release_and_other_parts_another(workspace,
     assert [path.name for path in releases.iterdir()] == [published.release_id]
     others = [
         make_release(tmp_path, workspace, genrec, epsilon=0.2),
-        make_release(tmp_path, workspace, make_genrec(workspace, tmp_path, seed=1)),
+        make_release(tmp_path, workspace, make_genrec(workspace, seed=1)),
         make_release(tmp_path, workspace, None),
     ]
     assert len({published.release_id, *(other.release_id for other in others)}) == 4
@@ -85,17 +85,16 @@ def test_golden_requests_are_at_most_the_count(workspace):
     assert COUNT == 50
 
 
-def test_mixed_generations_are_refused(workspace, genrec, tmp_path):
-    foreign = dataclasses.replace(genrec, generation="000009-deadbeef")
+def test_mixed_generations_are_refused(workspace, tmp_path):
+    foreign = make_genrec(workspace, generation="000009-deadbeef")
     with pytest.raises(ReleaseError, match=r"trained on semantic IDs 000009-deadbeef, the bundle is 000001-\w+"):
         make_release(tmp_path, workspace, foreign)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_release_leaves_nothing_behind(workspace, genrec, tmp_path):
-    absent = dataclasses.replace(genrec, weights=tmp_path / "none.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"no GenRec weights at .*none\.safetensors"):
-        make_release(tmp_path / "releases", workspace, absent)
+def test_a_failed_release_leaves_nothing_behind(workspace, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no finished GenRec run 'none' in workspace"):
+        make_release(tmp_path / "releases", workspace, "none")
     assert list((tmp_path / "releases").iterdir()) == []
 
 

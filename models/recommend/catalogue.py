@@ -1,0 +1,18 @@
+"""The catalogue of a semantic-ID bundle as everybody sees it: the items of one ID in order of recent popularity."""
+
+from __future__ import annotations
+
+from features.semantic_ids import Catalogue
+from features.workspace import Workspace
+from models.tokenizer.bundle import Bundle
+
+
+def catalogue_of(bundle: Bundle, workspace: Workspace) -> Catalogue:
+    """Return the bundle's catalogue.
+
+    Args:
+        bundle: Items and codes.
+        workspace: Holds `item_statistics`; items without training events come last.
+    """
+    statistics = workspace.table("item_statistics").read(["item_id", "recent_popularity"])
+    return bundle.catalogue(dict(zip(*(column.to_pylist() for column in statistics.columns), strict=True)))
