@@ -1,0 +1,112 @@
+"""Requests and answers of the HTTP interface, and its errors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NonEmpty = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class ApiError(Exception):
+    """An error that knows its HTTP status.
+
+    Attributes:
+        status: HTTP status.
+        error: Name for programs.
+        detail: What was expected, what came, what to do.
+    """
+
+    def __init__(self, status: int, error: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.error, self.detail = status, error, detail
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FilterSpec(_Strict):
+    """What every item of the page must fulfil."""
+
+    category: str | None = Field(None, description="A name anywhere on the item's category path.")
+    brand: str | None = None
+    min_price: float | None = Field(None, ge=0, allow_inf_nan=False, description="Items without a price do not pass.")
+    max_price: float | None = Field(None, ge=0, allow_inf_nan=False, description="Items without a price do not pass.")
+
+
+class RecommendRequest(_Strict):
+    """Ask for a page."""
+
+    user_id: NonEmpty = Field(description="Any id; an unknown one gets the popular list.")
+    page_size: int | None = Field(None, ge=1, description="Items on the page; the release has a default and a maximum.")
+    filters: FilterSpec | None = None
+    context: dict[str, str] | None = Field(None, description="The situation, in free names and values; not ranked by.")
+
+
+class RecommendedItem(BaseModel):
+    """One item of a page."""
+
+    item_id: str
+    score: float
+    source: str = Field(description="The retriever that contributed most to the score.")
+    parts: dict[str, float] | None = Field(
+        None,
+        exclude_if=lambda parts: parts is None,
+        description="With explain=true: each retriever's share of the score.",
+    )
+
+
+class RecommendResponse(BaseModel):
+    """A page, best item first; shorter than asked for where nothing else may be shown."""
+
+    request_id: str
+    items: list[RecommendedItem]
+    next_cursor: str | None = None
+    release: str
+    policy: str
+    arm: str
+    fallback: str | None = Field(None, description="What stood in for the first-choice retriever, if anything did.")
+
+
+class SimilarItem(BaseModel):
+    """An item that users turn to around another one."""
+
+    item_id: str
+    score: float
+
+
+class SimilarResponse(BaseModel):
+    """Items similar to one, most similar first."""
+
+    item_id: str
+    items: list[SimilarItem]
+    release: str
+
+
+class VersionResponse(BaseModel):
+    """What is running."""
+
+    version: str
+    release: str
+    generation: str
+    code_version: str
+    arm: str
+    policy: str
+    retrievers: list[str]
+    items: int
+    store_generation: str | None
+    store_newest_event_time: int | None
+
+
+class ErrorResponse(BaseModel):
+    """Every answer with a status of 400 or more."""
+
+    error: str
+    detail: str
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe errors for the OpenAPI document."""
+    return {status: {"model": ErrorResponse} for status in statuses}

@@ -1,0 +1,86 @@
+"""The Ray Serve application: release, store and page maker in one deployment, with batches across requests."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from fastapi import FastAPI
+from ray import serve
+
+from features.store.config import StoreConfig
+from features.store.redis_store import RedisStore
+from models.recommend.release import load_release
+from serving.api import RecommendRequest, RecommendResponse
+from serving.backend import Backend
+from serving.config import ServeConfig
+from serving.routes import build_api
+from serving.service import RecommendService
+
+DEPLOYMENT = "pages"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Served:
+    """What a replica needs to know; small and picklable.
+
+    Attributes:
+        release: Folder of the release.
+        arm: See `RecommendService`.
+        store_url: A Redis that stays up as long as the replica does.
+        store: Namespace, history length and timeouts.
+        serve: Batching and deadlines.
+    """
+
+    release: Path
+    arm: str
+    store_url: str
+    store: StoreConfig
+    serve: ServeConfig
+
+
+class PagesReplica:
+    """One process that answers requests; loads the release when it starts."""
+
+    def __init__(self, served: Served) -> None:
+        torch.set_num_threads(served.serve.threads)
+        service = RecommendService(
+            load_release(served.release),
+            RedisStore(served.store_url, served.store),
+            history_length=served.store.history_length,
+            arm=served.arm,
+            seed=served.serve.seed,
+        )
+        self._batched.set_max_batch_size(served.serve.max_batch)
+        self._batched.set_batch_wait_timeout_s(served.serve.batch_wait_ms / 1000)
+        self._backend = Backend(service, served.serve, self._batched)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the HTTP application (called by Ray Serve after the constructor)."""
+        return build_api(self._backend)
+
+    async def recommend(self, request: RecommendRequest) -> RecommendResponse:
+        """Answer through a deployment handle instead of HTTP."""
+        return await self._backend.recommend(request)
+
+    @serve.batch
+    async def _batched(self, requests: list[RecommendRequest]) -> list[RecommendResponse]:
+        return await self._backend.make_pages(requests)
+
+
+def build_application(served: Served) -> serve.Application:
+    """Return the application that `serve.run` takes."""
+    config = served.serve
+    deployment = serve.deployment(
+        serve.ingress()(PagesReplica),
+        name=DEPLOYMENT,
+        num_replicas=1,
+        max_ongoing_requests=config.max_ongoing_requests,
+        max_queued_requests=config.max_queued_requests,
+        # a release that cannot be loaded will not load better the third time
+        max_constructor_retry_count=1,
+        graceful_shutdown_timeout_s=config.request_timeout_s,
+        ray_actor_options={"num_cpus": config.replica_cpus},
+    )
+    return deployment.bind(served)

@@ -1,0 +1,88 @@
+"""What stands between HTTP and the core: one thread for torch, a deadline per request, fresh item facts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from features.store.base import StoreUnavailableError
+from serving.api import RecommendRequest, RecommendResponse, SimilarResponse, VersionResponse
+from serving.config import ServeConfig
+from serving.service import DEADLINE, RecommendService
+
+Enqueue = Callable[[RecommendRequest], Awaitable[RecommendResponse]]
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+
+
+class Backend:
+    """Answers single requests without ever computing on the event loop.
+
+    Pages are made in one thread (torch must not run twice at once on few cores); everything else, fallback pages
+    included, in another, so that it is never behind a long batch.
+
+    Args:
+        service: The core.
+        config: The deadline and how often to look for new item facts.
+        enqueue: Puts a request into a batch that ends in `make_pages`; None makes each page alone.
+    """
+
+    def __init__(self, service: RecommendService, config: ServeConfig, enqueue: Enqueue | None = None) -> None:
+        self.service = service
+        self._config = config
+        self._enqueue = enqueue or self._alone
+        self._pages = ThreadPoolExecutor(1, thread_name_prefix="pages")
+        self._quick = ThreadPoolExecutor(1, thread_name_prefix="quick")
+
+    async def recommend(self, request: RecommendRequest) -> RecommendResponse:
+        """Answer one request; after the deadline from the popular list.
+
+        Raises:
+            ApiError: The request asks for something this release refuses.
+        """
+        self.service.check(request)
+        try:
+            return await asyncio.wait_for(self._enqueue(request), self._config.request_timeout_s)
+        except TimeoutError:
+            return await self._run(self.service.fallback, request, DEADLINE)
+
+    async def make_pages(self, requests: list[RecommendRequest]) -> list[RecommendResponse]:
+        """Answer a batch of checked requests in the page thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pages, self.service.recommend, requests)
+
+    async def similar(self, item_id: str, k: int) -> SimilarResponse:
+        """See `RecommendService.similar`."""
+        return await self._run(self.service.similar, item_id, k)
+
+    async def version(self) -> VersionResponse:
+        """See `RecommendService.version`."""
+        return await self._run(self.service.version)
+
+    async def check_ready(self) -> None:
+        """See `RecommendService.check_ready`."""
+        await self._run(self.service.check_ready)
+
+    async def refresh_forever(self) -> None:
+        """Take new item facts from the store whenever there are some, until cancelled."""
+        while True:
+            try:
+                await self._run(self.service.refresh_facts)
+            except StoreUnavailableError as error:
+                _log.warning("item facts stay as they are: %s", error)
+            await asyncio.sleep(self._config.refresh_s)
+
+    def close(self) -> None:
+        """Let the threads end after what they are doing."""
+        self._pages.shutdown(wait=False)
+        self._quick.shutdown(wait=False)
+
+    async def _alone(self, request: RecommendRequest) -> RecommendResponse:
+        (answer,) = await self.make_pages([request])
+        return answer
+
+    async def _run(self, function: Callable[..., Result], *arguments: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._quick, function, *arguments)

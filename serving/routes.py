@@ -1,0 +1,150 @@
+"""HTTP: routes, and errors as JSON `{error, detail}` with the right status."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from serving.api import (
+    ApiError,
+    ErrorResponse,
+    RecommendRequest,
+    RecommendResponse,
+    SimilarResponse,
+    VersionResponse,
+    error_responses,
+)
+from serving.backend import Backend
+
+MAX_SIMILAR = 100
+
+_NAMES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 422: "invalid_request"}
+
+
+def build_api(backend: Backend) -> FastAPI:
+    """Return the HTTP application around a backend; it runs under Ray Serve and under any ASGI server."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        refreshing = asyncio.create_task(backend.refresh_forever())
+        yield
+        refreshing.cancel()
+        backend.close()
+
+    api = FastAPI(title="Pagewise", description="Pages of recommendations.", lifespan=lifespan)
+    _add_errors(api)
+    _add_measurements(api, backend)
+    _add_pages(api, backend)
+    _add_operations(api, backend)
+    return api
+
+
+def _add_pages(api: FastAPI, backend: Backend) -> None:
+    @api.post("/v1/recommend", responses=error_responses(400, 422, 503))
+    async def recommend(
+        request: RecommendRequest,
+        explain: Annotated[bool, Query(description="Add each retriever's share of every score.")] = False,
+    ) -> RecommendResponse:
+        """Make a page for a user."""
+        answer = await backend.recommend(request)
+        if not explain:
+            for item in answer.items:
+                item.parts = None
+        return answer
+
+    @api.get("/v1/items/{item_id:path}/similar", responses=error_responses(404, 422))
+    async def similar(
+        item_id: Annotated[str, Path(min_length=1)],
+        k: Annotated[int, Query(ge=1, le=MAX_SIMILAR, description="Number of items.")] = 10,
+    ) -> SimilarResponse:
+        """Return items that users turn to around this one."""
+        return await backend.similar(item_id, k)
+
+
+def _add_operations(api: FastAPI, backend: Backend) -> None:
+    @api.get("/health")
+    async def health() -> dict[str, str]:
+        """Answer as long as the process is alive."""
+        return {"status": "ok"}
+
+    @api.get("/ready", responses=error_responses(503))
+    async def ready() -> dict[str, str]:
+        """Answer 200 when requests can be served as intended: release loaded, store answering."""
+        await backend.check_ready()
+        return {"status": "ready", "release": backend.service.release.manifest.release_id}
+
+    @api.get("/version")
+    async def version() -> VersionResponse:
+        """Say what is running and how fresh the online store is."""
+        return await backend.version()
+
+    @api.get("/metrics")
+    async def metrics() -> Response:
+        """Return the service's metrics in Prometheus's text format."""
+        return Response(backend.service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_measurements(api: FastAPI, backend: Backend) -> None:
+    metrics = backend.service.metrics
+
+    @api.middleware("http")
+    async def measure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        began = time.perf_counter()
+        status = 500
+        try:
+            response = await call_next(request)
+            status = response.status_code
+            return response
+        finally:
+            # the route's pattern, not the path: an item id per label would never end
+            route = getattr(request.scope.get("route"), "path", "unmatched")
+            metrics.requests.labels(route, str(status)).inc()
+            metrics.request_seconds.labels(route).observe(time.perf_counter() - began)
+
+
+def _add_errors(api: FastAPI) -> None:
+    @api.exception_handler(ApiError)
+    async def known(_: Request, error: ApiError) -> JSONResponse:
+        return _error(error.status, error.error, error.detail)
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        mistakes = error.errors()
+        if any(mistake["type"] == "json_invalid" for mistake in mistakes):
+            return _error(400, "bad_json", f"the body is no JSON: {mistakes[0]['ctx']['error']}")
+        return _error(422, "invalid_request", describe(mistakes))
+
+    @api.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        return _error(error.status_code, _NAMES.get(error.status_code, "http_error"), str(error.detail), error.headers)
+
+    @api.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        return _error(500, "internal", f"{type(error).__name__}: the service failed, not the request; see its log")
+
+
+def describe(mistakes: Sequence[Mapping[str, Any]]) -> str:
+    """Return all mistakes of a request in one line: where, what is wrong, what came.
+
+    Example:
+        >>> describe([{"loc": ("body", "page_size"), "msg": "Input should be a valid integer", "input": "x"}])
+        "body.page_size: Input should be a valid integer, got 'x'"
+    """
+    parts = []
+    for mistake in mistakes:
+        came = "" if mistake.get("type") == "missing" else f", got {str(mistake.get('input'))[:100]!r}"
+        parts.append(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}{came}")
+    return "; ".join(parts)
+
+
+def _error(status: int, error: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(ErrorResponse(error=error, detail=detail).model_dump(), status, headers)

@@ -1,0 +1,156 @@
+"""The Ray Serve application: its batching in local testing mode, and all of it over HTTP, once."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from ray import serve
+
+from features.store.base import StoreUnavailableError
+from features.store.config import StoreConfig
+from features.workspace import Workspace
+from serving.api import ApiError, RecommendRequest
+from serving.app import Served, build_application
+from serving.config import ServeConfig
+from serving.run import ServiceError, start_background
+
+CONFIG = ServeConfig(port=0, max_batch=8, batch_wait_ms=50, request_timeout_s=60, seed=1)
+
+
+def test_requests_through_a_handle_are_batched(release_folder, store):
+    served = Served(release=release_folder, arm="local", store_url=store.url, store=StoreConfig(), serve=CONFIG)
+    handle = serve.run(build_application(served), name="local", route_prefix=None, _local_testing_mode=True)
+    waiting = [handle.recommend.remote(RecommendRequest(user_id=f"u{n}")) for n in range(10)]
+    answers = [response.result(timeout_s=60) for response in waiting]
+    assert {answer.arm for answer in answers} == {"local"}
+    assert {answer.fallback for answer in answers} == {None}
+    assert len({answer.request_id for answer in answers}) == 10
+    with pytest.raises(ApiError, match="page_size: expected 1 to 50, got 51"):
+        handle.recommend.remote(RecommendRequest(user_id="u0", page_size=51)).result(timeout_s=60)
+
+
+def ray_processes() -> set[int]:
+    """Ids of Ray's and Redis's processes, zombies left out."""
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            name = " ".join(process.cmdline()[:2])
+            if process.status() != psutil.STATUS_ZOMBIE and (
+                "raylet" in name or "ray::" in name or "gcs_server" in name
+            ):
+                found.add(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def client(workspace: Workspace, release_folder: Path) -> Iterator[httpx.Client]:
+    before = ray_processes()
+    with (
+        start_background(workspace, release_folder, StoreConfig(), CONFIG) as service,
+        httpx.Client(base_url=service.url, timeout=60) as client,
+    ):
+        yield client
+        with pytest.raises(ServiceError, match="this process runs Ray already"):
+            start_background(workspace, release_folder, StoreConfig(), CONFIG)
+    service.stop()
+    assert ray_processes() - before == set()
+    assert [p.pid for p in psutil.process_iter() if _works_in(p, workspace.local_path("store"))] == []
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(folder)
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.integration
+def test_known_user_over_http(client):
+    response = client.post("/v1/recommend", json={"user_id": "u0", "page_size": 7})
+    items = [item["item_id"] for item in response.json()["items"]]
+    assert response.status_code == 200
+    assert len(set(items)) == 7
+    assert not set(items) & {"i00", "i02", "i04", "i06", "i08"}  # what u0 has seen
+    assert response.json()["fallback"] is None
+    assert response.json()["arm"] == "champion"
+
+
+@pytest.mark.integration
+def test_unknown_user_over_http(client):
+    answer = client.post("/v1/recommend", json={"user_id": "nobody", "page_size": 2}).json()
+    assert [item["item_id"] for item in answer["items"]] == ["i11", "i10"]
+    assert answer["fallback"] == "popular"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        (b"{", 400, "bad_json"),
+        (b"{}", 422, "invalid_request"),
+        (b'{"user_id":"u0","page_size":51}', 422, "invalid_request"),
+    ],
+)
+def test_bad_requests_over_http(client, body, status, error):
+    response = client.post("/v1/recommend", content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["error"]) == (status, error)
+    assert response.json()["detail"]
+
+
+@pytest.mark.integration
+def test_similar_over_http(client):
+    assert client.get("/v1/items/i00/similar?k=1").json()["items"][0]["item_id"] == "i02"
+    assert client.get("/v1/items/zz/similar").status_code == 404
+
+
+@pytest.mark.integration
+def test_operations_over_http(client, release):
+    assert client.get("/health").status_code == 200
+    assert client.get("/ready").json()["release"] == release.manifest.release_id
+    assert client.get("/version").json()["release"] == release.manifest.release_id
+    assert client.get("/openapi.json").status_code == 200
+
+
+@pytest.mark.integration
+def test_concurrent_requests_are_answered_in_batches(client):
+    def totals() -> tuple[float, float]:
+        text = client.get("/metrics").text
+        found = dict(re.findall(r"^pagewise_batch_size_(count|sum) (\S+)$", text, re.MULTILINE))
+        return float(found["count"]), float(found["sum"])
+
+    before = totals()
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        asked = [pool.submit(client.post, "/v1/recommend", json={"user_id": f"u{n % 10}"}) for n in range(32)]
+        assert {future.result().status_code for future in asked} == {200}
+    after = totals()
+    assert after[1] - before[1] == 32
+    assert after[0] - before[0] < 32
+
+
+def test_taken_port_says_so(workspace, release_folder):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"cannot listen on 127.0.0.1:{port}: .*set serve.port"):
+            start_background(workspace, release_folder, StoreConfig(), ServeConfig(port=port))
+
+
+def test_missing_release_says_where(workspace, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no release in {tmp_path}"):
+        start_background(workspace, tmp_path, StoreConfig(), CONFIG)
+
+
+def test_store_that_does_not_answer_is_found_before_ray_starts(workspace, release_folder):
+    config = StoreConfig(url="redis://127.0.0.1:1", timeout_s=0.2)
+    with pytest.raises(StoreUnavailableError, match=r"redis://127\.0\.0\.1:1 does not answer"):
+        start_background(workspace, release_folder, config, CONFIG)

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from serving.config import ServeConfig
+
+
+def test_all_mistakes_are_named_at_once():
+    expected = r"serve: port: .*got 70000; request_timeout_s: .*got 0; max_ongoing_requests: .*max_batch = 64, got 10"
+    with pytest.raises(ValueError, match=expected):
+        ServeConfig(port=70_000, request_timeout_s=0, max_batch=64, max_ongoing_requests=10)
+
+
+def test_configs_import_nothing_heavy():
+    code = "import sys, serving.config, features.store.config; print({'ray', 'torch', 'redis'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
