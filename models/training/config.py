@@ -39,6 +39,8 @@ class TrainConfig:
     """Save when so many seconds of training went by; what a killed run loses at most. None: by steps alone."""
     evaluate_every_epochs: int = 1
     """Epochs between evaluations; the end of the run is always evaluated."""
+    validation_pages: int = 2_000
+    """Pages drawn once from the validation split, on which every evaluation is measured."""
     monitor: str = "ndcg_at_10"
     """The evaluation metric by which the best weights are chosen; higher is better."""
     patience: int | None = None
@@ -83,6 +85,7 @@ _POSITIVE = (
     "checkpoint_every_steps",
     "checkpoint_every_seconds",
     "evaluate_every_epochs",
+    "validation_pages",
     "patience",
     "log_every_steps",
     "threads",

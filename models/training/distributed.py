@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 import tempfile
 import warnings
@@ -173,6 +174,7 @@ def shard(
     check_plan(plan, model, optimizer, device)
     lines = describe_plan(plan, model)
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = DistributedModelParallel(

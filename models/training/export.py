@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,9 +21,11 @@ def full_state(model: nn.Module) -> dict[str, Tensor]:
     Every process must call it; the first gets the state, the others an empty dictionary.
     """
     state = {}
-    for name, value in model.state_dict().items():
-        whole = _gather(value) if isinstance(value, ShardedTensor) else value
-        state[name] = whole.detach().to("cpu", copy=True).contiguous()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        for name, value in model.state_dict().items():
+            whole = _gather(value) if isinstance(value, ShardedTensor) else value
+            state[name] = whole.detach().to("cpu", copy=True).contiguous()
     return state if rank() == 0 else {}
 
 

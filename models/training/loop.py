@@ -297,7 +297,6 @@ class _Run:
             metrics=place.best_metrics,
             best_step=place.best_step,
             stopped=self._stopped(),
-            checkpoints=str(self.checkpoints.folder),
             peak_rss_mb=peak_rss_mb(),
             processes=world_size(),
         )

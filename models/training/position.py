@@ -60,7 +60,6 @@ class TrainReport:
     """Step of the final weights where evaluations chose them; None: the last step."""
     stopped: str
     """`epochs`, `max_seconds` or `patience`."""
-    checkpoints: str
     peak_rss_mb: float
     processes: int
 
@@ -77,4 +76,4 @@ class TrainReport:
         if self.best_step is not None:
             metrics = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
             lines.append(f"best weights of step {self.best_step:,}: {metrics}")
-        return [*lines, f"checkpoints {self.checkpoints}"]
+        return lines

@@ -70,6 +70,7 @@ class Tracker:
         run_name: Name of the run.
         tags: Where the run comes from: data fingerprint, semantic-ID generation. The code version is added.
         uri: A tracking server; None for the workspace's own store.
+        earlier_run: Id of a run to go on with, where the store still knows it.
     """
 
     workspace: Workspace
@@ -77,14 +78,12 @@ class Tracker:
     run_name: str
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     uri: str | None = None
+    earlier_run: str | None = None
 
     def __enter__(self) -> Tracker:
         self._client = mlflow_client(self.uri or tracking_uri(self.workspace))
         self._pending: list[tuple[str, float, int, int]] = []
-        run = self._client.create_run(
-            self._experiment_id(), run_name=self.run_name, tags={**self.tags, "code_version": code_version()}
-        )
-        self.run_id: str = run.info.run_id
+        self.run_id: str = self._reopened() or self._created()
         return self
 
     def __exit__(
@@ -134,6 +133,23 @@ class Tracker:
     def text(self, content: str, name: str) -> None:
         """Store a text as an artefact."""
         self._client.log_text(self.run_id, content, name)
+
+    def _reopened(self) -> str | None:
+        from mlflow.exceptions import MlflowException
+
+        if self.earlier_run is None:
+            return None
+        try:
+            self._client.update_run(self.earlier_run, status="RUNNING")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return self.earlier_run
+
+    def _created(self) -> str:
+        tags = {**self.tags, "code_version": code_version()}
+        return str(self._client.create_run(self._experiment_id(), run_name=self.run_name, tags=tags).info.run_id)
 
     def _experiment_id(self) -> str:
         found = self._client.get_experiment_by_name(self.experiment)

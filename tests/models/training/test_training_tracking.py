@@ -60,5 +60,16 @@ def test_a_failed_run_is_marked_so(finished):
     assert statuses == {"first": "FINISHED", "second": "FAILED"}
 
 
+def test_an_interrupted_run_is_gone_on_with(finished):
+    client, tracker, workspace = finished
+    with Tracker(workspace, "genrec", "first", earlier_run=tracker.run_id) as again:
+        again.metrics({"loss": 0.5}, step=16)
+        assert client.get_run(tracker.run_id).info.status == "RUNNING"
+    assert again.run_id == tracker.run_id
+    assert client.get_run(tracker.run_id).data.metrics["loss"] == 0.5
+    with Tracker(workspace, "other", "third", earlier_run="0" * 32) as new:
+        assert new.run_id not in (tracker.run_id, "0" * 32)
+
+
 def test_migrations_are_silent(finished):
     assert logging.getLogger("alembic").level == logging.ERROR

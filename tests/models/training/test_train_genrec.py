@@ -1,0 +1,117 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from features.workspace import Workspace
+from models.training.genrec import load_genrec, train_genrec
+from models.training.genrec_run import MissingRunError, run_folder
+
+WORKER = str(Path(__file__).with_name("genrec_worker.py"))
+RANDOM_NDCG = sum(1 / torch.log2(torch.arange(2.0, 12.0))).item() / 12
+"""Of a random order of 12 items, one of them relevant: its rank is 1 .. 12 with equal chance."""
+
+
+@pytest.fixture(scope="module")
+def shop(genrec_worker, tmp_path_factory):
+    """A workspace and the one training run in it, and an untrained copy of the workspace."""
+    folder = tmp_path_factory.mktemp("shop")
+    workspace = genrec_worker.make_workspace(folder / "workspace")
+    shutil.copytree(folder / "workspace", folder / "copy")
+    training = train(genrec_worker, workspace)
+    return workspace, training, folder / "copy"
+
+
+def train(genrec_worker, workspace, progress=None):
+    model, config = genrec_worker.MODEL, genrec_worker.TRAIN_CONFIG
+    return train_genrec(workspace, model, config, seed=3, track=False, progress=progress)
+
+
+def test_learns_the_planted_successors(shop):
+    _, training, _ = shop
+    assert training.pages == 24 * 6
+    assert training.train.metrics["ndcg_at_10"] > 1.3 * RANDOM_NDCG
+    assert training.train.losses[-1][1] < 0.6 * training.train.losses[0][1]
+    assert training.lines()[0] == "GenRec: 4,368 parameters, 144 training pages (left out: nothing)"
+
+
+def test_the_latest_run_loads_with_what_it_was_trained_from(shop):
+    workspace, training, _ = shop
+    model, run = load_genrec(workspace)
+    assert not model.training
+    assert (run.name, run.items, run.generation) == (training.run, 12, training.generation)
+    assert (run.codes_per_level, run.seed) == ((4, 4), 3)
+    by_name, _ = load_genrec(workspace, training.run)
+    assert all(torch.equal(value, by_name.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_the_same_training_is_found_and_not_repeated(genrec_worker, shop):
+    workspace, training, _ = shop
+    told = []
+    again = train(genrec_worker, workspace, progress=told.append)
+    assert told == [f"run {training.run} is finished already"]
+    assert again.train == training.train
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(genrec_worker, shop, tmp_path):
+    workspace, training, untrained = shop
+    shutil.copytree(untrained, tmp_path / "broken")
+    broken = Workspace(tmp_path / "broken")
+    with pytest.raises(ConnectionResetError):
+        train(genrec_worker, broken, progress=break_at_step_40)
+    with pytest.raises(MissingRunError, match="has no trained GenRec"):
+        load_genrec(broken)
+    told = []
+    train(genrec_worker, broken, progress=told.append)
+    assert "resumed at step 35 of 96" in told
+    folders = [run_folder(place, training.run) for place in (workspace, broken)]
+    assert (folders[0] / "weights.safetensors").read_bytes() == (folders[1] / "weights.safetensors").read_bytes()
+    assert not (folders[1] / "steps").exists()
+
+
+def break_at_step_40(line):
+    if " step 40/" in line:
+        raise ConnectionResetError
+
+
+@pytest.mark.integration
+def test_two_processes_train_one_model(shop, tmp_path):
+    shutil.copytree(shop[2], tmp_path / "two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path / "two")], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    model, run = load_genrec(Workspace(tmp_path / "two"))
+    assert run.name == shop[1].run
+    assert "trained 48 steps (12.0 epochs)" in done.stdout
+    assert ", 2 processes, " in done.stdout
+    assert done.stdout.count("epoch 2/12 step 5/48") == 1
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_without_validation_pages_the_last_weights_are_used(genrec_worker, tmp_path):
+    workspace = genrec_worker.make_workspace(tmp_path, validation=False)
+    told = []
+    training = train(genrec_worker, workspace, progress=told.append)
+    assert any(line.startswith("no validation, the last weights will be used") for line in told)
+    assert (training.train.best_step, training.train.metrics) == (None, {})
+
+
+def test_a_run_that_is_not_there(shop):
+    with pytest.raises(MissingRunError, match=f"no finished GenRec run 'other'.*finished runs: {shop[1].run}"):
+        load_genrec(shop[0], "other")
+
+
+def test_damaged_weights_are_refused(shop, tmp_path):
+    shutil.copytree(shop[0].root, tmp_path / "damaged")
+    workspace = Workspace(tmp_path / "damaged")
+    weights = run_folder(workspace, shop[1].run) / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(ValueError, match=r"weights\.safetensors is damaged"):
+        load_genrec(workspace)
