@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from batch_cases import MINUTE, events_table, random_events
+from batch_cases import DAY, MINUTE, START, events_table, random_events
 from batch_reference import (
     reference_entries,
     reference_pages,
@@ -30,7 +30,6 @@ from pipelines.batch.statistics import (
     training_entries,
 )
 
-DAY = 86_400_000
 TIMES = ("timestamp", "page_times", "event_times", "times")
 PAGE_COLUMNS = ("user_id", "timestamp", "policy", "items", "events", "event_times", "values", "propensities")
 
@@ -100,3 +99,42 @@ def test_sequences_statistics_and_transitions_equal_the_reference(seed, size, pr
     transitions = merge_transitions(pair_units(train, 3), statistics, TransitionsConfig())
     found = {(row["item_id"], row["next_item_id"]): row["weight"] for row in transitions.to_pylist()}
     assert found == pytest.approx(reference_transitions(expected, 3, 10.0), abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), size=st.integers(1, 80))
+def test_nothing_from_the_split_on_reaches_statistics_and_transitions(seed, size):
+    rows = random_events(seed, size)
+    cut = START + 3 * DAY
+    splitter = Splitter(validation_ms=cut, test_ms=cut + DAY)
+
+    def train_of(events: list[dict]) -> pa.Table:
+        pages = pages_from_events(events_table(events), PagesConfig(cap=3), by_day=True)
+        return training_entries(make_entries(pages, splitter))
+
+    def results_of(train: pa.Table) -> tuple[pa.Table, pa.Table]:
+        statistics = merge_statistics(partial_statistics(train, cut, 30.0))
+        return statistics, merge_transitions(pair_units(train, 3), statistics, TransitionsConfig())
+
+    train = train_of(rows)
+    assert all(time < cut for time in train.column("time").to_pylist())
+    without_requests = [{**row, "request_id": None} for row in rows]
+    only_past = [row for row in without_requests if row["timestamp"] < cut]
+    # Bursts are days here, so no page reaches over the cut, and the future must make no difference at all.
+    with_future = results_of(train_of(without_requests))
+    if only_past:
+        for found, wanted in zip(with_future, results_of(train_of(only_past)), strict=True):
+            assert found.equals(wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), size=st.integers(1, 80))
+def test_a_page_is_never_in_its_own_history(seed, size):
+    """History is what happened strictly before a page's time; a page's own entries never did."""
+    pages = pages_from_events(events_table(random_events(seed, size)), PagesConfig(cap=3), by_day=False)
+    for row in plain(sequences_from_entries(make_entries(pages, Splitter()))):
+        assert row["page_times"] == sorted(row["page_times"])
+        offset = 0
+        for time, length in zip(row["page_times"], row["page_lengths"], strict=True):
+            assert min(row["times"][offset : offset + length]) >= time
+            offset += length

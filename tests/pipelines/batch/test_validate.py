@@ -12,9 +12,10 @@ import pytest
 from batch_cases import START, event, write_events, write_file
 
 from features.schemas import EVENTS
+from pipelines.batch.checks import Checked, check_rows
 from pipelines.batch.config import BatchConfig
 from pipelines.batch.jobs import validate
-from pipelines.batch.raw import UnreadableFileError
+from pipelines.batch.raw import UnreadableFileError, read_batches
 
 CONFIG = BatchConfig(shards=2)
 ISO = "2024-03-01T00:00:00Z"
@@ -34,6 +35,12 @@ def validate_csv(workspace, lines, **files):
     write_file(workspace, "events", "events.csv", HEADER + lines)
     write_file(workspace, "items", "items.csv", files.get("items", "item_id,title\ni1,One\n"))
     return validate(workspace, CONFIG)
+
+
+def check_csv(workspace, lines):
+    path = write_file(workspace, "events", "events.csv", HEADER + lines)
+    results = [check_rows("events", batch) for batch in read_batches(workspace.filesystem, path)]
+    return Checked(*(pa.concat_tables(tables) for tables in zip(*((r.rows, r.dead) for r in results), strict=True)))
 
 
 @pytest.mark.parametrize(
@@ -65,13 +72,25 @@ def validate_csv(workspace, lines, **files):
     ],
 )
 def test_a_bad_event_becomes_a_dead_letter(workspace, line, reason, detail):
-    report = validate_csv(workspace, GOOD + line + "\n")
-    assert len(clean(workspace)) == 1
-    [(table, found, why)] = dead(workspace)
-    assert (table, found) == ("events", reason)
-    assert why is None if detail is None else detail in why
-    assert report.counts["events.in"] == 2
-    assert report.counts["events.out"] == report.counts[f"events.dropped.{reason}"] == 1
+    checked = check_csv(workspace, GOOD + line + "\n")
+    assert checked.rows.num_rows == 1
+    [row] = checked.dead.to_pylist()
+    assert (row["table"], row["reason"]) == ("events", reason)
+    assert row["detail"] is None if detail is None else detail in row["detail"]
+
+
+def test_rows_in_equal_rows_out_plus_rejected(workspace):
+    report = validate_csv(workspace, GOOD * 2 + ",i1,click,0,,,,,\nu1,i1,klick,0,,,,,\nu1,i1,click\n")
+    assert {name: count for name, count in report.counts.items() if name.startswith("events")} == {
+        "events.in": 5,
+        "events.out": 1,
+        "events.dropped.duplicate": 1,
+        "events.dropped.malformed": 1,
+        "events.dropped.null_id": 1,
+        "events.dropped.unknown_event": 1,
+    }
+    assert Counter(reason for _, reason, _ in dead(workspace)).total() == 4
+    assert workspace.table("clean_events").manifest().counts["in"] == 5
 
 
 def test_a_row_with_two_faults_is_filed_once_with_its_content_and_source(workspace):
@@ -138,8 +157,8 @@ def test_every_format_and_kind_of_time_gives_the_same_row(workspace):
     ],
 )
 def test_times_in_text(workspace, text, milliseconds):
-    validate_csv(workspace, f"u1,i1,click,{text},,,,,\n")
-    assert clean(workspace)[0]["timestamp"].timestamp() * 1000 == milliseconds
+    checked = check_csv(workspace, f"u1,i1,click,{text},,,,,\n")
+    assert checked.rows.to_pylist()[0]["timestamp"].timestamp() * 1000 == milliseconds
 
 
 def test_of_repeated_event_ids_the_earliest_is_kept_whatever_the_order(workspace):
@@ -201,7 +220,6 @@ def test_a_table_without_rows_is_refused(workspace):
 @pytest.mark.parametrize("name", ["part.parquet", "part.csv.gz", "part.jsonl.gz"])
 @pytest.mark.parametrize("kept", [0.0, 0.6])
 def test_a_truncated_file_is_refused_by_name(workspace, name, kept):
-    write_file(workspace, "items", "items.csv", "item_id,title\ni1,One\n")
     path = write_file(workspace, "events", name, b"")
     lines = [json.dumps(event(f"u{number}", "i1", "click", number)) for number in range(2000)]
     if name.endswith("parquet"):
@@ -214,6 +232,13 @@ def test_a_truncated_file_is_refused_by_name(workspace, name, kept):
         content = gzip.compress("\n".join(lines).encode())
     write_file(workspace, "events", name, content[: int(len(content) * kept)])
     with pytest.raises(UnreadableFileError, match=rf"{name}: expected a complete .* file.*truncated or corrupt"):
+        list(read_batches(workspace.filesystem, path))
+
+
+def test_a_file_that_is_no_parquet_stops_the_stage_and_is_named(workspace):
+    write_file(workspace, "items", "items.csv", "item_id,title\ni1,One\n")
+    write_file(workspace, "events", "part.parquet", "PAR1 but nothing else")
+    with pytest.raises(UnreadableFileError, match=r"^\S*/events/part.parquet: expected a complete parquet file"):
         validate(workspace, CONFIG)
 
 
