@@ -2,7 +2,8 @@
 
 Nothing is learned from after the split: vocabulary, SVD, co-occurrence, regression and codebooks come from the items
 known at the end of training (`available_from` not later than the last training page) and from training sequences. Items
-that come later are encoded by the frozen encoder and get their nearest codes, as appended items do.
+that come later are encoded by the frozen encoder and get their nearest codes, as appended items do. Where sequences
+have no real times (`order_only` in their manifest), every item counts as known.
 
 Legend: `N` items, `L` levels.
 """
@@ -25,6 +26,7 @@ from models.tokenizer.bundle import (
     CODES,
     ENCODER,
     REPORT,
+    ROOT,
     VECTORS,
     codes_file,
     json_file,
@@ -77,52 +79,67 @@ def build_bundle(
         ValueError: The items do not fit the configuration, or a health gate failed; nothing is published.
     """
     started, say = time.monotonic(), progress or (lambda message: None)
-    table = workspace.table(CLEAN_TABLES["items"])
-    items = table.read().sort_by("item_id").combine_chunks()
-    inputs = {table.name: table.manifest().fingerprint}
-    sequences = None
-    if config.collaborative_dimensions or items["available_from"].null_count < items.num_rows:
-        source = workspace.table("sequences")
-        sequences = source.read(["split", "page_times", "items", "events"])
-        inputs[source.name] = source.manifest().fingerprint
-    known_N = known_items(items, sequences)
-
-    say(f"vectors of {items.num_rows} items")
+    inputs = _read_inputs(workspace, config)
+    say(f"vectors of {inputs.items.num_rows} items")
     encoder = ItemEncoder(config, seed)
-    vectors_ND = _item_vectors(encoder, items, known_N, sequences if config.collaborative_dimensions else None)
+    vectors_ND = _item_vectors(encoder, inputs, config)
     say(f"{config.quantizer}: {config.levels} levels x {config.codes} codes")
     quantizer = make_quantizer(config, seed)
-    codes_NL = _item_codes(quantizer, vectors_ND, known_N)
-    categories = dividing_categories(items["category"].to_pylist())
+    codes_NL = _item_codes(quantizer, vectors_ND, inputs.known_N)
+    categories = dividing_categories(inputs.items["category"].to_pylist())
     health = measure_health(codes_NL, config.codes, vectors_ND, quantizer.reconstruct(codes_NL), categories)
     check_gates(health, config)
 
     published_NL = _unique_codes(codes_NL, config) if config.extra_level else codes_NL
     content = {
-        CODES: codes_file(items["item_id"].combine_chunks(), published_NL),
+        CODES: codes_file(inputs.items["item_id"].combine_chunks(), published_NL),
         CODEBOOKS: save_quantizer(quantizer),
         VECTORS: vectors_file(vectors_ND),
         **{f"{ENCODER}/{name}": data for name, data in encoder.files().items()},
     }
     extras = {f"plots/{name}": data for name, data in health_plots(codes_NL, config.codes).items()}
     extras[REPORT] = json_file(dataclasses.asdict(health))
-    manifest = {"config": dataclasses.asdict(config), "seed": seed, "inputs": inputs, "items": items.num_rows}
-    generation = publish(workspace, content, extras, manifest)
+    manifest = {"seed": seed, "inputs": inputs.fingerprints, "items": inputs.items.num_rows}
+    generation = publish(workspace, config, content, extras, manifest)
     return BundleReport(
         generation=generation,
-        items=items.num_rows,
-        later_items=int((~known_N).sum()),
+        items=inputs.items.num_rows,
+        later_items=int((~inputs.known_N).sum()),
         vector_width=vectors_ND.shape[1],
         seconds=time.monotonic() - started,
-        path=workspace.path("semantic_ids", generation),
+        path=workspace.path(ROOT, generation),
         health=health,
     )
 
 
-def known_items(items: pa.Table, sequences: pa.Table | None) -> npt.NDArray[np.bool_]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """Items in ascending id order, which of them were known before the split, training sequences if needed."""
+
+    items: pa.Table
+    known_N: npt.NDArray[np.bool_]
+    sequences: pa.Table | None
+    fingerprints: dict[str, str]
+
+
+def _read_inputs(workspace: Workspace, config: SemanticIdConfig) -> _Inputs:
+    table = workspace.table(CLEAN_TABLES["items"])
+    items = table.read().sort_by("item_id").combine_chunks()
+    fingerprints = {table.name: table.manifest().fingerprint}
+    known_N = np.ones(items.num_rows, bool)
+    dated = items["available_from"].null_count < items.num_rows
+    if not dated and not config.collaborative_dimensions:
+        return _Inputs(items=items, known_N=known_N, sequences=None, fingerprints=fingerprints)
+    source = workspace.table("sequences")
+    sequences = source.read(["split", "page_times", "items", "events"])
+    fingerprints[source.name] = source.manifest().fingerprint
+    if dated and not source.manifest().notes.get("order_only"):
+        known_N = known_items(items, sequences)
+    return _Inputs(items=items, known_N=known_N, sequences=sequences, fingerprints=fingerprints)
+
+
+def known_items(items: pa.Table, sequences: pa.Table) -> npt.NDArray[np.bool_]:
     """Return which items were available at the time of the last training page (no date: always available)."""
-    if sequences is None or items["available_from"].null_count == items.num_rows:
-        return np.ones(items.num_rows, bool)
     training = sequences.filter(pc.equal(sequences["split"], TRAIN))
     end = pc.max(pc.list_flatten(training["page_times"]))
     if not end.is_valid:
@@ -131,10 +148,9 @@ def known_items(items: pa.Table, sequences: pa.Table | None) -> npt.NDArray[np.b
     return known
 
 
-def _item_vectors(
-    encoder: ItemEncoder, items: pa.Table, known_N: npt.NDArray[np.bool_], sequences: pa.Table | None
-) -> Floats:
-    known_ND = encoder.fit(items.filter(known_N), sequences)
+def _item_vectors(encoder: ItemEncoder, inputs: _Inputs, config: SemanticIdConfig) -> Floats:
+    items, known_N = inputs.items, inputs.known_N
+    known_ND = encoder.fit(items.filter(known_N), inputs.sequences if config.collaborative_dimensions else None)
     vectors_ND = np.empty((items.num_rows, known_ND.shape[1]), np.float32)
     vectors_ND[known_N] = known_ND
     if not known_N.all():

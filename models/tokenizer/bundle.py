@@ -131,19 +131,25 @@ class Bundle:
 
 
 def publish(
-    workspace: Workspace, content: Mapping[str, bytes], extras: Mapping[str, bytes], manifest: Mapping[str, Any]
+    workspace: Workspace,
+    config: SemanticIdConfig,
+    content: Mapping[str, bytes],
+    extras: Mapping[str, bytes],
+    manifest: Mapping[str, Any],
 ) -> str:
     """Write a generation and point LATEST at it; return its name.
 
     Args:
         workspace: Where to write.
-        content: Files by relative path whose bytes make the generation's digest; a generation of the same digest is
-            not written again.
-        extras: Files that may differ from run to run (timings, plots).
-        manifest: Entries of the manifest beside number, digests and name.
+        config: What the generation was built with.
+        content: Files by relative path. Their bytes and `config` make the generation's digest; a generation of the same
+            digest is not written again.
+        extras: Files that are for people to look at and leave the digest alone.
+        manifest: More entries for the manifest.
     """
     digests = {name: hashlib.sha256(content[name]).hexdigest()[:16] for name in sorted(content)}
-    digest = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:8]
+    document = {**manifest, "config": dataclasses.asdict(config), "files": digests}
+    digest = hashlib.sha256(json_file({"config": document["config"], "files": digests})).hexdigest()[:8]
     existing = generations(workspace)
     generation = next((name for name in existing if name.endswith(f"-{digest}")), None)
     if generation is None:
@@ -151,8 +157,7 @@ def publish(
         generation = f"{number:06d}-{digest}"
         for name, data in {**content, **extras}.items():
             workspace.write_bytes(data, ROOT, generation, *name.split("/"))
-        document = {**manifest, "generation": generation, "files": digests}
-        workspace.write_bytes(json_file(document), ROOT, generation, MANIFEST)
+        workspace.write_bytes(json_file({**document, "generation": generation}), ROOT, generation, MANIFEST)
     workspace.write_bytes(generation.encode(), ROOT, LATEST)
     return generation
 

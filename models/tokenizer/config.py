@@ -24,7 +24,7 @@ class SemanticIdConfig:
     """A code of any level holds at most ceil(slack x items / codes) items; null gives each item its nearest code."""
     iterations: int = 25
     """Lloyd iterations of each level's k-means."""
-    balance_rounds: int = 5
+    balance_rounds: int = 10
     """Rounds of balanced assignment and re-centring after the k-means; without effect where `balance_slack` is null."""
     source: str = TFIDF
     """Content vectors: `tfidf` (built in), `sentence_transformers` (a local model folder) or `vectors` (Parquet)."""
@@ -48,7 +48,7 @@ class SemanticIdConfig:
     """RQ-VAE: width of the hidden layer of encoder and decoder."""
     vae_epochs: int = 60
     """RQ-VAE: passes over the items."""
-    vae_batch: int = 1024
+    vae_batch: int = 256
     """RQ-VAE: items per step."""
     vae_learning_rate: float = 1e-3
     """RQ-VAE: step size of Adam."""
@@ -56,7 +56,7 @@ class SemanticIdConfig:
     """Gate: largest share of items that share their ID (without the extra level) with another item."""
     min_code_share: float = 0.8
     """Gate: smallest share of a level's codes that are in use."""
-    min_perplexity: float = 0.5
+    min_perplexity: float = 0.25
     """Gate: smallest 2^entropy of a level, divided by `codes`."""
 
     @property

@@ -112,7 +112,10 @@ def check_vectors(vectors_ND: Floats, codes: int) -> None:
         ValueError: Fewer vectors than codes, or a vector that is not finite.
     """
     if len(vectors_ND) < codes:
-        raise ValueError(f"codes: expected at most the number of items, {len(vectors_ND)}, got {codes}; lower `codes`")
+        raise ValueError(
+            f"codes: expected at most the number of items known before the split, {len(vectors_ND)}, got {codes}; "
+            "lower codes"
+        )
     if not np.isfinite(vectors_ND).all():
         broken = int((~np.isfinite(vectors_ND).all(axis=1)).sum())
         raise ValueError(f"item vectors: expected finite numbers, got NaN or infinity in {broken} of {len(vectors_ND)}")

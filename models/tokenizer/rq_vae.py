@@ -23,8 +23,8 @@ class RqVae:
     """Quantiser that learns encoder, codebooks and decoder together.
 
     loss = |x - decoder(z_q)|^2 + sum over levels of |sg(r) - e|^2 + beta |r - sg(e)|^2, with the straight-through
-    gradient from z_q to z. Codebooks start from a residual k-means of the first latents; after each epoch a code that no
-    item chose is put on a random item's residual, for a code far from all items would never be chosen again.
+    gradient from z_q to z. Codebooks start from a residual k-means of the first latents; after each epoch a code that
+    no item chose is put on a random item's residual, for a code far from all items would never be chosen again.
 
     Args:
         config: Shape, balance and training (`vae_*`).

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from datetime import timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from features.schemas import ITEMS
+from features.workspace import MissingTableError, Workspace
+from models.tokenizer.append import append_items
+from models.tokenizer.build import BundleReport, build_bundle
+from models.tokenizer.bundle import Bundle, MissingBundleError, generations
+from models.tokenizer.config import SemanticIdConfig
+
+Built = tuple[Workspace, BundleReport]
+MakeWorkspace = Callable[..., Workspace]
+
+
+def new_items(titles: dict[str, str]) -> pa.Table:
+    rows = [{"item_id": item, "title": title, "category": ["shop", "c3"]} for item, title in titles.items()]
+    return pa.Table.from_pylist(rows, schema=ITEMS)
+
+
+def test_the_nano_shop_is_healthy(built: Built) -> None:
+    health = built[1].health
+    assert health.items == 1200
+    assert health.collision_rate < 0.1
+    assert health.dead_codes == [0, 0, 0]
+    assert min(health.perplexity_ratio) > 0.9
+    assert health.category_purity is not None
+    assert health.category_purity > 0.7  # 24 categories at random would give about 0.15
+    assert any(built[1].generation in line for line in built[1].lines())
+
+
+def test_first_codes_follow_what_people_want_together(built: Built) -> None:
+    bundle = Bundle.load(built[0])
+    category = np.array([int(item[1:]) % 24 for item in bundle.item_ids.to_pylist()])
+    first = bundle.codes_NL[:, 0]
+    same = (first[:, None] == first[None, :]) & ~np.eye(1200, dtype=bool)
+    alike = category[:, None] == category[None, :]
+    assert (same & alike).sum() > 0.6 * same.sum()
+
+
+def test_load_gives_what_was_built(built: Built) -> None:
+    workspace, report = built
+    bundle = Bundle.load(workspace)
+    assert bundle.generation == report.generation == workspace.read_bytes("semantic_ids", "LATEST").decode()
+    assert bundle.generation.startswith("000001-")
+    catalogue = bundle.catalogue()
+    assert len(catalogue) == 1200
+    assert catalogue.vocabulary.codes_per_level == (64, 64, 64)
+    assert catalogue.item_ids.to_pylist() == sorted(catalogue.item_ids.to_pylist())
+    assert bundle.vectors.shape == (1200, report.vector_width) == (1200, 32 + 16)
+    assert bundle.vectors.dtype == np.float32
+    error = np.square(bundle.vectors - bundle.quantizer.reconstruct(bundle.codes_NL)).sum()
+    spread = np.square(bundle.vectors - bundle.vectors.mean(axis=0)).sum()
+    assert error / spread == pytest.approx(report.health.reconstruction_error, rel=1e-2)
+
+
+def test_every_file_of_the_layout_is_there(built: Built) -> None:
+    folder = built[0].local_path("semantic_ids", built[1].generation)
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        "codes.parquet",
+        "codebooks.safetensors",
+        "vectors.safetensors",
+        "encoder/vocabulary.json",
+        "encoder/tfidf.safetensors",
+        "encoder/regression.safetensors",
+        "report.json",
+        "plots/code_usage.png",
+        "plots/items_per_id.png",
+        "manifest.json",
+    }
+    assert json.loads((folder / "report.json").read_text())["items"] == 1200
+
+
+def test_popularity_orders_the_items_of_one_id(published: Workspace) -> None:
+    twins = new_items({"x1": "twin", "x2": "twin", "x3": "twin"})
+    append_items(published, None, twins)
+    bundle = Bundle.load(published)
+    catalogue = bundle.catalogue({"x2": 5.0, "x3": 7.0})
+    sid = catalogue.sid_of_item_N[catalogue.numbers(["x1"])[0]]
+    behind = catalogue.ids(catalogue.items[catalogue.offsets[sid] : catalogue.offsets[sid + 1]])
+    assert [item for item in behind if item.startswith("x")] == ["x3", "x2", "x1"]
+
+
+def test_same_inputs_and_seed_give_the_same_generation(
+    built: Built, published: Workspace, nano: SemanticIdConfig
+) -> None:
+    again = build_bundle(published, nano, seed=3)
+    assert again.generation == built[1].generation
+    assert generations(published) == [again.generation]
+    other = build_bundle(published, nano, seed=4)
+    assert generations(published) == [again.generation, other.generation]
+    assert other.generation.startswith("000002-")
+    assert Bundle.load(published).generation == other.generation
+    assert Bundle.load(published, again.generation).generation == again.generation
+
+
+def test_row_order_and_number_of_parts_do_not_matter(
+    built: Built, workspace_of: MakeWorkspace, items_table: pa.Table, sequences_table: pa.Table, nano: SemanticIdConfig
+) -> None:
+    workspace = workspace_of(items_table, sequences_table)
+    table = workspace.table("clean_items")
+    shuffled = items_table.take(np.random.default_rng(0).permutation(items_table.num_rows))
+    table.commit([table.write_part(shuffled.slice(0, 500), shard=0), table.write_part(shuffled.slice(500), shard=1)])
+    assert build_bundle(workspace, nano, seed=3).generation == built[1].generation
+
+
+def test_test_events_change_nothing(
+    built: Built, workspace_of: MakeWorkspace, items_table: pa.Table, sequences_table: pa.Table, nano: SemanticIdConfig
+) -> None:
+    training = sequences_table.filter(pc.equal(sequences_table["split"], "train"))
+    assert training.num_rows < sequences_table.num_rows
+    workspace = workspace_of(items_table, training)
+    assert build_bundle(workspace, nano, seed=3).generation == built[1].generation
+
+
+def test_later_items_get_codes_but_teach_nothing(
+    workspace_of: MakeWorkspace, items_table: pa.Table, sequences_table: pa.Table, nano: SemanticIdConfig
+) -> None:
+    end = pc.max(pc.list_flatten(sequences_table.filter(pc.equal(sequences_table["split"], "train"))["page_times"]))
+    dates = [end.as_py() + timedelta(days=1 if row >= 1100 else 0) for row in range(1200)]
+    column = items_table.schema.get_field_index("available_from")
+    dated = items_table.set_column(column, ITEMS.field("available_from"), pa.array(dates, ITEMS.field(column).type))
+    with_later = build_bundle(workspace_of(dated, sequences_table), nano, seed=3)
+    later = Bundle.load(workspace_of(dated, sequences_table))
+    build_bundle(workspace_of(dated.slice(0, 1100), sequences_table), nano, seed=3)
+    without = Bundle.load(workspace_of(dated.slice(0, 1100), sequences_table))
+    assert with_later.later_items == 100
+    assert len(later.item_ids) == 1200
+    np.testing.assert_array_equal(later.codes_NL[:1100], without.codes_NL)
+    np.testing.assert_array_equal(later.quantizer.encode(later.encoder.encode(dated))[1100:], later.codes_NL[1100:])
+    order_only = build_bundle(workspace_of(dated, sequences_table, order_only=True), nano, seed=3)
+    assert order_only.later_items == 0
+
+
+def test_extra_level_gives_each_item_its_own_id(published: Workspace, nano: SemanticIdConfig) -> None:
+    few = dataclasses.replace(nano, levels=2, extra_level=True, max_collision_rate=1.0)
+    report = build_bundle(published, few, seed=0)
+    catalogue = Bundle.load(published).catalogue()
+    assert report.health.collision_rate > 0.1
+    assert catalogue.vocabulary.codes_per_level == (64, 64, 64)
+    assert len(catalogue.sids_SL) == len(catalogue) == 1200
+    appended = append_items(published, None, new_items({f"x{n}": "twin" for n in range(70)}))
+    assert appended.overflow[-1] >= 70 - 64  # the last level can tell at most 64 items apart
+    with pytest.raises(ValueError, match=r"extra_level: \d+ items share one semantic ID"):
+        build_bundle(published, dataclasses.replace(few, codes=16), seed=0)
+
+
+def test_other_quantiser_and_no_collaborative_part(
+    workspace_of: MakeWorkspace, items_table: pa.Table, nano: SemanticIdConfig
+) -> None:
+    config = dataclasses.replace(nano, quantizer="rq_vae", vae_epochs=30, vae_hidden=64, collaborative_dimensions=0)
+    workspace = workspace_of(items_table)
+    report = build_bundle(workspace, config, seed=0)
+    assert report.vector_width == 32
+    assert report.health.dead_codes == [0, 0, 0]
+    assert append_items(workspace, None, new_items({"x": "kind3x1 word2"})).appended == 1
+
+
+def test_gates_keep_an_unhealthy_generation_out(published: Workspace, nano: SemanticIdConfig) -> None:
+    before = generations(published)
+    with pytest.raises(ValueError, match="is above max_collision_rate 0: raise codes"):
+        build_bundle(published, dataclasses.replace(nano, levels=1, max_collision_rate=0), seed=0)
+    assert generations(published) == before
+
+
+def test_append_never_moves_a_published_id(published: Workspace) -> None:
+    before = Bundle.load(published)
+    digest = published.read_bytes("semantic_ids", before.generation, "codes.parquet")
+    report = append_items(published, None, new_items({"x2": "kind3x1 word5", "x1": "kind3x4", "i00000": "moved?"}))
+    assert (report.appended, report.already_known, report.number) == (2, 1, "000001")
+    second = append_items(published, before.generation, new_items({"x3": "kind3x1 word5", "x1": "other"}))
+    assert second.number == "000002"
+    assert second.collided == 1  # x3 says what x2 says
+    after = Bundle.load(published)
+    assert after.appends == 2
+    assert published.read_bytes("semantic_ids", before.generation, "codes.parquet") == digest
+    np.testing.assert_array_equal(after.codes_NL[:1200], before.codes_NL)
+    assert after.item_ids.to_pylist()[1200:] == ["x1", "x2", "x3"]
+    assert after.vectors.shape[0] == 1203
+    assert before.vectors.shape[0] == 1200
+    assert before.catalogue().fingerprint != after.catalogue().fingerprint
+
+
+def test_append_counts_overflow(published: Workspace) -> None:
+    report = append_items(published, None, new_items({f"x{number}": "twin" for number in range(30)}))
+    # all 30 go to one code per level, built for ceil(1.05 x 1200 / 64) = 20 items
+    assert all(10 <= over <= 30 for over in report.overflow)
+    assert report.collided == 30
+    assert "items beyond capacity per level" in report.lines()[1]
+
+
+def test_append_of_nothing_new_writes_nothing(published: Workspace) -> None:
+    report = append_items(published, None, new_items({"i00000": "x"}))
+    assert (report.number, report.appended) == (None, 0)
+    assert Bundle.load(published).appends == 0
+    with pytest.raises(ValueError, match="expected distinct item_id"):
+        append_items(published, None, pa.concat_tables([new_items({"x": "a"})] * 2))
+
+
+def test_half_written_folders_do_not_exist(published: Workspace) -> None:
+    published.write_bytes(b"", "semantic_ids", "000009-deadbeef", "codes.parquet")
+    published.write_bytes(b"", "semantic_ids", Bundle.load(published).generation, "appends", "000001", "codes.parquet")
+    assert len(generations(published)) == 1
+    assert append_items(published, None, new_items({"x": "a"})).number == "000001"
+    assert len(Bundle.load(published).item_ids) == 1201
+
+
+def test_missing_tables_and_generations_are_named(
+    workspace_of: MakeWorkspace, items_table: pa.Table, built: Built
+) -> None:
+    workspace = workspace_of(items_table)
+    with pytest.raises(MissingBundleError, match="run `pagewise semantic-ids`"):
+        Bundle.load(workspace)
+    with pytest.raises(MissingTableError, match="'sequences' does not exist"):
+        build_bundle(workspace, SemanticIdConfig(codes=64), seed=0)
+    with pytest.raises(MissingBundleError, match=f"'000007-0' is not in .*{built[1].generation}"):
+        Bundle.load(built[0], "000007-0")
