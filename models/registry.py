@@ -99,7 +99,7 @@ class Registry:
         if champion is not None and champion.version == candidate.version:
             return str(candidate.tags[PROMOTED_BY])
         reason = _reason(candidate, champion, force, verdict)
-        past = self._past() if champion is not None else []
+        past = [] if champion is None else self._past(int(champion.version))
         self._client.set_model_version_tag(MODEL, candidate.version, PROMOTED_BY, reason)
         self._remember([*past, int(candidate.version)])
         self._client.set_registered_model_alias(MODEL, CHAMPION, candidate.version)
@@ -112,7 +112,7 @@ class Registry:
             RegistryError: There is no champion, or none before it.
         """
         champion = self._alias(CHAMPION)
-        past = self._past()[:-1]
+        past = self._past(int(champion.version))[:-1]
         if not past:
             raise RegistryError(
                 f"nothing to roll back to: version {champion.version} is the first champion; promote another one"
@@ -135,9 +135,10 @@ class Registry:
             self._fetch(version, folder)
         return folder
 
-    def has(self, alias: str) -> bool:
-        """Whether some version has the alias."""
-        return self._exists() and alias in self._client.get_registered_model(MODEL).aliases
+    def version(self, alias: str) -> int | None:
+        """Return the version that has the alias, None where no version has it."""
+        found = self._client.get_registered_model(MODEL).aliases.get(alias) if self._exists() else None
+        return None if found is None else int(found)
 
     def _fetch(self, version: ModelVersion, folder: Path) -> None:
         from mlflow.artifacts import download_artifacts
@@ -150,12 +151,12 @@ class Registry:
             Path(fetched).rename(folder)
 
     def _champion(self) -> ModelVersion | None:
-        return self._alias(CHAMPION) if self.has(CHAMPION) else None
+        return None if self.version(CHAMPION) is None else self._alias(CHAMPION)
 
-    def _past(self) -> list[int]:
+    def _past(self, present: int) -> list[int]:
         """Return all champions up to the present one; later entries are of promotions that were cut off."""
         text = self._client.get_registered_model(MODEL).tags.get(CHAMPIONS, "[]")
-        present, champions = int(self._alias(CHAMPION).version), json.loads(text)
+        champions: list[int] = json.loads(text)
         while champions and champions[-1] != present:
             champions.pop()
         return champions or [present]
@@ -183,9 +184,10 @@ class Registry:
         return versions[number]
 
     def _alias(self, alias: str) -> ModelVersion:
-        if not self.has(alias):
+        number = self.version(alias)
+        if number is None:
             raise RegistryError(f"no version of {MODEL!r} is {alias} in {self.uri}; {_HOW_TO_GET[alias]}")
-        return self._version(int(self._client.get_registered_model(MODEL).aliases[alias]))
+        return self._version(number)
 
 
 _HOW_TO_GET = {

@@ -10,7 +10,8 @@ A release is a small workspace of its own, without anything that can run code::
         golden.json                              50 requests with answers (`models.recommend.golden`)
         manifest.json                            digests of all files; written last
 
-The release id is a digest of content: writing the same parts again gives the same release.
+The release id is a digest of content: writing the same parts again gives the same release. `LATEST`, beside the
+releases, names the one written last.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import pyarrow.fs as pafs
 
 from features.schemas import EVENT_KINDS, ITEMS, SEQUENCES, SPLITS, schema_hash
 from features.semantic_ids import Catalogue
-from features.workspace import MANIFEST, Workspace
+from features.workspace import MANIFEST, Workspace, write_atomically
 from models.genrec.config import DecodeConfig
 from models.genrec.model import GenRec
 from models.recommend import golden
@@ -48,7 +49,7 @@ from models.training.export import load_weights
 from models.training.genrec_run import WEIGHTS, GenRecRun, load_genrec, run_folder
 from models.training.tracking import code_version
 
-CONFIG, GOLDEN = "config.json", "golden.json"
+LATEST, CONFIG, GOLDEN = "LATEST", "config.json", "golden.json"
 GENREC_WEIGHTS, GENREC_CONFIG = "genrec/weights.safetensors", "genrec/config.json"
 FACT_COLUMNS = ["item_id", "title", "category", "brand", "price", "available_from", "available"]
 GOLDEN_HISTORY = 200
@@ -137,6 +138,7 @@ def write_release(
         manifest = _manifest(folder, bundle.generation, recommender, metrics or {})
         _write_json(folder / MANIFEST, dataclasses.asdict(manifest))
         _publish(folder, releases / manifest.release_id)
+        write_atomically(pafs.LocalFileSystem(), str(releases / LATEST), manifest.release_id.encode())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return manifest
@@ -182,6 +184,17 @@ def read_manifest(directory: Path) -> ReleaseManifest:
     document = json.loads(path.read_bytes())
     document["retrievers"] = tuple(document["retrievers"])
     return ReleaseManifest(**document)
+
+
+def latest_release(releases: Path) -> Path:
+    """Return the folder of the release written last.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if not (releases / LATEST).exists():
+        raise FileNotFoundError(f"no release in {releases}: expected {releases / LATEST}; `pagewise run` writes one")
+    return releases / (releases / LATEST).read_text().strip()
 
 
 def golden_requests(workspace: Workspace, catalogue: Catalogue, count: int = golden.COUNT) -> RequestBatch:

@@ -35,7 +35,7 @@ def write_release(workspace: Workspace, name: str) -> Path:
 def empty_store(tmp_path_factory) -> Path:
     """An MLflow database after its migrations, which take seconds."""
     workspace = Workspace(tmp_path_factory.mktemp("mlflow"))
-    assert not Registry(workspace).has(CHAMPION)
+    assert Registry(workspace).version(CHAMPION) is None
     return workspace.local_path("mlflow.db")
 
 
@@ -73,6 +73,7 @@ def test_registering_again_keeps_the_version(registry):
     assert versions(registry, "aaa", "bbb") == [1, 2]
     assert registry.register(registry.workspace.local_path("releases", "aaa")) == 1
     assert registry.resolve(CHALLENGER).name == "aaa"
+    assert (registry.version(CHALLENGER), registry.version(CHAMPION)) == (1, None)
 
 
 def test_the_first_champion_needs_nothing_the_second_a_reason(registry):

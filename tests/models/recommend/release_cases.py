@@ -42,7 +42,6 @@ UNTRAINED = TrainReport(
     metrics={},
     best_step=None,
     stopped="epochs",
-    checkpoints="",
     peak_rss_mb=0.0,
     processes=1,
 )

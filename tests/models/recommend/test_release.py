@@ -10,7 +10,15 @@ from release_cases import make_genrec, make_release, make_workspace
 
 from features.workspace import Workspace
 from models.recommend.golden import COUNT
-from models.recommend.release import GOLDEN, ReleaseError, ReleaseManifest, golden_requests, load_release, read_manifest
+from models.recommend.release import (
+    GOLDEN,
+    ReleaseError,
+    ReleaseManifest,
+    golden_requests,
+    latest_release,
+    load_release,
+    read_manifest,
+)
 from models.tokenizer.bundle import Bundle
 
 
@@ -63,13 +71,14 @@ def test_no_code_travels_in_a_release(copied):
 def test_the_same_parts_give_the_same_release_and_other_parts_another(workspace, genrec, published, tmp_path):
     releases = workspace.local_path("releases")
     assert make_release(releases, workspace, genrec).release_id == published.release_id
-    assert [path.name for path in releases.iterdir()] == [published.release_id]
+    assert sorted(path.name for path in releases.iterdir()) == sorted(["LATEST", published.release_id])
     others = [
         make_release(tmp_path, workspace, genrec, epsilon=0.2),
         make_release(tmp_path, workspace, make_genrec(workspace, seed=1)),
         make_release(tmp_path, workspace, None),
     ]
     assert len({published.release_id, *(other.release_id for other in others)}) == 4
+    assert latest_release(tmp_path).name == others[-1].release_id
 
 
 def test_a_release_without_genrec_names_what_stands_in(workspace, tmp_path):
@@ -113,6 +122,8 @@ def test_damage_is_refused_with_the_name_of_the_file(copied, name):
 def test_a_folder_without_a_release(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no release in .*: expected .*manifest\.json"):
         load_release(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no release in .*: expected .*LATEST"):
+        latest_release(tmp_path)
 
 
 def rewrite_manifest(directory, **changes) -> None:
