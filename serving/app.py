@@ -60,10 +60,6 @@ class PagesReplica:
         """Return the HTTP application (called by Ray Serve after the constructor)."""
         return build_api(self._backend)
 
-    async def recommend(self, request: RecommendRequest) -> RecommendResponse:
-        """Answer through a deployment handle instead of HTTP."""
-        return await self._backend.recommend(request)
-
     @serve.batch
     async def _batched(self, requests: list[RecommendRequest]) -> list[RecommendResponse]:
         return await self._backend.make_pages(requests)

@@ -27,7 +27,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """12 items, 10 users with 5 of them each, a release without exploration, and a filled store."""
     root = tmp_path_factory.mktemp("serving")
     workspace = make_workspace(root / "workspace")
-    make_release(workspace.local_path("releases"), workspace, make_genrec(workspace, root), epsilon=0.0, page_size=5)
+    make_release(workspace.local_path("releases"), workspace, make_genrec(workspace), epsilon=0.0, page_size=5)
     with open_store(STORE, workspace) as store:
         backfill(workspace, store, STORE)
     return workspace
@@ -35,8 +35,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="session")
 def release_folder(workspace: Workspace) -> Path:
-    (folder,) = workspace.local_path("releases").iterdir()
-    return folder
+    (manifest,) = workspace.local_path("releases").glob("*/manifest.json")
+    return manifest.parent
 
 
 @pytest.fixture(scope="session")

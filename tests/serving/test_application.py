@@ -1,4 +1,4 @@
-"""The Ray Serve application: its batching in local testing mode, and all of it over HTTP, once."""
+"""The whole service over HTTP: Ray Serve, a real release, a real Redis."""
 
 from __future__ import annotations
 
@@ -11,29 +11,14 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from ray import serve
 
 from features.store.base import StoreUnavailableError
 from features.store.config import StoreConfig
 from features.workspace import Workspace
-from serving.api import ApiError, RecommendRequest
-from serving.app import Served, build_application
 from serving.config import ServeConfig
 from serving.run import ServiceError, start_background
 
 CONFIG = ServeConfig(port=0, max_batch=8, batch_wait_ms=50, request_timeout_s=60, seed=1)
-
-
-def test_requests_through_a_handle_are_batched(release_folder, store):
-    served = Served(release=release_folder, arm="local", store_url=store.url, store=StoreConfig(), serve=CONFIG)
-    handle = serve.run(build_application(served), name="local", route_prefix=None, _local_testing_mode=True)
-    waiting = [handle.recommend.remote(RecommendRequest(user_id=f"u{n}")) for n in range(10)]
-    answers = [response.result(timeout_s=60) for response in waiting]
-    assert {answer.arm for answer in answers} == {"local"}
-    assert {answer.fallback for answer in answers} == {None}
-    assert len({answer.request_id for answer in answers}) == 10
-    with pytest.raises(ApiError, match="page_size: expected 1 to 50, got 51"):
-        handle.recommend.remote(RecommendRequest(user_id="u0", page_size=51)).result(timeout_s=60)
 
 
 def ray_processes() -> set[int]:
