@@ -1,0 +1,15 @@
+"""Importers: public data sets -> the raw tables `events`, `items` and perhaps `users` of a workspace.
+
+Each data set is one small module with a function `read(source, options)` that yields `Chunk`s of bounded size; nothing
+holds a whole file. Read in this order: `base` (what a chunk is), `reading` (files -> batches of text columns), `sieve`
+(bad rows -> rejects with a reason), one data set (`online_retail` shows everything), `registry` (the job that writes
+the tables).
+
+Example:
+    >>> sorted(IMPORTERS)
+    ['online-retail', 's3rec']
+"""
+
+from pipelines.importers.registry import IMPORTERS, import_dataset
+
+__all__ = ["IMPORTERS", "import_dataset"]
