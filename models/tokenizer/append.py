@@ -52,40 +52,44 @@ def append_items(workspace: Workspace, generation: str | None, items: pa.Table) 
         workspace: Where the bundle lies.
         generation: Its name; None for the newest.
         items: Rows of the items table.
+
+    Raises:
+        ValueError: A new item occurs twice.
     """
     bundle = Bundle.load(workspace, generation)
-    known_M = pc.is_in(items["item_id"], value_set=bundle.item_ids)
-    new = items.filter(pc.invert(known_M)).sort_by("item_id").combine_chunks()
-    if new.num_rows != len(pc.unique(new["item_id"])):
-        raise ValueError("items to append: expected distinct item_id, got some twice; validate the items table")
-    if not new.num_rows:
-        return AppendReport(
-            generation=bundle.generation,
-            number=None,
-            appended=0,
-            already_known=items.num_rows,
-            collided=0,
-            overflow=[0] * len(bundle.config.codes_per_level),
-        )
-    vectors_MD = bundle.encoder.encode(new)
-    codes_ML = bundle.quantizer.encode(vectors_MD)
-    over_L = _beyond_capacity(bundle, codes_ML)
-    if bundle.config.extra_level:
-        codes_ML, beyond = _number(bundle, codes_ML)
-        over_L.append(beyond)
+    new = _new_items(bundle, items)
+    codes_ML = np.empty((0, len(bundle.config.codes_per_level)), np.int32)
+    number, over_L = None, [0] * len(bundle.config.codes_per_level)
+    if new.num_rows:
+        number = f"{bundle.appends + 1:06d}"
+        vectors_MD = bundle.encoder.encode(new)
+        codes_ML = bundle.quantizer.encode(vectors_MD)
+        over_L = _beyond_capacity(bundle, codes_ML)
+        if bundle.config.extra_level:
+            codes_ML, beyond = _numbered(bundle, codes_ML)
+            over_L.append(beyond)
     report = AppendReport(
         generation=bundle.generation,
-        number=f"{bundle.appends + 1:06d}",
+        number=number,
         appended=new.num_rows,
         already_known=items.num_rows - new.num_rows,
         collided=_collided(bundle.codes_NL, codes_ML),
         overflow=over_L,
     )
-    folder = (ROOT, bundle.generation, APPENDS, f"{bundle.appends + 1:06d}")
-    workspace.write_bytes(codes_file(new["item_id"].combine_chunks(), codes_ML), *folder, CODES)
-    workspace.write_bytes(vectors_file(vectors_MD), *folder, VECTORS)
-    workspace.write_bytes(json_file(dataclasses.asdict(report)), *folder, MANIFEST)
+    if number is not None:
+        folder = (ROOT, bundle.generation, APPENDS, number)
+        workspace.write_bytes(codes_file(new["item_id"].combine_chunks(), codes_ML), *folder, CODES)
+        workspace.write_bytes(vectors_file(vectors_MD), *folder, VECTORS)
+        workspace.write_bytes(json_file(dataclasses.asdict(report)), *folder, MANIFEST)
     return report
+
+
+def _new_items(bundle: Bundle, items: pa.Table) -> pa.Table:
+    known_M = pc.is_in(items["item_id"], value_set=bundle.item_ids)
+    new = items.filter(pc.invert(known_M)).sort_by("item_id").combine_chunks()
+    if new.num_rows != len(pc.unique(new["item_id"])):
+        raise ValueError("items to append: expected distinct item_id, got some twice; validate the items table")
+    return new
 
 
 def _beyond_capacity(bundle: Bundle, codes_ML: Codes) -> list[int]:
@@ -100,7 +104,7 @@ def _beyond_capacity(bundle: Bundle, codes_ML: Codes) -> list[int]:
     return [int(over) for over in over_L]
 
 
-def _number(bundle: Bundle, codes_ML: Codes) -> tuple[Codes, int]:
+def _numbered(bundle: Bundle, codes_ML: Codes) -> tuple[Codes, int]:
     """Add the extra level: the next free number of each ID; return also how many IDs had none left (last number)."""
     last = bundle.config.codes - 1
     next_number = Counter(map(tuple, bundle.codes_NL[:, : bundle.config.levels].tolist()))

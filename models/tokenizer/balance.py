@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-EPSILON = 0.02
-"""Smallest raise of a bid, in mean distances: smaller is nearer to the optimum and takes more rounds."""
+EPSILON = 0.05
+"""Smallest raise of a bid, in mean distances. Smaller is nearer to the optimum and takes more rounds; in practice the
+auction ends far nearer than its bound, and codes made with 0.1, 0.05 and 0.02 are equally good."""
 
 
 def capacity(items: int, codes: int, slack: float) -> int:
@@ -36,7 +37,8 @@ def balanced_assign(
 ) -> npt.NDArray[np.int32]:
     """Assign each item to a code, at most `capacity` items to a code, at a total distance close to the least.
 
-    Deterministic: ties between codes go to the lower code, between bids to the lower item.
+    Deterministic: ties between codes go to the lower code, between bids to the lower item. The matrix is held in
+    memory: 1 GB of float32 per million items and 256 codes.
 
     Args:
         distances_NC: Distance of each item to each code, finite.

@@ -17,7 +17,9 @@ from models.tokenizer.build import BundleReport, build_bundle
 from models.tokenizer.config import SemanticIdConfig
 
 ITEM_COUNT, CATEGORIES = 1200, 24
-NANO = SemanticIdConfig(codes=64, text_dimensions=32, collaborative_dimensions=16, max_vocabulary=5000)
+NANO = SemanticIdConfig(
+    codes=64, iterations=10, balance_rounds=5, text_dimensions=32, collaborative_dimensions=16, max_vocabulary=5000
+)
 SPLIT = datetime(2026, 1, 31, tzinfo=UTC)
 
 
@@ -94,6 +96,12 @@ def items_table() -> pa.Table:
 def sequences_table() -> pa.Table:
     """The shop's sequences."""
     return shop_sequences()
+
+
+@pytest.fixture(scope="session")
+def sequence_of() -> Callable[..., dict[str, object]]:
+    """Makes one row of the table sequences of a user, a split and item ids."""
+    return sequence_row
 
 
 @pytest.fixture

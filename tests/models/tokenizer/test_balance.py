@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.tokenizer.balance import balanced_assign, capacity, reference_assign
+from models.tokenizer.balance import EPSILON, balanced_assign, capacity, reference_assign
 
 
 def total(distances: npt.NDArray[np.floating], codes: npt.NDArray[np.int32]) -> float:
@@ -50,7 +50,7 @@ def test_default_raises_end_within_the_bound(items: int, codes: int, tilt: float
     room = capacity(items, codes, 1.05)
     assigned = balanced_assign(distances, room)
     best = total(distances, reference_assign(distances, room))
-    assert best - 1e-3 <= total(distances, assigned) <= best + items * 0.02 * distances.mean()
+    assert best - 1e-3 <= total(distances, assigned) <= best + items * EPSILON * distances.mean()
     assert np.bincount(assigned).max() <= room
 
 

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from features.schemas import ITEMS
+from features.schemas import ITEMS, SEQUENCES, TRAIN
 from features.workspace import MissingTableError, Workspace
 from models.tokenizer.append import append_items
 from models.tokenizer.build import BundleReport, build_bundle
@@ -224,3 +226,24 @@ def test_missing_tables_and_generations_are_named(
         build_bundle(workspace, SemanticIdConfig(codes=64), seed=0)
     with pytest.raises(MissingBundleError, match=f"'000007-0' is not in .*{built[1].generation}"):
         Bundle.load(built[0], "000007-0")
+
+
+@pytest.mark.slow
+def test_beauty_is_healthy(
+    real_data: Path, workspace_of: MakeWorkspace, sequence_of: Callable[..., dict[str, object]]
+) -> None:
+    folder = real_data / "amazon14_s3rec"
+    with gzip.open(folder / "Beauty.items.jsonl.gz", "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    items = pa.Table.from_pylist(
+        [{"item_id": str(row["item_id"]), "title": row["title"], "category": row["categories"][0]} for row in rows],
+        schema=ITEMS,
+    )
+    with gzip.open(folder / "Beauty.txt.gz", "rt") as lines:
+        users = [line.split()[1:-2] for line in lines]
+    rows = [sequence_of(f"u{user}", TRAIN, bought) for user, bought in enumerate(users)]
+    sequences = pa.Table.from_pylist(rows, schema=SEQUENCES)
+    report = build_bundle(workspace_of(items, sequences), SemanticIdConfig(), seed=0)
+    assert report.items == 12_101
+    assert report.health.collision_rate < 0.12
+    assert min(report.health.perplexity_ratio) > 0.95
