@@ -19,7 +19,9 @@ _FULL_SCHEMA = b"pagewise.schema"
 def encode(rows: pa.Table) -> bytes:
     """Serialise a table; slices are cut to their own rows, columns without any value take no bytes."""
     empty = [rows.num_rows and column.null_count == rows.num_rows for column in rows.columns]
-    columns = [pa.nulls(rows.num_rows) if absent else column for absent, column in zip(empty, rows.columns, strict=True)]
+    columns = [
+        pa.nulls(rows.num_rows) if absent else column for absent, column in zip(empty, rows.columns, strict=True)
+    ]
     slim = pa.table(columns, names=rows.column_names)
     slim = slim.replace_schema_metadata({_FULL_SCHEMA: rows.schema.remove_metadata().serialize().to_pybytes()})
     sink = pa.BufferOutputStream()

@@ -15,18 +15,15 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.pvalue import TaggedOutput
 
-from features.schemas import CLEAN_TABLES
 from features.workspace import FileEntry, Table, Workspace
 from pipelines.batch.arrow import decode, encode, milliseconds, shard_of, split_by
-from pipelines.batch.checks import KEYS, Checked, check_rows, keep_first
-from pipelines.batch.raw import BATCH_ROWS, read_batches
+from pipelines.batch.raw import BATCH_ROWS
 from pipelines.batch.runner import Counted, Written
 
 DAY_MS = 86_400_000
 ROWS, DEAD, COUNTS = "rows", "dead", "counts"
-"""Names of the outputs of transforms that reject rows: what passes, dead letters, `Counted` elements."""
+"""Names of outputs: rows that pass, dead letters, `Counted` elements."""
 SORT_KEYS: dict[str, list[str]] = {
     "clean_events": ["timestamp", "event_id"],
     "pages": ["timestamp", "user_id", "request_id"],
@@ -67,32 +64,6 @@ class ReadTable(beam.PTransform):
             | "file groups" >> beam.Create(self.groups)
             | "read" >> beam.FlatMap(_read_group, self.uri, self.columns)
         )
-
-
-class CheckFiles(beam.PTransform):
-    """Read raw files and apply the table's contract to every row: outputs `rows`, `dead`, `counts`."""
-
-    def __init__(self, uri: str, table: str, files: list[str]) -> None:
-        super().__init__()
-        self.uri, self.table, self.files = uri, table, files
-
-    def expand(self, start: beam.Pipeline) -> beam.pvalue.DoOutputsTuple:
-        """Create paths, read and check each."""
-        checked = beam.FlatMap(_check_file, self.uri, self.table).with_outputs(DEAD, COUNTS, main=ROWS)
-        return start | "files" >> beam.Create(self.files) | "read and check" >> checked
-
-
-class KeepFirst(beam.PTransform):
-    """Keep one row of each id of a raw table: outputs `rows`, keyed by shard, and `dead`, `counts`."""
-
-    def __init__(self, table: str, shards: int) -> None:
-        super().__init__()
-        self.table, self.shards = table, shards
-
-    def expand(self, rows: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
-        """Shard by id, sort each shard, keep the first of each id."""
-        kept = beam.FlatMap(_keep_first, self.table).with_outputs(DEAD, COUNTS, main=ROWS)
-        return rows | "by id" >> ShardRows(KEYS[self.table], self.shards) | "keep first" >> kept
 
 
 class ShardRows(beam.PTransform):
@@ -144,49 +115,9 @@ class WriteShards(beam.PTransform):
         return rows | "write" >> beam.FlatMap(_write_shard, self.uri, self.name)
 
 
-class WriteDeadLetters(beam.PTransform):
-    """Dead letters -> sorted Parquet files; emits `Written`."""
-
-    def __init__(self, uri: str, shards: int) -> None:
-        super().__init__()
-        self.uri, self.shards = uri, shards
-
-    def expand(self, dead: beam.PCollection) -> beam.PCollection:
-        """Shard by the rejected row, sort, write."""
-        return (
-            dead
-            | "by row" >> ShardRows("row", self.shards)
-            | "sort" >> beam.Map(_sort_shard, "dead_letters")
-            | "parts" >> WriteShards(self.uri, "dead_letters")
-        )
-
-
-class ValidateTable(beam.PTransform):
-    """Raw files of one table -> its clean table; outputs `rows` as `Written` elements, `dead` and `counts`."""
-
-    def __init__(self, uri: str, table: str, files: list[str], shards: int) -> None:
-        super().__init__()
-        self.uri, self.table, self.files, self.shards = uri, table, files, shards
-
-    def expand(self, start: beam.Pipeline) -> dict[str, beam.PCollection]:
-        """Check rows, drop repeated ids, write."""
-        checked = start | "check" >> CheckFiles(self.uri, self.table, self.files)
-        unique = checked[ROWS] | "unique" >> KeepFirst(self.table, self.shards)
-        clean = CLEAN_TABLES[self.table]
-        if self.table == "events":
-            tables = unique[ROWS] | "drop shard" >> beam.Values()
-            written = tables | "write days" >> WriteByDay(self.uri, clean, self.shards)
-        else:
-            written = unique[ROWS] | "write parts" >> WriteShards(self.uri, clean)
-        return {
-            ROWS: written,
-            DEAD: (checked[DEAD], unique[DEAD]) | "dead letters" >> beam.Flatten(),
-            COUNTS: (checked[COUNTS], unique[COUNTS]) | "counts" >> beam.Flatten(),
-        }
-
-
 @lru_cache(maxsize=8)
-def _workspace(uri: str) -> Workspace:
+def open_workspace(uri: str) -> Workspace:
+    """Return the workspace, opened once per process."""
     return Workspace(uri)
 
 
@@ -205,7 +136,7 @@ def _file_groups(table: Table) -> list[list[str]]:
 def _read_group(paths: list[str], uri: str, columns: list[str] | None) -> Iterator[pa.Table]:
     pending: list[pa.RecordBatch] = []
     for path in paths:
-        with _workspace(uri).filesystem.open_input_file(path) as handle:
+        with open_workspace(uri).filesystem.open_input_file(path) as handle:
             for batch in pq.ParquetFile(handle).iter_batches(BATCH_ROWS, columns=columns):
                 pending.append(batch)
                 if sum(part.num_rows for part in pending) >= BATCH_ROWS:
@@ -217,29 +148,6 @@ def _read_group(paths: list[str], uri: str, columns: list[str] | None) -> Iterat
 
 def _count_rows(rows: pa.Table, name: str) -> Counted:
     return Counted(name, rows.num_rows)
-
-
-def _check_file(path: str, uri: str, table: str) -> Iterator[pa.Table | TaggedOutput]:
-    for batch in read_batches(_workspace(uri).filesystem, path):
-        size = batch.rows.num_rows + len(batch.broken_lines)
-        yield TaggedOutput(COUNTS, Counted(f"{table}.in", size))
-        yield from _outputs(check_rows(table, batch), table)
-
-
-def _keep_first(shard: tuple[int, pa.Table], table: str) -> Iterator[tuple[int, pa.Table] | TaggedOutput]:
-    key, rows = shard
-    kept = keep_first(table, rows)
-    for output in _outputs(kept, table):
-        yield output if isinstance(output, TaggedOutput) else (key, output)
-
-
-def _outputs(checked: Checked, table: str) -> Iterator[pa.Table | TaggedOutput]:
-    if checked.rows.num_rows:
-        yield checked.rows
-    if checked.dead.num_rows:
-        yield TaggedOutput(DEAD, checked.dead)
-        for reason in checked.dead.column("reason").value_counts().to_pylist():
-            yield TaggedOutput(COUNTS, Counted(f"{table}.dropped.{reason['values']}", reason["counts"]))
 
 
 def _split_by_shard(rows: pa.Table, column: str, shards: int) -> Iterator[tuple[int, bytes]]:
@@ -261,23 +169,20 @@ def _split_by_day(rows: pa.Table, shards: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _write_days(shard: tuple[int, pa.Table], uri: str, name: str) -> Iterator[Written]:
-    rows = _sorted(shard[1], name)
+    rows = sorted_rows(shard[1], name)
     for day, part in split_by(rows, _days(rows)):
         date = str(np.datetime64(day, "D"))
-        yield Written(name, _workspace(uri).table(name).write_part(part, shard=0, date=date))
+        yield Written(name, open_workspace(uri).table(name).write_part(part, shard=0, date=date))
 
 
 def _write_shard(shard: tuple[int, pa.Table], uri: str, name: str) -> Sequence[Written]:
     number, rows = shard
     if not rows.num_rows:
         return []
-    entry: FileEntry = _workspace(uri).table(name).write_part(rows, shard=number)
+    entry: FileEntry = open_workspace(uri).table(name).write_part(rows, shard=number)
     return [Written(name, entry)]
 
 
-def _sort_shard(shard: tuple[int, pa.Table], name: str) -> tuple[int, pa.Table]:
-    return shard[0], _sorted(shard[1], name)
-
-
-def _sorted(rows: pa.Table, name: str) -> pa.Table:
+def sorted_rows(rows: pa.Table, name: str) -> pa.Table:
+    """Sort rows by the table's keys."""
     return rows.sort_by([(column, "ascending") for column in SORT_KEYS[name]])
