@@ -119,12 +119,12 @@ class GenRec(nn.Module):
         """Return the input vectors `[B, T, D]`: tokens, merged history items with event, time and item vectors."""
         rows, places = batch.tokens_BT.shape
         x = F.embedding(batch.tokens_BT.view(-1), self.model.embed_tokens.weight)
-        history = batch.history_places_HJ
-        if len(history):
-            vectors_HLD = F.embedding(batch.history_tokens_HL, self.model.embed_tokens.weight)
-            vectors_HJD = vectors_HLD if self.merger is None else self.merger(vectors_HLD)[:, None]
-            vectors_HJD = vectors_HJD + self._side_vectors(batch)[:, None]
-            x = x.index_copy(0, history.reshape(-1), vectors_HJD.reshape(-1, x.shape[1]).to(x.dtype))
+        # Without any history too: sharded tables answer only when every process asks.
+        vectors_HLD = F.embedding(batch.history_tokens_HL, self.model.embed_tokens.weight)
+        vectors_HJD = vectors_HLD if self.merger is None else self.merger(vectors_HLD)[:, None]
+        vectors_HJD = vectors_HJD + self._side_vectors(batch)[:, None]
+        places_H = batch.history_places_HJ.reshape(-1)
+        x = x.index_copy(0, places_H, vectors_HJD.reshape(-1, x.shape[1]).to(x.dtype))
         x = x.index_add(0, batch.page_places_P, self.page_gap_embedding(batch.page_gaps_P))
         return x.view(rows, places, -1)
 
