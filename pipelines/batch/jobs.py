@@ -116,6 +116,8 @@ def build_features(workspace: Workspace, config: BatchConfig, beam_options: Sequ
 def _build_pages(workspace: Workspace, config: BatchConfig, beam_options: Sequence[str]) -> dict[str, int]:
     events = workspace.table("clean_events")
     manifest = events.manifest()
+    if not manifest.rows:
+        raise ValueError("table 'clean_events' has no rows: every event was rejected; table dead_letters tells why")
     inputs, notes = {"clean_events": manifest.fingerprint}, dict(manifest.notes)
     by_day = bool(notes.get("order_only") or notes.get("dates_only"))
 

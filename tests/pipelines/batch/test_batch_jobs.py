@@ -187,6 +187,14 @@ def test_the_stages_ask_for_the_stage_before(workspace):
         build_sequences(workspace, BatchConfig())
 
 
+def test_events_that_were_all_rejected_are_refused(workspace):
+    write_events(workspace, [])
+    write_file(workspace, "events", "events.csv", "user_id,item_id,event,timestamp\n,i1,click,0\n")
+    validate(workspace, BatchConfig(shards=1))
+    with pytest.raises(ValueError, match="every event was rejected; table dead_letters tells why"):
+        build_features(workspace, BatchConfig(shards=1))
+
+
 def test_a_split_without_training_pages_is_refused(by_hand):
     config = BatchConfig(split=SplitConfig(validation_days=3, test_days=2), shards=2)
     message = "3 validation and 2 test days leave no training pages of data from 2024-03-01 to 2024-03-05"
