@@ -133,7 +133,7 @@ run_stages(workspace, word_stages(workspace), lambda line: None)
 """
 
 
-@pytest.mark.parametrize("survive", range(6))
+@pytest.mark.parametrize("survive", [1, 2, 5])
 def test_killed_at_any_write_the_next_run_finishes(workspace, survive):
     """Six writes in all: an output and a record for each stage. The kill comes before write `survive`."""
     script = KILLED.format(folder=str(Path(__file__).parent), root=workspace.root, survive=survive)

@@ -1,0 +1,146 @@
+"""The daily job on a tiny simulated marketplace, with all real components."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from features.store.redis_store import open_store
+from features.workspace import Workspace
+from models.genrec.config import GenRecConfig
+from models.recommend.release import golden_requests, load_release
+from models.registry import CHALLENGER, CHAMPION, Registry
+from models.tokenizer.config import SemanticIdConfig
+from models.training.config import TrainConfig
+from pagewise.settings import Settings
+from pipelines.evaluation.config import EvaluateConfig
+from pipelines.jobs.daily import DailyReport, run_daily
+from pipelines.jobs.lock import LockedError, exclusive
+from pipelines.simulator.config import SimulateConfig
+from pipelines.simulator.job import simulate
+
+pytestmark = pytest.mark.integration
+
+TABLE_STAGES = ["validate", "features", "sequences"]
+MODEL_STAGES = ["semantic-ids", "train-genrec", "evaluate", "release", "store", "register"]
+SETTINGS = Settings(
+    simulate=SimulateConfig(users=150, items=200, days=8),
+    semantic_ids=SemanticIdConfig(
+        levels=2,
+        codes=16,
+        text_dimensions=8,
+        collaborative_dimensions=4,
+        max_collision_rate=1.0,
+        min_code_share=0.0,
+        min_perplexity=0.0,
+    ),
+    genrec=GenRecConfig(layers=1, width=16, heads=2, kv_heads=1, ffn_width=16),
+    train=TrainConfig(epochs=1, threads=1),
+    evaluate=EvaluateConfig(resamples=20, max_cases=100),
+)
+
+
+def daily(workspace: Workspace, settings: Settings = SETTINGS, force: bool = False) -> DailyReport:
+    return run_daily(settings, workspace, lambda line: None, force=force)
+
+
+def ran(report: DailyReport) -> list[str]:
+    return [stage.name for stage in report.stages if not stage.skipped]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> tuple[Workspace, DailyReport]:
+    workspace = Workspace(tmp_path_factory.mktemp("daily"))
+    simulate(SETTINGS.simulate, workspace, seed=0)
+    return workspace, daily(workspace)
+
+
+def test_the_first_run_ends_with_a_champion_that_answers(job):
+    workspace, report = job
+    assert ran(report) == TABLE_STAGES + MODEL_STAGES
+    assert (report.version, report.promoted_by) == (1, "first")
+    release = load_release(Registry(workspace).resolve(CHAMPION))
+    assert release.manifest.release_id == report.release_id
+    evaluation = json.loads((Path(report.stage("evaluate").folder) / "report.json").read_text())
+    assert {result["name"] for result in evaluation["results"]} == {"genrec", "transitions", "popular"}
+    assert release.manifest.metrics["hr_at_10"] == evaluation["results"][0]["metrics"]["hr_at_10"]["mean"]
+    requests = golden_requests(workspace, release.recommender.catalogue)
+    assert all(len(page.items) == 10 for page in release.recommender.pages(requests))
+    with open_store(SETTINGS.store, workspace) as store:
+        assert len(store.histories(requests.user_ids[:1], 100).item_ids) > 0
+        assert store.freshness().items == len(release.recommender.catalogue)
+
+
+def test_a_second_run_skips_everything_and_says_the_same(job):
+    workspace, first = job
+    report = daily(workspace)
+    assert ran(report) == []
+    assert (report.release_id, report.version, report.promoted_by) == (first.release_id, 1, "first")
+    assert "none, all were up to date" in report.lines()[0]
+
+
+def test_a_changed_section_runs_what_depends_on_it(job):
+    workspace, _ = job
+    changed = dataclasses.replace(SETTINGS, recommend=dataclasses.replace(SETTINGS.recommend, epsilon=0.2))
+    report = daily(workspace, changed)
+    assert ran(report) == ["release", "register"]
+    assert (report.version, report.promoted_by) == (2, None)
+    registry = Registry(workspace)
+    assert (registry.version(CHALLENGER), registry.version(CHAMPION)) == (2, 1)
+    assert ran(daily(workspace)) == ["release", "register"]  # back again: the first release is the newest one
+    assert (registry.version(CHALLENGER), registry.version(CHAMPION)) == (1, 1)
+    forced = daily(workspace, changed, force=True)
+    assert (forced.version, forced.promoted_by, registry.version(CHAMPION)) == (2, "force", 2)
+    assert (registry.rollback(), registry.version(CHAMPION)) == (1, 1)
+
+
+def test_a_lost_result_is_made_again(job):
+    workspace, _ = job
+    daily(workspace)
+    workspace.local_path("tables", "transitions", "manifest.json").unlink()
+    with open_store(SETTINGS.store, workspace) as store:
+        redis.Redis.from_url(store.url).flushall()
+    assert ran(daily(workspace)) == ["features", "store"]  # the same transitions: nothing after them changes
+
+
+KILLED = """
+import dataclasses, os, signal, sys
+sys.path.insert(0, {folder!r})
+from test_daily import SETTINGS
+from features.workspace import Workspace
+from pipelines.jobs.daily import run_daily
+
+def die_at(line):
+    if line.startswith("[5/9]"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run_daily(dataclasses.replace(SETTINGS, seed=1), Workspace({root!r}), die_at)
+"""
+
+
+def test_killed_in_the_middle_the_next_run_goes_on(job):
+    workspace, _ = job
+    script = KILLED.format(folder=str(Path(__file__).parent), root=workspace.root)
+    killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    report = daily(workspace, dataclasses.replace(SETTINGS, seed=1))
+    assert ran(report) == ["train-genrec", "evaluate", "release", "register"]
+    assert load_release(Registry(workspace).resolve(CHALLENGER)).manifest.release_id == report.release_id
+
+
+def test_two_jobs_in_one_workspace_are_refused(job):
+    workspace, _ = job
+    with exclusive(workspace.local_path("runs", "daily.lock")), pytest.raises(LockedError, match="is running a job"):
+        daily(workspace)
+
+
+def test_an_empty_workspace_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no events and no items table"):
+        daily(Workspace(tmp_path))
