@@ -6,14 +6,10 @@ it is, where its tables live (`engine`) or what a batch is (`BatchSource`).
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,6 +20,7 @@ from torch import Tensor, nn
 from models.training.checkpoints import BEST, Checkpoints
 from models.training.config import TrainConfig
 from models.training.engine import build_engine, holds_torchrec
+from models.training.interrupts import deferred_interrupt
 from models.training.meters import EXAMPLES, Meters, clock, peak_rss_mb
 from models.training.optimizers import rate_factor
 from models.training.position import Position, TrainReport
@@ -135,7 +132,7 @@ class _Run:
 
     def execute(self) -> TrainReport:
         """Take all steps that are left and return the report."""
-        with _deferred_interrupt() as interrupts:
+        with deferred_interrupt() as interrupts:
             while not self._stopped():
                 self._epoch(interrupts)
         return self._finish()
@@ -300,26 +297,6 @@ class _Run:
             peak_rss_mb=peak_rss_mb(),
             processes=world_size(),
         )
-
-
-@contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[list[int]]:
-    """Collect Ctrl-C in the list yielded, so that a step is never cut in two; a second one interrupts at once."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _silent(line: str) -> None:

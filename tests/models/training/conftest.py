@@ -1,5 +1,9 @@
 import importlib.util
+import os
+import signal
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +20,25 @@ def worker():
 def genrec_worker():
     """The module `genrec_worker.py` beside this file: a small shop and GenRec's training on it."""
     return load("genrec_worker")
+
+
+@pytest.fixture(scope="session")
+def launch() -> Callable[..., subprocess.CompletedProcess]:
+    """Run `python ARGUMENTS`; a run that hangs is ended together with the processes it started."""
+    return _launch
+
+
+def _launch(*arguments: str | Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def load(name: str) -> ModuleType:

@@ -14,7 +14,7 @@ from models.training.config import TrainConfig
 from models.training.genrec import train_genrec
 
 DAY = 86_400_000
-ITEM_COUNT, USERS = 12, 24
+ITEM_COUNT, USERS, NEW_USERS = 12, 24, 6
 SEMANTIC_IDS = SemanticIdConfig(
     levels=2,
     codes=4,
@@ -38,7 +38,10 @@ TRAIN_CONFIG = TrainConfig(
 
 
 def make_workspace(root: Path, validation: bool = True) -> Workspace:
-    """User u's page p holds item (u + 5 p) % 12: each item has one successor."""
+    """User u's page p holds item (u + 5 p) % 12: each item has one successor.
+
+    New users have one page, hence no history; their rows fill a batch of their own.
+    """
     workspace = Workspace(root)
     ids = [f"i{n:02d}" for n in range(ITEM_COUNT)]
     titles = [
@@ -48,6 +51,7 @@ def make_workspace(root: Path, validation: bool = True) -> Workspace:
     commit(workspace, "clean_items", pa.Table.from_pylist(items, schema=ITEMS))
     splits = [(TRAIN, range(6)), (VALIDATION, range(6, 7))][: 1 + validation]
     rows = [row(split, user, pages) for split, pages in splits for user in range(USERS)]
+    rows += [row(TRAIN, user, range(1)) for user in range(USERS, USERS + NEW_USERS)]
     commit(workspace, "sequences", pa.Table.from_pylist(rows, schema=SEQUENCES))
     counts = {name: [0] * ITEM_COUNT for name in ITEM_STATISTICS.names} | {"item_id": ids}
     commit(workspace, "item_statistics", pa.table(counts))

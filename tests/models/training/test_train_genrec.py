@@ -1,7 +1,4 @@
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +8,8 @@ from features.workspace import Workspace
 from models.training.genrec import load_genrec, train_genrec
 from models.training.genrec_run import MissingRunError, run_folder
 
-WORKER = str(Path(__file__).with_name("genrec_worker.py"))
+WORKER = Path(__file__).with_name("genrec_worker.py")
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER)
 RANDOM_NDCG = sum(1 / torch.log2(torch.arange(2.0, 12.0))).item() / 12
 """Of a random order of 12 items, one of them relevant: its rank is 1 .. 12 with equal chance."""
 
@@ -33,10 +31,10 @@ def train(genrec_worker, workspace, progress=None):
 
 def test_learns_the_planted_successors(shop):
     _, training, _ = shop
-    assert training.pages == 24 * 6
+    assert training.pages == 24 * 6 + 6
     assert training.train.metrics["ndcg_at_10"] > 1.3 * RANDOM_NDCG
     assert training.train.losses[-1][1] < 0.6 * training.train.losses[0][1]
-    assert training.lines()[0] == "GenRec: 4,368 parameters, 144 training pages (left out: nothing)"
+    assert training.lines()[0] == "GenRec: 4,368 parameters, 150 training pages (left out: nothing)"
 
 
 def test_the_latest_run_loads_with_what_it_was_trained_from(shop):
@@ -67,7 +65,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(genrec_worker, shop
         load_genrec(broken)
     told = []
     train(genrec_worker, broken, progress=told.append)
-    assert "resumed at step 35 of 96" in told
+    assert "resumed at step 36 of 108" in told
     folders = [run_folder(place, training.run) for place in (workspace, broken)]
     assert (folders[0] / "weights.safetensors").read_bytes() == (folders[1] / "weights.safetensors").read_bytes()
     assert not (folders[1] / "steps").exists()
@@ -79,13 +77,9 @@ def break_at_step_40(line):
 
 
 @pytest.mark.integration
-def test_two_processes_train_one_model(shop, tmp_path):
+def test_two_processes_train_one_model(launch, shop, tmp_path):
     shutil.copytree(shop[2], tmp_path / "two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path / "two")], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    done = launch(*TWO, tmp_path / "two")
     assert done.returncode == 0, done.stderr
     model, run = load_genrec(Workspace(tmp_path / "two"))
     assert run.name == shop[1].run

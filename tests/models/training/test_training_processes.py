@@ -3,8 +3,6 @@
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,19 +15,12 @@ from models.training.export import full_state
 from models.training.loop import train
 
 pytestmark = pytest.mark.integration
-WORKER = str(Path(__file__).with_name("worker.py"))
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER]
+WORKER = Path(__file__).with_name("worker.py")
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-def test_a_killed_run_goes_on_to_the_bit(worker, tmp_path):
-    died = run(WORKER, str(tmp_path), "killed")
+def test_a_killed_run_goes_on_to_the_bit(launch, worker, tmp_path):
+    died = launch(WORKER, tmp_path, "killed")
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert Checkpoints(tmp_path / "killed").progress()["step"] == 9
     config = dataclasses.replace(worker.CONFIG, ema_decay=0.9, checkpoint_every_steps=3)
@@ -44,7 +35,7 @@ def test_a_killed_run_goes_on_to_the_bit(worker, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def two(worker, tmp_path_factory):
+def two(launch, worker, tmp_path_factory):
     """What one process did, and two after it: alone, and going on from the first one's checkpoint at step 12."""
     folder = tmp_path_factory.mktemp("two")
     one = worker.sharded()
@@ -54,7 +45,7 @@ def two(worker, tmp_path_factory):
         stop_at_12 = InterruptedSource(worker, 12)
         with pytest.raises(KeyboardInterrupt):
             train(worker.sharded(), stop_at_12, worker.CONFIG, checkpoints=folder / "one_to_two", seed=1)
-    done = run(*TWO, str(folder), "two")
+    done = launch(*TWO, folder, "two")
     assert done.returncode == 0, done.stderr
     return folder, report, state
 
