@@ -63,8 +63,8 @@ class BuildStatistics(beam.PTransform):
             | "users" >> ShardRows("user_id", self.config.shards)
             | "training entries" >> beam.FlatMap(_train, self.splitter).with_outputs(COUNTS, main=ROWS)
         )
-        times = train[ROWS] | "last time of shard" >> beam.Map(_last_time)
-        last_time = AsSingleton(times | "last time" >> beam.CombineGlobally(_latest))
+        times = train[ROWS] | "last time of shard" >> beam.Map(_last_time) | "all shards" >> beam.GroupByKey()
+        last_time = AsSingleton(times | "last time" >> beam.Map(_latest))
         half_life_days = self.config.pages.popularity_half_life_days
         statistics = (
             train[ROWS]
@@ -133,12 +133,12 @@ def _counts(pages: pa.Table, entries: Entries) -> Iterator[TaggedOutput]:
         yield TaggedOutput(COUNTS, Counted(name, rows))
 
 
-def _last_time(train: pa.Table) -> int:
-    return int(np.asarray(train.column("time")).max(initial=0))
+def _last_time(train: pa.Table) -> tuple[int, int]:
+    return 0, int(np.asarray(train.column("time")).max(initial=0))
 
 
-def _latest(times: Iterable[int]) -> int:
-    return max(times, default=0)
+def _latest(times: tuple[int, Iterable[int]]) -> int:
+    return max(times[1])
 
 
 def _merge_statistics(shard: tuple[int, pa.Table]) -> tuple[int, pa.Table]:

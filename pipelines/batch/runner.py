@@ -7,7 +7,7 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
@@ -101,7 +101,8 @@ def write_summary(results: beam.PCollection, uri: str, *path: str) -> None:
     _ = (
         results
         | "count rows" >> beam.Map(_count)
-        | "collect" >> beam.combiners.ToList()
+        # One key instead of a CombineGlobally, which would double the number of transforms.
+        | "collect" >> beam.GroupByKey()
         | "write summary" >> beam.Map(_write_summary, uri, path)
     )
 
@@ -113,16 +114,16 @@ def read_summary(workspace: Workspace, *path: str) -> Summary:
     return Summary(files, document["counts"])
 
 
-def _count(result: Written | Counted) -> Written | Counted:
+def _count(result: Written | Counted) -> tuple[int, Written | Counted]:
     if isinstance(result, Counted):
         beam.metrics.Metrics.counter("pagewise", result.name).inc(result.rows)
-    return result
+    return 0, result
 
 
-def _write_summary(results: list[Written | Counted], uri: str, path: tuple[str, ...]) -> None:
+def _write_summary(keyed: tuple[int, Iterable[Written | Counted]], uri: str, path: tuple[str, ...]) -> None:
     files: dict[str, list[dict[str, str | int]]] = {}
     counts: dict[str, int] = {}
-    for result in results:
+    for result in keyed[1]:
         if isinstance(result, Counted):
             counts[result.name] = counts.get(result.name, 0) + result.rows
         else:
