@@ -7,7 +7,7 @@ the tables).
 
 Example:
     >>> sorted(IMPORTERS)
-    ['online-retail', 's3rec']
+    ['amazon-reviews', 'mind', 'movielens', 'online-retail', 'rees46', 'retailrocket', 's3rec']
 """
 
 from pipelines.importers.registry import IMPORTERS, import_dataset

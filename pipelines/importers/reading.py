@@ -32,8 +32,12 @@ class Source:
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path} does not exist: {self._expected}")
 
-    def main(self, *patterns: str) -> Path:
+    def main(self, *patterns: str, besides: str | None = None) -> Path:
         """Return the one file that matches the first pattern that any file matches, plain, `.gz` or `.zst`.
+
+        Args:
+            patterns: File names without `.gz` and `.zst`; `*` stands for any characters.
+            besides: Start of the names of companions, which are never the main file.
 
         Raises:
             FileNotFoundError: No file matches.
@@ -41,7 +45,7 @@ class Source:
         """
         if self.path.is_file():
             return self.path
-        found = self._matching(patterns)
+        found = [path for path in self.all(*patterns) if not (besides and path.name.startswith(besides))]
         if not found:
             raise FileNotFoundError(f"nothing to import in {self.path}: {self._expected}")
         if len(found) > 1:
@@ -51,19 +55,16 @@ class Source:
 
     def all(self, *patterns: str) -> list[Path]:
         """Return the files that match the first pattern that any file matches, sorted; perhaps none."""
-        return self._matching(patterns)
-
-    def optional(self, *patterns: str) -> Path | None:
-        """Return a companion of the main file, None where there is none."""
-        return next(iter(self._matching(patterns)), None)
-
-    def _matching(self, patterns: Sequence[str]) -> list[Path]:
         folder = self.path.parent if self.path.is_file() else self.path
         for pattern in patterns:
             found = [path for suffix in ("", *_CODECS) for path in folder.glob(pattern + suffix) if path.is_file()]
             if found:
                 return sorted(found)
         return []
+
+    def optional(self, *patterns: str) -> Path | None:
+        """Return a companion of the main file, None where there is none."""
+        return next(iter(self.all(*patterns)), None)
 
     @property
     def _expected(self) -> str:

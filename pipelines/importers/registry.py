@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from features.schemas import RAW_TABLES
 from features.workspace import FileEntry, Workspace
-from pipelines.importers import online_retail, s3rec
+from pipelines.importers import amazon_reviews, mind, movielens, online_retail, rees46, retailrocket, s3rec
 from pipelines.importers.base import Chunk, Importer, ImportOptions
 from pipelines.importers.reading import Source
 from pipelines.report import StageReport, peak_rss_mb
@@ -21,7 +21,12 @@ REJECTS = "import_rejects"
 MERGED = "merged"
 
 IMPORTERS: dict[str, Importer] = {
+    "amazon-reviews": Importer(read=amazon_reviews.read, files=amazon_reviews.FILES),
+    "mind": Importer(read=mind.read, files=mind.FILES),
+    "movielens": Importer(read=movielens.read, files=movielens.FILES),
     "online-retail": Importer(read=online_retail.read, files=online_retail.FILES),
+    "rees46": Importer(read=rees46.read, files=rees46.FILES),
+    "retailrocket": Importer(read=retailrocket.read, files=retailrocket.FILES),
     "s3rec": Importer(read=s3rec.read, files=s3rec.FILES, order_only=True),
 }
 """Data set name -> importer."""

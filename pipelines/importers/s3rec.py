@@ -98,8 +98,8 @@ def _described(record: dict[str, Any]) -> dict[str, Any]:
 
 def _attributed(attributes: dict[str, list[int]], names: dict[str, str]) -> Iterator[dict[str, Any]]:
     for item_id, numbers in attributes.items():
-        text = "; ".join(names.get(str(number), f"attribute{number}") for number in numbers)
-        yield {"item_id": item_id, "title": item_id, "attributes": {"attributes": text}}
+        texts = [names.get(str(number), f"attribute{number}") for number in dict.fromkeys(numbers)]
+        yield {"item_id": item_id, "title": item_id, "attributes": {"attributes": "; ".join(texts)}}
 
 
 def _read_json(path: Path) -> Any:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.schemas import BAD_TIMESTAMP, MALFORMED, NULL_ID
+from features.schemas import BAD_TIMESTAMP, MALFORMED, NULL_ID, RAW_TABLES, UNKNOWN_EVENT
 from pipelines.batch.checks import dead_letters
 from pipelines.batch.parse import LATEST_TIME_MS
 from pipelines.batch.raw import RawBatch
 from pipelines.importers.base import Chunk
+
+LINE = "line"
+"""Column of a batch with each record as the file has it; where there is none, a rejected row is written as JSON."""
 
 
 class Sieve:
@@ -47,8 +51,7 @@ class Sieve:
         mask = np.asarray(pc.fill_null(faulty, True), dtype=bool)
         if not mask.any():
             return
-        records = self._raw.rows.take(pa.array(self._numbers[mask])).to_pylist()
-        texts = [json.dumps({name: cell for name, cell in row.items() if cell is not None}) for row in records]
+        texts = _texts(self._raw.rows.take(pa.array(self._numbers[mask])))
         self._dead.append(dead_letters(self.table, reason, [detail] * len(texts), self._raw.source, texts))
         self.rows = self.rows.filter(pa.array(~mask))
         self._numbers = self._numbers[~mask]
@@ -62,6 +65,13 @@ class Sieve:
     def replace(self, column: str, values: pa.Array) -> None:
         """Replace a column by values computed from it."""
         self.rows = self.rows.set_column(self.rows.schema.get_field_index(column), column, values)
+
+    def replace_kinds(self, column: str, kinds: Mapping[str, str]) -> None:
+        """Replace the publisher's event names by ours, taking out the rows whose name is none of `kinds`."""
+        found = pc.index_in(self.rows.column(column), pa.array(list(kinds)))
+        self.replace(column, pa.array(list(kinds.values())).take(found.combine_chunks()))
+        detail = f"{column}: expected one of {', '.join(kinds)}"
+        self.reject(self.rows.column(column).is_null(), UNKNOWN_EVENT, detail)
 
     def replace_times(self, column: str, times: pa.Array) -> None:
         """Replace a column by its times, taking out the rows where they are null, before 1970 or after 2099."""
@@ -78,6 +88,17 @@ class Sieve:
     def chunk(self, rows: pa.Table, *, merged: int = 0) -> Chunk:
         """Return `rows`, made from the accepted ones, together with the rejects."""
         return Chunk(table=self.table, rows=rows, rejects=self.rejects, read=self.read, merged=merged)
+
+    def records(self, records: Iterable[Mapping[str, Any]]) -> Chunk:
+        """Return rows given as dictionaries, made from the accepted ones, together with the rejects."""
+        return self.chunk(pa.Table.from_pylist(list(records), schema=RAW_TABLES[self.table]))
+
+
+def _texts(rows: pa.Table) -> list[str]:
+    if LINE in rows.column_names:
+        lines: list[str] = rows.column(LINE).to_pylist()
+        return lines
+    return [json.dumps({name: cell for name, cell in row.items() if cell is not None}) for row in rows.to_pylist()]
 
 
 def broken_lines(table: str, lines: list[str], source: str) -> pa.Table:
