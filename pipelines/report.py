@@ -34,7 +34,7 @@ class StageReport:
     outputs: Mapping[str, str]
     """Table -> where it lies."""
     next_command: str | None = None
-    """What a user would run next."""
+    """What a user would run next; the command line fills it in."""
 
     @property
     def rows_in(self) -> int:

@@ -70,7 +70,7 @@ def validate(workspace: Workspace, config: BatchConfig, beam_options: Sequence[s
     commit_table(workspace, "dead_letters", summary, inputs, {}, {})
     written = [*(CLEAN_TABLES[name] for name in present), "dead_letters"]
     counts = {**summary.counts, **{f"{name}.out": summary.rows(CLEAN_TABLES[name]) for name in present}}
-    return make_report("validate", workspace, counts, started, written, "pagewise features")
+    return make_report("validate", workspace, counts, started, written)
 
 
 def build_features(workspace: Workspace, config: BatchConfig, beam_options: Sequence[str] = ()) -> StageReport:
@@ -108,9 +108,7 @@ def build_features(workspace: Workspace, config: BatchConfig, beam_options: Sequ
     for name in (ITEM_STATISTICS, TRANSITIONS):
         commit_table(workspace, name, summary, inputs, entry_counts, {**notes, **_split_notes(config, splitter)})
         counts[f"{name}.out"] = summary.rows(name)
-    return make_report(
-        "features", workspace, counts, started, ["pages", ITEM_STATISTICS, TRANSITIONS], "pagewise sequences"
-    )
+    return make_report("features", workspace, counts, started, ["pages", ITEM_STATISTICS, TRANSITIONS])
 
 
 def _build_pages(workspace: Workspace, config: BatchConfig, beam_options: Sequence[str]) -> dict[str, int]:
@@ -168,7 +166,7 @@ def build_sequences(workspace: Workspace, config: BatchConfig, beam_options: Seq
     notes = {**manifest.notes, **_split_notes(config, splitter)}
     commit_table(workspace, "sequences", summary, inputs, _counts_of(summary, "pages"), notes)
     counts = {**summary.counts, "sequences.out": summary.rows("sequences")}
-    return make_report("sequences", workspace, counts, started, ["sequences"], "pagewise train genrec")
+    return make_report("sequences", workspace, counts, started, ["sequences"])
 
 
 def _split_notes(config: BatchConfig, splitter: Splitter) -> dict[str, Any]:
