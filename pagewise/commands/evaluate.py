@@ -1,0 +1,26 @@
+"""`pagewise evaluate`: full-catalogue metrics of the trained GenRec, baselines beside them."""
+
+from __future__ import annotations
+
+import argparse
+
+from pagewise.console import Console
+from pagewise.settings import Settings
+
+SECTIONS = ("evaluate", "decode")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare no arguments of its own; `evaluate.split=validation` and the like say what is measured."""
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Run the evaluation stage; where it is up to date, print what it found."""
+    from features.workspace import Workspace
+    from pipelines.jobs.daily_stages import DailyStages
+    from pipelines.jobs.stages import run_stage
+
+    console, workspace = Console(), Workspace(args.workspace)
+    result = run_stage(workspace, DailyStages(settings, workspace, console.progress).evaluation())
+    console.say(*result.report, f"report: {result.folder}", f"next: pagewise register --workspace {args.workspace}")
+    return 0

@@ -1,0 +1,33 @@
+"""`pagewise promote`: make a registered release the champion."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pagewise.console import Console
+from pagewise.settings import Settings
+
+SECTIONS = ("tracking",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the version and what allows it."""
+    parser.add_argument("--version", type=int, metavar="N", help="registered version (default: the challenger)")
+    allowed = parser.add_mutually_exclusive_group()
+    allowed.add_argument("--verdict", type=Path, metavar="FILE", help="a replay verdict in favour of this version")
+    allowed.add_argument("--force", action="store_true", help="promote without a verdict; recorded")
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Promote; without a champion nothing else is needed."""
+    from features.workspace import Workspace
+    from models.registry import CHAMPION, Registry
+
+    registry = Registry(Workspace(args.workspace), settings.tracking.uri)
+    reason = registry.promote(args.version, force=args.force, verdict=args.verdict)
+    Console().say(
+        f"version {registry.version(CHAMPION)} is the champion, promoted: {reason} (registry {registry.uri})",
+        f"next: pagewise serve --workspace {args.workspace}",
+    )
+    return 0

@@ -1,0 +1,28 @@
+"""`pagewise register`: pack a release and register it as the challenger."""
+
+from __future__ import annotations
+
+import argparse
+
+from pagewise.console import Console
+from pagewise.settings import Settings
+
+SECTIONS = ("evaluate", "decode", "recommend", "store", "tracking")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare no arguments of its own."""
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Run the last stages of the daily job: evaluation, release, store, registration; each only if need be."""
+    from features.workspace import Workspace
+    from pipelines.jobs.daily_stages import DailyStages
+    from pipelines.jobs.stages import run_stages
+
+    console, workspace = Console(), Workspace(args.workspace)
+    stages = DailyStages(settings, workspace, console.progress)
+    evaluation = stages.evaluation()
+    run_stages(workspace, [evaluation, stages.release(evaluation), stages.store(), stages.registration()], console.say)
+    console.say(f"next: pagewise promote --workspace {args.workspace}")
+    return 0

@@ -1,0 +1,28 @@
+"""`pagewise rollback`: make the previous champion the champion again."""
+
+from __future__ import annotations
+
+import argparse
+
+from pagewise.console import Console
+from pagewise.settings import Settings
+
+SECTIONS = ("tracking",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare no arguments of its own."""
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Roll back by one champion."""
+    from features.workspace import Workspace
+    from models.registry import Registry
+
+    registry = Registry(Workspace(args.workspace), settings.tracking.uri)
+    version = registry.rollback()
+    Console().say(
+        f"version {version} is the champion again (registry {registry.uri}); a running service keeps its release "
+        "until it is started again"
+    )
+    return 0

@@ -1,0 +1,36 @@
+"""`pagewise serve`: answer recommendation requests over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+
+from pagewise.console import Console
+from pagewise.settings import Settings
+
+SECTIONS = ("serve", "store", "tracking")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which release."""
+    parser.add_argument("--alias", default="champion", help="alias of the release in the registry (%(default)s)")
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    from features.workspace import Workspace
+    from models.registry import Registry
+    from serving.run import RunningService, serve_forever
+
+    console, workspace = Console(), Workspace(args.workspace)
+    release = Registry(workspace, settings.tracking.uri).resolve(args.alias)
+    console.say(f"starting release {release.name} ({args.alias})")
+
+    def ready(service: RunningService) -> None:
+        console.say(
+            f"serving release {service.release} at {service.url} (API: {service.url}/docs; Ctrl-C stops)",
+            f"try: curl -s {service.url}/v1/recommend -H 'content-type: application/json' -d '{{\"user_id\": \"anybody\"}}'",
+        )
+
+    serve_forever(workspace, release, settings.store, settings.serve, arm=args.alias, ready=ready)
+    console.say("stopped")
+    return 0
