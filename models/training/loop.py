@@ -135,6 +135,8 @@ class _Run:
         with deferred_interrupt() as interrupts:
             while not self._stopped():
                 self._epoch(interrupts)
+        if interrupts:  # during the last evaluation, after which all is saved
+            raise KeyboardInterrupt
         return self._finish()
 
     def _stopped(self) -> str:
@@ -164,8 +166,8 @@ class _Run:
             if self._checkpoint_due():
                 self._save()
                 begun = time.perf_counter()
-        best = (self._stopped() or place.step % per_epoch == 0) and self._end_of_epoch()
-        if interrupted and not best:
+        saved = (self._stopped() or place.step % per_epoch == 0) and self._end_of_epoch()
+        if interrupted and not saved:
             self._save()
         if interrupted:
             raise KeyboardInterrupt

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 BATCH = 500
 """Metric values sent together; MLflow's limit for one request is 1000."""
+SECONDS_BETWEEN_BATCHES = 10.0
+"""Metric values are sent at the next step after so long, however few they are."""
 
 
 def tracking_uri(workspace: Workspace) -> str:
@@ -83,6 +85,7 @@ class Tracker:
     def __enter__(self) -> Tracker:
         self._client = mlflow_client(self.uri or tracking_uri(self.workspace))
         self._pending: list[tuple[str, float, int, int]] = []
+        self._sent = time.monotonic()
         self.run_id: str = self._reopened() or self._created()
         return self
 
@@ -111,7 +114,7 @@ class Tracker:
         """Note metrics of a step; they are sent in batches."""
         now = int(time.time() * 1000)
         self._pending += [(name, float(value), now, step) for name, value in values.items()]
-        if len(self._pending) >= BATCH:
+        if len(self._pending) >= BATCH or time.monotonic() - self._sent > SECONDS_BETWEEN_BATCHES:
             self.flush()
 
     def flush(self) -> None:
@@ -122,6 +125,7 @@ class Tracker:
         for start in range(0, len(metrics), BATCH):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + BATCH])
         self._pending = []
+        self._sent = time.monotonic()
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file, or the files of a folder, to the run's artefacts."""
