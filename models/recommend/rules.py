@@ -140,9 +140,10 @@ def with_exclusions(
     for row in range(len(requests)):
         history = slice(requests.history_offsets[row], requests.history_offsets[row + 1])
         given = slice(requests.excluded_offsets[row], requests.excluded_offsets[row + 1])
-        seen = requests.history_items[history][out_of_history[history]]
-        forbidden = np.flatnonzero(~facts.allowed(int(requests.times_B[row]), filters[row]))
-        excluded.append(np.unique(np.concatenate([requests.excluded_items[given], seen, forbidden])))
+        forbidden_N = ~facts.allowed(int(requests.times_B[row]), filters[row])
+        forbidden_N[requests.excluded_items[given]] = True
+        forbidden_N[requests.history_items[history][out_of_history[history]]] = True
+        excluded.append(np.flatnonzero(forbidden_N))
     return dataclasses.replace(
         requests,
         excluded_items=np.concatenate([*excluded, np.zeros(0, dtype=np.int64)]),
