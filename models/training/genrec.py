@@ -22,6 +22,7 @@ from models.genrec.data import SequenceData, load_sequences
 from models.genrec.model import GenRec
 from models.genrec.source import PackedSource
 from models.metrics import ranking_metrics
+from models.recommend.catalogue import catalogue_of
 from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.requests import EvaluationCases, requests_from_sequences
 from models.tokenizer.bundle import Bundle
@@ -107,7 +108,7 @@ def train_genrec(
     """
     say = progress or (lambda line: None)
     bundle = Bundle.load(workspace, generation)
-    catalogue = _catalogue(workspace, bundle)
+    catalogue = catalogue_of(bundle, workspace)
     data = load_sequences(workspace, catalogue, model_config)
     run = GenRecRun(
         model=model_config,
@@ -195,11 +196,6 @@ def _build(run: GenRecRun) -> GenRec:
     torch.manual_seed(_seed(run.seed, _WEIGHTS))
     specs = GenRec.table_specs(run.model, run.items)
     return run.build(TorchRecTables(specs) if specs else None)
-
-
-def _catalogue(workspace: Workspace, bundle: Bundle) -> Catalogue:
-    statistics = workspace.table("item_statistics").read(["item_id", "recent_popularity"])
-    return bundle.catalogue(dict(zip(*(column.to_pylist() for column in statistics.columns), strict=True)))
 
 
 def _validation(
