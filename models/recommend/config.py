@@ -14,8 +14,6 @@ class RecommendConfig:
     """Items of a page when a request does not say."""
     max_page_size: int = 50
     """Largest page a request may ask for."""
-    max_pages: int = 20
-    """Pages one cursor may turn; later pages are refused, because each one excludes all items before it."""
     candidates: int = 100
     """Items asked of each retriever, and items kept after fusion for the policy to draw from."""
     genrec_weight: float = 1.0
@@ -38,7 +36,7 @@ class RecommendConfig:
     def __post_init__(self) -> None:
         mistakes = [
             f"{name}: expected at least 1, got {getattr(self, name)}"
-            for name in ("page_size", "max_page_size", "max_pages", "candidates")
+            for name in ("page_size", "max_page_size", "candidates")
             if getattr(self, name) < 1
         ]
         if self.page_size > self.max_page_size:
