@@ -85,6 +85,7 @@ def running_pipeline(flags: Sequence[str]) -> Iterator[beam.Pipeline]:
     """
     pipeline = beam.Pipeline(options=pipeline_options(flags))
     yield pipeline
+    # Beam logs every exception with its whole graph before it raises it; what is raised says enough.
     worker_log = logging.getLogger("apache_beam")
     level = worker_log.level
     worker_log.setLevel(logging.CRITICAL)

@@ -55,14 +55,20 @@ def splitter_for(pages: list[dict], config: SplitConfig) -> Splitter:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10_000), size=st.integers(1, 60), cap=st.integers(1, 4), by_day=st.booleans())
-def test_pages_equal_the_reference_in_any_order(seed, size, cap, by_day):
+@given(
+    seed=st.integers(0, 10_000),
+    size=st.integers(1, 60),
+    cap=st.integers(1, 4),
+    gap=st.sampled_from([20, 30]),  # times lie 20 minutes apart
+    by_day=st.booleans(),
+)
+def test_pages_equal_the_reference_in_any_order(seed, size, cap, gap, by_day):
     rows = random_events(seed, size)
-    config = PagesConfig(gap_minutes=30, cap=cap)
+    config = PagesConfig(gap_minutes=gap, cap=cap)
     shuffled = np.random.default_rng(seed).permutation(size)
     found = pages_from_events(events_table(rows).take(pa.array(shuffled)), config, by_day=by_day)
     assert found.equals(pages_from_events(events_table(rows), config, by_day=by_day))
-    expected = reference_pages(rows, gap_ms=30 * MINUTE, cap=cap, by_day=by_day)
+    expected = reference_pages(rows, gap_ms=gap * MINUTE, cap=cap, by_day=by_day)
     pages = plain(found)
     key = lambda page: (page["user_id"], page["timestamp"], page["items"])  # noqa: E731
     for page, wanted in zip(sorted(pages, key=key), sorted(expected, key=key), strict=True):
