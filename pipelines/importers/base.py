@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -78,9 +78,9 @@ def item_chunks(records: Iterable[Mapping[str, Any]], chunk_rows: int) -> Iterat
         yield record_chunk("items", batch)
 
 
-def record_chunk(table: str, records: list[Mapping[str, Any]], rejects: pa.Table | None = None) -> Chunk:
+def record_chunk(table: str, records: Sequence[Mapping[str, Any]], rejects: pa.Table | None = None) -> Chunk:
     """Return rows given as dictionaries as a chunk, beside what was rejected among them."""
-    rows = pa.Table.from_pylist(records, schema=RAW_TABLES[table])
+    rows = pa.Table.from_pylist(list(records), schema=RAW_TABLES[table])
     rejects = DEAD_LETTERS.empty_table() if rejects is None else rejects
     return Chunk(table=table, rows=rows, rejects=rejects, read=rows.num_rows + rejects.num_rows)
 

@@ -49,8 +49,8 @@ class _File:
 
     def read(self, path: Path, chunk_rows: int) -> Iterator[RawBatch]:
         """Yield batches with our column names."""
-        options = {"names": self.names, "delimiter": self.delimiter, "quoted": self.quoted}
-        for raw in read_columns(path, chunk_rows, **options):
+        batches = read_columns(path, chunk_rows, names=self.names, delimiter=self.delimiter, quoted=self.quoted)
+        for raw in batches:
             names = [name.partition(":")[0] for name in raw.rows.column_names]
             rows = raw.rows.rename_columns([_OUR_NAMES.get(name, name) for name in names])
             yield RawBatch(rows, raw.broken_lines, raw.source)

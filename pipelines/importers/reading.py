@@ -17,7 +17,8 @@ import pyarrow.csv as pacsv
 from pipelines.batch.raw import RawBatch, UnreadableFileError
 
 _CODECS: dict[str, str] = {".gz": "gzip", ".zst": "zstd"}
-_BLOCK_BYTES = 1 << 22
+_BLOCK_BYTES = 1 << 20
+"""Bytes of one read; Arrow reads some two dozen of them ahead."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,25 +148,33 @@ def read_columns(
         UnreadableFileError: The file is empty, has no rows, is truncated or corrupt.
     """
     header = list(names) if names else _header(path, delimiter)
+    rows = pa.table({name: pa.array([], pa.string()) for name in header})
+    broken: list[str] = []
     some = False
     with reading(path), open_stream(path) as stream:
         if delimiter == "::":
             stream, delimiter = pa.lib.TransformInputStream(stream, _SingleColons()), "\t"
-        for table, broken in _batches(stream, header, 0 if names else 1, delimiter, quoted):
-            some = some or bool(table.num_rows or broken)
-            for start in range(0, max(table.num_rows, 1), chunk_rows):
-                yield RawBatch(table.slice(start, chunk_rows), broken if start == 0 else [], path.name)
-    if not some:
+        for block, found in _blocks(stream, header, 0 if names else 1, delimiter, quoted):
+            rows, broken = pa.concat_tables([rows, block]), broken + found
+            while rows.num_rows >= chunk_rows:
+                yield RawBatch(rows.slice(0, chunk_rows).combine_chunks(), broken, path.name)
+                rows, broken, some = rows.slice(chunk_rows), [], True
+    if rows.num_rows or broken:
+        yield RawBatch(rows.combine_chunks(), broken, path.name)
+    elif not some:
         raise UnreadableFileError(f"{path}: the file has no rows below its header; download it again")
 
 
 def _header(path: Path, delimiter: str) -> list[str]:
     with reading(path), open_stream(path) as stream:
-        line = io.TextIOWrapper(stream, encoding="utf-8-sig").readline()
-    return next(csv.reader([line], delimiter=delimiter), [])
+        line = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace").readline()
+    names = next(csv.reader([line], delimiter=delimiter), [])
+    if not names:
+        raise UnreadableFileError(f"{path}: the file is empty: it has no header line; download it again")
+    return names
 
 
-def _batches(
+def _blocks(
     stream: pa.NativeFile, header: list[str], skip: int, delimiter: str, quoted: bool
 ) -> Iterator[tuple[pa.Table, list[str]]]:
     broken: list[str] = []

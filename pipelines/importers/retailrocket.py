@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.schemas import CART, CLICK, PURCHASE, TIMESTAMP
+from features.schemas import CART, CLICK, ITEMS, PURCHASE, TIMESTAMP
 from pipelines.batch.parse import parse_values
 from pipelines.batch.raw import RawBatch
 from pipelines.importers.base import Chunk, ImportOptions, bare_items, events_table, item_chunks
@@ -64,7 +64,8 @@ def _items(properties: list[Path], tree: Path | None, chunk_rows: int) -> Iterat
         sieve.reject_empty("itemid", "property")
         sieve.replace_times("timestamp", parse_values(numbers(sieve.rows["timestamp"]), TIMESTAMP))
         _remember(facts, sieve.rows)
-        yield sieve.chunk(sieve.rows.schema.empty_table(), merged=sieve.rows.num_rows)
+        yield sieve.chunk(ITEMS.empty_table(), merged=sieve.rows.num_rows)
+    # Until here every accepted property counts as merged; each item takes one of them back as its own.
     parents = _parents(tree, chunk_rows) if tree else {}
     for chunk in item_chunks((_item(item_id, known, parents) for item_id, known in facts.items()), chunk_rows):
         yield Chunk(table="items", rows=chunk.rows, read=0, merged=-chunk.rows.num_rows)
