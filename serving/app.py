@@ -72,6 +72,7 @@ def build_application(served: Served) -> serve.Application:
         serve.ingress()(PagesReplica),
         name=DEPLOYMENT,
         num_replicas=1,
+        max_surge_percent=100,  # another release starts beside this one, which answers until the other is loaded
         max_ongoing_requests=config.max_ongoing_requests,
         max_queued_requests=config.max_queued_requests,
         # a release that cannot be loaded will not load better the third time

@@ -12,6 +12,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from features.store.embedded import EmbeddedRedis
 from features.store.redis_store import RedisStore
 from features.workspace import Workspace
 from models.recommend.release import read_manifest
-from serving.app import Served, build_application
+from serving.app import DEPLOYMENT, Served, build_application
 from serving.config import ServeConfig
 
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -37,12 +38,13 @@ PROXY_SLACK_S = 5.0
 WATCH_S = 1.0
 APPLICATION = "pagewise"
 
+_log = logging.getLogger(__name__)
 
-class ServiceError(RuntimeError):
+
+class ServiceError(ValueError):
     """The service did not start."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunningService:
     """A service that answers at `url` until `stop`.
 
@@ -51,10 +53,23 @@ class RunningService:
         release: Id of the release served.
     """
 
-    url: str
-    release: str
-    _cleanup: contextlib.ExitStack = dataclasses.field(repr=False)
-    _embedded: EmbeddedRedis | None = dataclasses.field(repr=False)
+    def __init__(self, url: str, served: Served, cleanup: contextlib.ExitStack, embedded: EmbeddedRedis | None) -> None:
+        self.url = url
+        self.release = read_manifest(served.release).release_id
+        self._served = served
+        self._cleanup = cleanup
+        self._embedded = embedded
+
+    def swap(self, release: Path) -> None:
+        """Serve another release from now on; the old one answers until the new one is loaded.
+
+        Raises:
+            FileNotFoundError: There is no release there.
+            ServiceError: It cannot be loaded; the old one stays.
+        """
+        manifest = read_manifest(release)
+        _deploy(dataclasses.replace(self._served, release=release.absolute()))
+        self.release = manifest.release_id
 
     def keep_redis_alive(self) -> None:
         """Start the embedded Redis again if it died; a Redis of somebody else is theirs to watch."""
@@ -90,7 +105,7 @@ def start_background(
         ValueError: The port is taken.
         ServiceError: The replica did not start; its reason is in the message.
     """
-    manifest = read_manifest(release)
+    read_manifest(release)
     port = _free_port(serve_config.host, serve_config.port)
     with contextlib.ExitStack() as cleanup:
         embedded = None
@@ -103,16 +118,8 @@ def start_background(
         served = Served(
             release=release.absolute(), arm=arm, store_url=store_url, store=store_config, serve=serve_config
         )
-        try:
-            serve.run(build_application(served), name=APPLICATION, logging_config=_quiet())
-        except RuntimeError as error:
-            raise ServiceError(f"release {release} could not be served: {error}") from error
-        return RunningService(
-            url=f"http://{serve_config.host}:{port}",
-            release=manifest.release_id,
-            _cleanup=cleanup.pop_all(),
-            _embedded=embedded,
-        )
+        _deploy(served)
+        return RunningService(f"http://{serve_config.host}:{port}", served, cleanup.pop_all(), embedded)
 
 
 def serve_forever(
@@ -123,6 +130,7 @@ def serve_forever(
     *,
     arm: str = "champion",
     ready: Callable[[RunningService], None],
+    current: Callable[[], Path] | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; errors as in `start_background`.
 
@@ -133,6 +141,7 @@ def serve_forever(
         serve_config: See `start_background`.
         arm: See `start_background`.
         ready: Called once the service answers.
+        current: Asked every `refresh_s` for the release to serve by now; None stays with the first.
     """
     stopping = threading.Event()
     with start_background(workspace, release, store_config, serve_config, arm=arm) as service:
@@ -141,8 +150,12 @@ def serve_forever(
         previous = {number: signal.signal(number, lambda *_: stopping.set()) for number in signals}
         try:
             ready(service)
+            asked, refused = time.monotonic(), set[Path]()
             while not stopping.wait(WATCH_S):
                 service.keep_redis_alive()
+                if current is not None and time.monotonic() - asked > serve_config.refresh_s:
+                    _follow(service, current, refused)
+                    asked = time.monotonic()
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -156,12 +169,12 @@ def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig, port: int) ->
     cleanup.callback(ray.shutdown)
     ray.init(
         address="local",
-        num_cpus=max(1, math.ceil(config.replica_cpus)),
+        num_cpus=math.ceil(2 * config.replica_cpus),  # two while releases are swapped
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _temp_dir=folder,
+        _temp_dir=f"{folder}/r",  # Ray opens its own folder to everybody, the one around it stays closed
     )
     cleanup.callback(_stop_serving)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -171,6 +184,27 @@ def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig, port: int) ->
         ),
         logging_config=_quiet(),
     )
+
+
+def _follow(service: RunningService, current: Callable[[], Path], refused: set[Path]) -> None:
+    """Swap releases if there is another one to serve; whatever goes wrong, the present one is served on."""
+    try:
+        release = current()
+        if release not in refused and read_manifest(release).release_id != service.release:
+            refused.add(release)  # until it is loaded: one that cannot be is not tried again and again
+            service.swap(release)
+            refused.discard(release)
+    except Exception:
+        _log.exception("release %s is served on", service.release)
+
+
+def _deploy(served: Served) -> None:
+    try:
+        serve.run(build_application(served), name=APPLICATION, logging_config=_quiet())
+    except RuntimeError as error:
+        status = serve.status().applications[APPLICATION].deployments.get(DEPLOYMENT)
+        reason = str(error) if status is None else status.message.strip().splitlines()[-1]
+        raise ServiceError(f"release {served.release} could not be served: {reason}") from error
 
 
 def _stop_serving() -> None:

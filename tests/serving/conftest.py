@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "models" / "recommend"))
 
 from release_cases import make_genrec, make_release, make_workspace
@@ -37,6 +38,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def release_folder(workspace: Workspace) -> Path:
     (manifest,) = workspace.local_path("releases").glob("*/manifest.json")
     return manifest.parent
+
+
+@pytest.fixture(scope="session")
+def next_release_folder(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another release of the same workspace, without GenRec."""
+    releases = tmp_path_factory.mktemp("releases")
+    return releases / make_release(releases, workspace, None).release_id
 
 
 @pytest.fixture(scope="session")

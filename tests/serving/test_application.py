@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
+from serving_processes import RAY, processes
 
 from features.store.base import StoreUnavailableError
 from features.store.config import StoreConfig
@@ -21,24 +21,9 @@ from serving.run import ServiceError, start_background
 CONFIG = ServeConfig(port=0, max_batch=8, batch_wait_ms=50, request_timeout_s=60, seed=1)
 
 
-def ray_processes() -> set[int]:
-    """Ids of Ray's and Redis's processes, zombies left out."""
-    found = set()
-    for process in psutil.process_iter():
-        try:
-            name = " ".join(process.cmdline()[:2])
-            if process.status() != psutil.STATUS_ZOMBIE and (
-                "raylet" in name or "ray::" in name or "gcs_server" in name
-            ):
-                found.add(process.pid)
-        except psutil.Error:
-            continue
-    return found
-
-
 @pytest.fixture(scope="module")
 def client(workspace: Workspace, release_folder: Path) -> Iterator[httpx.Client]:
-    before = ray_processes()
+    before = processes(*RAY)
     with (
         start_background(workspace, release_folder, StoreConfig(), CONFIG) as service,
         httpx.Client(base_url=service.url, timeout=60) as client,
@@ -47,15 +32,8 @@ def client(workspace: Workspace, release_folder: Path) -> Iterator[httpx.Client]
         with pytest.raises(ServiceError, match="this process runs Ray already"):
             start_background(workspace, release_folder, StoreConfig(), CONFIG)
     service.stop()
-    assert ray_processes() - before == set()
-    assert [p.pid for p in psutil.process_iter() if _works_in(p, workspace.local_path("store"))] == []
-
-
-def _works_in(process: psutil.Process, folder: Path) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(folder)
-    except psutil.Error:
-        return False
+    assert processes(*RAY) - before == set()
+    assert processes(str(workspace.local_path("store"))) == set()
 
 
 @pytest.mark.integration
