@@ -95,13 +95,14 @@ def decode_history(
     """
     payload = unpack(blob, HISTORY_SCHEMA)
     (count,) = _COUNT.unpack_from(payload)
-    kept = slice(max(0, count - limit), count)
     at = _COUNT.size
     times = np.frombuffer(payload, "<i8", count, at)
     events = np.frombuffer(payload, "i1", count, at + 8 * count)
     lengths = np.frombuffer(payload, "<u4", count, at + 9 * count)
     text = payload[at + 13 * count :]
-    return times[kept], events[kept], lengths[kept], text[int(lengths[: kept.start].sum()) :]
+    if count <= limit:
+        return times, events, lengths, text
+    return times[-limit:], events[-limit:], lengths[-limit:], text[int(lengths[:-limit].sum()) :]
 
 
 def join_histories(
