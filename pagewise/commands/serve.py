@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     def ready(service: RunningService) -> None:
         console.say(
             f"serving release {service.release} at {service.url} (API: {service.url}/docs; Ctrl-C stops)",
-            f"try: curl -s {service.url}/v1/recommend -H 'content-type: application/json' -d '{{\"user_id\": \"anybody\"}}'",
+            f"""try: curl -s {service.url}/v1/recommend --json '{{"user_id": "anybody"}}'""",
         )
 
     serve_forever(workspace, release, settings.store, settings.serve, arm=args.alias, ready=ready)

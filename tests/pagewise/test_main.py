@@ -50,7 +50,7 @@ def test_every_verb_is_in_the_help_and_has_its_own(verb, capsys: pytest.CaptureF
     shown = capsys.readouterr().out
     assert caught.value.code == 0
     assert all(option in shown for option in ("--workspace", "--config", "--preset", "--debug", "name=value"))
-    assert ("--runner" in shown) == (verb.name in {"validate", "features", "sequences", "run", "demo"})
+    assert ("--runner" in shown) == (verb.name in {"validate", "features", "sequences", "run"})
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

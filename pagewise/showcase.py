@@ -1,0 +1,149 @@
+"""What the demo does and shows beyond the daily job: the marketplace, one user's page, where to look and go next."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.schemas import POSITIVE_CODES, TEST
+from features.store.redis_store import open_store
+from features.workspace import Workspace
+from models.registry import CHAMPION, Registry
+from models.training.tracking import tracking_uri
+from pagewise.settings import Settings
+from pipelines.batch.raw import raw_files
+from pipelines.jobs.daily import DailyReport
+from pipelines.jobs.stages import Stage, run_stage, table_fingerprints
+from pipelines.simulator.job import DATASET, simulate
+from serving.run import start_background
+
+RAW = ("events", "items", "users")
+RECALLED = ("validate", "semantic-ids", "train-genrec", "evaluate")
+"""Stages whose reports the demo shows even when they were up to date."""
+SHOWN_HISTORY = 8
+TYPICAL_HISTORY = 12
+"""The demo's user is the one whose number of history items is closest to this."""
+
+
+def simulated(workspace: Workspace, settings: Settings, progress: Callable[[str], None]) -> list[str]:
+    """Simulate the marketplace unless the workspace holds just this one; return the lines of its report.
+
+    Raises:
+        ValueError: The workspace holds other data, which the simulation would replace.
+    """
+    _refuse_other_data(workspace)
+    stage = Stage(
+        name="simulate",
+        config={"simulate": dataclasses.asdict(settings.simulate), "seed": settings.seed},
+        inputs=dict,
+        outputs=lambda folder: table_fingerprints(workspace, *RAW),
+        run=lambda folder: simulate(settings.simulate, workspace, settings.seed, progress).lines(),
+    )
+    return list(run_stage(workspace, stage).report)
+
+
+def _refuse_other_data(workspace: Workspace) -> None:
+    for name in RAW:
+        table = workspace.table(name)
+        dataset = table.manifest().notes.get("dataset") if table.exists() else None
+        if dataset != DATASET and raw_files(workspace, name):
+            raise ValueError(
+                f"workspace {workspace.uri} holds the table {name!r} of {dataset or 'your own data'}, which the demo "
+                "would replace; give it a workspace of its own: --workspace FOLDER (make demo WORKSPACE=FOLDER)"
+            )
+
+
+def recalled(report: DailyReport) -> list[str]:
+    """Return what the skipped stages reported when they ran."""
+    lines: list[str] = []
+    for stage in report.stages:
+        if stage.skipped and stage.name in RECALLED:
+            lines += [f"[{stage.name}, as it was reported when it ran]", *(f"  {line}" for line in stage.report)]
+    return lines
+
+
+def served_page(workspace: Workspace, settings: Settings, progress: Callable[[str], None]) -> list[str]:
+    """Start the service on a free port, ask for a user's page and a newcomer's, stop it; return what to show."""
+    user = typical_user(workspace)
+    titles = _titles(workspace)
+    release = Registry(workspace, settings.tracking.uri).resolve(CHAMPION)
+    progress(f"starting release {release.name}")
+    with start_background(workspace, release, settings.store, dataclasses.replace(settings.serve, port=0)) as service:
+        page = ask(service.url, {"user_id": user, "page_size": 10})
+        newcomer = ask(service.url, {"user_id": "somebody new", "page_size": 3})
+        with open_store(settings.store, workspace) as store:
+            history = store.histories([user], SHOWN_HISTORY).item_ids.to_pylist()
+    return [
+        f"release {page['release']} at {service.url}, policy {page['policy']}",
+        f"user {user}, the last {len(history)} items of their history:",
+        *(f"      {titles.get(item, item)}" for item in history),
+        f"POST /v1/recommend -> page {page['request_id']}:",
+        *_page_lines(page, titles),
+        f"somebody new -> the {newcomer['fallback']} list:",
+        *_page_lines(newcomer, titles),
+    ]
+
+
+def ask(url: str, request: dict[str, Any]) -> dict[str, Any]:
+    """POST a recommendation request and return the answer."""
+    message = urllib.request.Request(
+        f"{url}/v1/recommend", json.dumps(request).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(message, timeout=30) as answer:
+        page: dict[str, Any] = json.load(answer)
+    return page
+
+
+def typical_user(workspace: Workspace) -> str:
+    """Return the user of the test split whose history has the most typical length."""
+    rows = workspace.table("sequences").read(["user_id", "split", "events"])
+    events = rows["events"].combine_chunks()
+    positive = pc.is_in(pc.list_flatten(events), value_set=pa.array(POSITIVE_CODES, pa.int8()))
+    owners = np.asarray(pc.list_parent_indices(events))[np.asarray(positive)]
+    users, row_users = np.unique(np.asarray(rows["user_id"].to_pylist()), return_inverse=True)
+    lengths = np.bincount(row_users[owners], minlength=len(users))
+    tested = np.unique(row_users[np.asarray(pc.equal(rows["split"], TEST))])
+    return str(users[tested[np.argmin(np.abs(lengths[tested] - TYPICAL_HISTORY))]])
+
+
+def _titles(workspace: Workspace) -> dict[str, str]:
+    items = workspace.table("clean_items").read(["item_id", "title"])
+    return dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+
+
+def _page_lines(page: dict[str, Any], titles: dict[str, str]) -> list[str]:
+    return [
+        f"  {place:2d}. {titles.get(item['item_id'], item['item_id'])}  ({item['source']}, {item['score']:.4f})"
+        for place, item in enumerate(page["items"], start=1)
+    ]
+
+
+def places(workspace: Workspace, report: DailyReport) -> list[str]:
+    """Return where tables, models, reports and releases lie."""
+    named = (
+        ("tables", workspace.path("tables")),
+        ("semantic IDs", workspace.path("semantic_ids")),
+        ("trained model", workspace.path("checkpoints", "genrec")),
+        ("evaluation", f"{report.stage('evaluate').folder} (report.json, plots, sample pages)"),
+        ("release", workspace.path("releases", report.release_id)),
+        ("MLflow", f"mlflow ui --backend-store-uri {tracking_uri(workspace)}"),
+    )
+    return [f"  {name:<13} {place}" for name, place in named]
+
+
+def suggestions(workspace: str) -> Sequence[str]:
+    """Return commands worth trying after the demo."""
+    return (
+        f"  pagewise serve --workspace {workspace}      keeps the service up; its API is described at /docs",
+        f"  pagewise evaluate --workspace {workspace} evaluate.exclude_seen=true",
+        f"  pagewise run --workspace {workspace} genrec.layers=3 --force      another model, the same data",
+        "  make demo SEED=1      another marketplace",
+        "  docs/own_data.md      the same with your own events and items",
+    )
