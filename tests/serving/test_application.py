@@ -81,6 +81,8 @@ def test_operations_over_http(client, release):
     assert client.get("/ready").json()["release"] == release.manifest.release_id
     assert client.get("/version").json()["release"] == release.manifest.release_id
     assert client.get("/openapi.json").status_code == 200
+    # item facts are taken from the store at the start: the newest event is on day 4, of user 9
+    assert "pagewise_store_newest_event_time_seconds 345600.009" in client.get("/metrics").text
 
 
 @pytest.mark.integration
