@@ -328,6 +328,6 @@ def _said(version: int, release_id: str, promoted: str | None) -> str:
     if promoted is None:
         return (
             f"version {version} (release {release_id}) is the challenger; promote it with "
-            f"`pagewise promote {version} --force` or a replay verdict"
+            f"`pagewise promote --version {version} --force` or a replay verdict"
         )
     return f"version {version} (release {release_id}) is the champion, promoted: {promoted}"
