@@ -18,8 +18,9 @@ class ServeConfig:
     max_batch: int = 32
     """Requests answered together."""
 
-    batch_wait_ms: float = 2.0
-    """Milliseconds the first request of a batch waits for others; adds to every answer of a quiet service."""
+    batch_wait_ms: float = 0.0
+    """Milliseconds the first request of a batch waits for others; adds to every answer of a quiet service. With 0,
+    requests that arrive while a batch is being answered still form the next one."""
 
     max_ongoing_requests: int = 128
     """Requests inside the replica at once; more wait outside. At least `max_batch`, or batches never fill."""
