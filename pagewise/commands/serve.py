@@ -22,7 +22,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from serving.run import RunningService, serve_forever
 
     console, workspace = Console(), Workspace(args.workspace)
-    release = Registry(workspace, settings.tracking.uri).resolve(args.alias)
+    registry = Registry(workspace, settings.tracking.uri)
+    release = registry.resolve(args.alias)
     console.say(f"starting release {release.name} ({args.alias})")
 
     def ready(service: RunningService) -> None:
@@ -31,6 +32,15 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             f"""try: curl -s {service.url}/v1/recommend --json '{{"user_id": "anybody"}}'""",
         )
 
-    serve_forever(workspace, release, settings.store, settings.serve, arm=args.alias, ready=ready)
+    serve_forever(
+        workspace,
+        release,
+        settings.store,
+        settings.serve,
+        arm=args.alias,
+        ready=ready,
+        # a promotion or a rollback takes effect while the service runs
+        current=lambda: registry.resolve(args.alias),
+    )
     console.say("stopped")
     return 0

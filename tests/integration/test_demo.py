@@ -1,0 +1,105 @@
+"""`pagewise demo` as a newcomer meets it: interrupted, run to its end, run again on top of itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pagewise.main import main
+
+pytestmark = pytest.mark.integration
+
+TINY = """
+simulate: {users: 300, items: 200, days: 8, new_items_per_day: 2, visits_per_day: 1.0}
+semantic_ids: {codes: 8, text_dimensions: 16, collaborative_dimensions: 8, max_collision_rate: 0.9}
+genrec: {layers: 1, width: 32, ffn_width: 64}
+decode: {beams: 10}
+train: {epochs: 2, learning_rate: 5.0e-3, log_every_steps: 1, checkpoint_every_steps: 5, checkpoint_every_seconds: null}
+evaluate: {resamples: 50}
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    arguments = ["demo", "--workspace", str(tmp_path / "demo"), "--config", str(tmp_path / "tiny.yaml")]
+    return [sys.executable, "-u", "-m", "pagewise.main", *arguments]
+
+
+def demo(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def interrupted(command: list[str], line: str) -> tuple[int, str]:
+    """Run a command and press Ctrl-C once it has printed a line; return the exit code and all it printed."""
+    before = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for printed in process.stdout:
+            before += printed
+            if re.search(line, printed):
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    return process.returncode, before + rest
+
+
+def test_interrupted_finished_and_run_again(command: list[str], tmp_path: Path) -> None:
+    code, rest = interrupted(command, r"epoch 1/2 step \d+/")
+    assert code == 130, rest
+    assert "Traceback" not in rest
+    assert "the same command goes on from what is complete" in rest
+
+    first = demo(command)
+    assert first.count("up to date (took") == 4  # validate, features, sequences, semantic-ids
+    for shown in (
+        r"300 users, 214 items, 8 days, [\d,]+ pages",
+        r"214 items, \d+ distinct IDs",
+        r"epoch 2/2 step",
+        r"genrec - popular: hr_at_10 [+-]",
+        r"user u\d+, the last \d+ items of their history:",
+        r"POST /v1/recommend -> page \w+:",
+        r"  1\. .+ \((genrec|transitions|popular), ",
+        r"somebody new -> the popular list:",
+        r"mlflow ui --backend-store-uri sqlite:",
+        r"what to try next",
+    ):
+        assert re.search(shown, first), f"{shown!r} is missing from:\n{first}"
+
+    second = demo(command)
+    assert second.count("up to date (took") == 9
+    assert "stages run: none, all were up to date" in second
+    assert "genrec - popular: hr_at_10" in second
+    release = r"release (\w+) at http"
+    assert re.findall(release, second) == re.findall(release, first)
+    assert leftovers(tmp_path) == []
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Command lines of processes that still work in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if str(folder) in line and process.name != str(os.getpid()):
+            found.append(line)
+    return found
+
+
+def test_other_data_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = tmp_path / "tables" / "events" / "mine.csv"
+    events.parent.mkdir(parents=True)
+    events.write_text("user_id,item_id,event,timestamp\nann,i1,click,2025-01-01T00:00:00Z\n")
+    assert main(["demo", "--workspace", str(tmp_path)]) == 2
+    assert "holds the table 'events' of your own data" in capsys.readouterr().err
+    assert events.exists()
