@@ -1,6 +1,6 @@
 """GenRec as a retriever: beam search over semantic IDs, each ID expanded to its items.
 
-Legend: `B` requests, `K` beams, `S` distinct semantic IDs.
+Legend: `B` requests, `N` items, `K` beams, `S` distinct semantic IDs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from models.genrec.decode import beam_search, hallucination_share, unconstrained
 from models.genrec.model import GenRec
 from models.recommend.interface import NO_ITEM, Candidates, RequestBatch
 
+BoolArray = npt.NDArray[np.bool_]
+
 
 class GenRecRetriever:
     """Proposes the items behind the most probable semantic IDs of the next page's first item.
@@ -27,7 +29,6 @@ class GenRecRetriever:
         model: Trained on semantic IDs of the same generation as `catalogue`.
         catalogue: Items and semantic IDs.
         config: Beams and batch size.
-        withdrawn_N: Items that nobody may get (unavailable), bool; None when all may.
 
     Raises:
         ValueError: Model and catalogue speak different vocabularies.
@@ -35,13 +36,7 @@ class GenRecRetriever:
 
     name = "genrec"
 
-    def __init__(
-        self,
-        model: GenRec,
-        catalogue: Catalogue,
-        config: DecodeConfig,
-        withdrawn_N: npt.NDArray[np.bool_] | None = None,
-    ) -> None:
+    def __init__(self, model: GenRec, catalogue: Catalogue, config: DecodeConfig) -> None:
         if model.vocabulary != catalogue.vocabulary:
             raise ValueError(
                 f"GenRec was trained on codes {model.vocabulary.codes_per_level} per level, the catalogue has "
@@ -51,7 +46,8 @@ class GenRecRetriever:
         self.catalogue = catalogue
         self.config = config
         self.trie = Trie.from_sorted(catalogue.sids_SL)
-        self.withdrawn = np.zeros(0, np.int64) if withdrawn_N is None else np.flatnonzero(withdrawn_N)
+        self._place_of_item_N = np.argsort(catalogue.items)
+        self._sid_of_place_N = catalogue.sid_of_item_N[catalogue.items]
 
     def retrieve(self, requests: RequestBatch, k: int) -> Candidates:
         """Return up to `k` items per request; the score of an item is its semantic ID's log-probability."""
@@ -77,48 +73,46 @@ class GenRecRetriever:
         return float(np.average(shares, weights=sizes))
 
     def _decode(self, requests: RequestBatch, k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        excluded = self._excluded(requests)
+        excluded_BN = self._excluded(requests)
         prompts = pack_prompts(requests, self.catalogue, self.model.config)
-        found = beam_search(
-            self.model, prompts, self.trie, max(k, self.config.beams), self._allowed(excluded, len(requests))
-        )
-        return self._expand(found.sids_BK.numpy(), found.scores_BK.numpy(), excluded, k)
+        found = beam_search(self.model, prompts, self.trie, max(k, self.config.beams), self._allowed(excluded_BN))
+        return self._expand(found.sids_BK.numpy(), found.scores_BK.numpy(), excluded_BN, k)
 
-    def _excluded(self, requests: RequestBatch) -> npt.NDArray[np.int64]:
-        """Return sorted distinct keys `request * N + item` of everything a request must not get."""
-        size = len(self.catalogue)
-        own = row_numbers(np.diff(requests.excluded_offsets)) * size + requests.excluded_items
-        everyone = (np.arange(len(requests))[:, None] * size + self.withdrawn).reshape(-1)
-        return np.unique(np.concatenate([own, everyone]))
+    def _excluded(self, requests: RequestBatch) -> BoolArray:
+        """Mark what each request must not get; columns are places in `catalogue.items`, grouped by semantic ID."""
+        excluded_BN = np.zeros((len(requests), len(self.catalogue)), dtype=bool)
+        rows = row_numbers(np.diff(requests.excluded_offsets))
+        excluded_BN[rows, self._place_of_item_N[requests.excluded_items]] = True
+        return excluded_BN
 
-    def _allowed(self, excluded: npt.NDArray[np.int64], batch: int) -> Tensor | None:
+    def _allowed(self, excluded_BN: BoolArray) -> Tensor | None:
         """Allow an ID while one of its items is not excluded; None when nothing is."""
-        if not len(excluded):
+        rows, places = np.nonzero(excluded_BN)
+        if not len(rows):
             return None
-        size, sids = len(self.catalogue), len(self.catalogue.sids_SL)
-        rows, items = np.divmod(excluded, size)
-        gone = np.bincount(rows * sids + self.catalogue.sid_of_item_N[items], minlength=batch * sids)
-        return torch.from_numpy(gone.reshape(batch, sids) < np.diff(self.catalogue.offsets))
+        shape = (len(excluded_BN), len(self.catalogue.sids_SL))
+        gone = np.bincount(rows * shape[1] + self._sid_of_place_N[places], minlength=shape[0] * shape[1])
+        return torch.from_numpy(gone.reshape(shape) < np.diff(self.catalogue.offsets))
 
     def _expand(
         self,
         sids_BK: npt.NDArray[np.int64],
         scores_BK: npt.NDArray[np.float32],
-        excluded: npt.NDArray[np.int64],
+        excluded_BN: BoolArray,
         k: int,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Replace each ID by its items, most popular first, leave out excluded ones and keep `k` per request."""
         rows, beams = np.nonzero(sids_BK >= 0)
         sids = sids_BK[rows, beams]
         counts = np.diff(self.catalogue.offsets)[sids]
-        items = self.catalogue.items[concat_ranges(self.catalogue.offsets[sids], counts)]
+        places = concat_ranges(self.catalogue.offsets[sids], counts)
         rows, scores = np.repeat(rows, counts), np.repeat(scores_BK[rows, beams], counts)
-        kept = ~np.isin(rows * len(self.catalogue) + items, excluded)
-        rows, items, scores = rows[kept], items[kept], scores[kept]
-        places = columns(np.bincount(rows, minlength=len(sids_BK)))
-        kept = places < k
+        kept = ~excluded_BN[rows, places]
+        rows, items, scores = rows[kept], self.catalogue.items[places[kept]], scores[kept]
+        ranks = columns(np.bincount(rows, minlength=len(sids_BK)))
+        kept = ranks < k
         items_BK = np.full((len(sids_BK), k), NO_ITEM, dtype=np.int64)
         best_BK = np.full((len(sids_BK), k), -np.inf, dtype=np.float32)
-        items_BK[rows[kept], places[kept]] = items[kept]
-        best_BK[rows[kept], places[kept]] = scores[kept]
+        items_BK[rows[kept], ranks[kept]] = items[kept]
+        best_BK[rows[kept], ranks[kept]] = scores[kept]
         return items_BK, best_BK
