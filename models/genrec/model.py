@@ -125,7 +125,7 @@ class GenRec(nn.Module):
         vectors_HJD = vectors_HJD + self._side_vectors(batch)[:, None]
         places_H = batch.history_places_HJ.reshape(-1)
         x = x.index_copy(0, places_H, vectors_HJD.reshape(-1, x.shape[1]).to(x.dtype))
-        x = x.index_add(0, batch.page_places_P, self.page_gap_embedding(batch.page_gaps_P))
+        x = x.index_add(0, batch.page_places_P, self._gap_vectors(self.page_gap_embedding, batch.page_gaps_P))
         return x.view(rows, places, -1)
 
     def level_logits(self, hidden_D: Tensor, level: int) -> Tensor:
@@ -138,11 +138,25 @@ class GenRec(nn.Module):
         return F.embedding(codes + self.vocabulary.offsets[level], self.model.embed_tokens.weight)
 
     def _side_vectors(self, batch: PackedBatch) -> Tensor:
-        side_HD = self.event_embedding(batch.history_events_H) + self.history_gap_embedding(batch.history_gaps_H)
+        gaps_HD = self._gap_vectors(self.history_gap_embedding, batch.history_gaps_H)
+        side_HD = self.event_embedding(batch.history_events_H) + gaps_HD
         if self.config.item_table:
             known = torch.where(batch.history_items_H < self.items, batch.history_items_H, -1)
             side_HD = side_HD + self.tables({ITEM_TABLE: known})[ITEM_TABLE]
         return side_HD
+
+    def _gap_vectors(self, table: nn.Embedding, buckets_n: Tensor) -> Tensor:
+        """Look up time gaps; outside training, one that training never met counts as the next shorter one it did.
+
+        A service on old data sees its users years after their last event. Buckets that were never trained still hold
+        the zeros they started from, which is how they are told apart.
+        """
+        if not self.training:
+            number = torch.arange(GAP_BUCKETS, device=buckets_n.device)
+            trained = torch.where(table.weight.any(dim=1), number, -1).cummax(0).values
+            buckets_n = torch.where(trained >= 0, trained, number)[buckets_n]
+        found: Tensor = table(buckets_n)
+        return found
 
     def _initialise(self) -> None:
         for module in self.modules():

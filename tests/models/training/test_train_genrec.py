@@ -47,6 +47,13 @@ def test_the_latest_run_loads_with_what_it_was_trained_from(shop):
     assert all(torch.equal(value, by_name.state_dict()[name]) for name, value in model.state_dict().items())
 
 
+def test_time_gaps_that_training_never_met_stay_zero(shop):
+    """By this `GenRec` tells them apart."""
+    model, _ = load_genrec(shop[0])
+    trained = model.page_gap_embedding.weight.any(dim=1)
+    assert 0 < trained.sum() < len(trained)
+
+
 def test_the_same_training_is_found_and_not_repeated(genrec_worker, shop):
     workspace, training, _ = shop
     told = []
