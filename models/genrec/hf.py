@@ -2,6 +2,8 @@
 
 The decoder, the token embedding and the output head carry over by name. What GenRec adds on the prompt side (merger,
 event, time and item vectors) has no counterpart: feed Hugging Face the result of `GenRec.embed` as `inputs_embeds`.
+
+Nothing else in Pagewise needs transformers; `infra/requirements/dev.txt` pins the version the tests run with.
 """
 
 from __future__ import annotations
@@ -15,12 +17,25 @@ from models.genrec.model import GenRec
 if TYPE_CHECKING:
     from transformers import Qwen2ForCausalLM
 
+POSITIONS = 4096
+"""Longest input that a converted model declares; it has no weights that depend on it."""
+
 
 def to_huggingface(model: GenRec) -> Qwen2ForCausalLM:
-    """Return a `Qwen2ForCausalLM` with the decoder's weights; same logits for the same input vectors."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    """Return a `Qwen2ForCausalLM` with the decoder's weights; same logits for the same input vectors.
 
-    peer = Qwen2ForCausalLM(Qwen2Config(**_peer_shape(model), attn_implementation="eager"))
+    Raises:
+        ModuleNotFoundError: transformers is not installed; the message says how to get it.
+    """
+    try:
+        from transformers import Qwen2Config, Qwen2ForCausalLM
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "conversion to Hugging Face needs transformers: pip install -r infra/requirements/dev.txt"
+        ) from error
+    peer = Qwen2ForCausalLM(
+        Qwen2Config(**_peer_shape(model), max_position_embeddings=POSITIONS, attn_implementation="eager")
+    )
     missing, unexpected = peer.load_state_dict(_shared_weights(model), strict=False)
     tied = {"lm_head.weight"} if model.config.tie_embeddings else set()
     if set(missing) - tied or unexpected:
@@ -31,11 +46,15 @@ def to_huggingface(model: GenRec) -> Qwen2ForCausalLM:
 def load_huggingface(model: GenRec, peer: Qwen2ForCausalLM) -> None:
     """Copy the decoder's weights from a `Qwen2ForCausalLM` of the same shape and vocabulary into `model`.
 
+    Args:
+        model: Changed in place.
+        peer: From `to_huggingface`, or from `Qwen2ForCausalLM.from_pretrained(folder)`.
+
     Raises:
-        ValueError: A size differs; the message names it.
+        ValueError: A size or the rotary base differs; the message names it.
     """
     expected = _peer_shape(model)
-    found = {name: getattr(peer.config, name, None) for name in expected if name not in ("rope_parameters",)}
+    found = {name: getattr(peer.config, name, None) for name in expected}
     wrong = [
         f"{name}: expected {expected[name]}, got {value}" for name, value in found.items() if value != expected[name]
     ]
@@ -65,6 +84,6 @@ def _peer_shape(model: GenRec) -> dict[str, Any]:
         "rms_norm_eps": config.norm_eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "tie_word_embeddings": config.tie_embeddings,
-        "max_position_embeddings": 4096,
+        "hidden_act": "silu",
         "use_sliding_window": False,
     }

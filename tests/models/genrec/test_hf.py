@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -98,11 +101,14 @@ def test_beams_equal_generate(beams: int, renormalize: bool) -> None:
         torch.testing.assert_close(output.sequences_scores, found.scores_BK[0], rtol=1e-4, atol=1e-4)
 
 
-def test_weights_load_back() -> None:
+@pytest.mark.parametrize("tie", [True, False])
+def test_weights_load_back_from_a_folder(tie: bool, tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     catalogue = make_catalogue(rng)
-    model, other = make_model(catalogue, seed=1), make_model(catalogue, seed=2)
-    load_huggingface(other, to_huggingface(model))
+    model, other = (make_model(catalogue, seed=seed, tie_embeddings=tie) for seed in (1, 2))
+    to_huggingface(model).save_pretrained(tmp_path)
+    load_huggingface(other, transformers.Qwen2ForCausalLM.from_pretrained(tmp_path))
+    assert torch.equal(model.lm_head.weight, other.lm_head.weight)
     prompts = pack_prompts(make_requests(rng, catalogue, [3]), catalogue, model.config)
     tokens = prompts.tokens_BT
     with torch.no_grad():
@@ -118,3 +124,17 @@ def test_a_checkpoint_of_another_shape_is_refused() -> None:
     catalogue = make_catalogue(np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"intermediate_size: expected 32, got 24; change genrec"):
         load_huggingface(make_model(catalogue, ffn_width=32), to_huggingface(make_model(catalogue)))
+
+
+def test_a_checkpoint_with_another_rotary_base_is_refused() -> None:
+    """Its weights would fit, and mean something else."""
+    catalogue = make_catalogue(np.random.default_rng(0))
+    peer = to_huggingface(make_model(catalogue, rope_theta=1_000_000.0))
+    with pytest.raises(ValueError, match=r"rope_parameters: expected .*10000\.0.*, got .*1000000\.0"):
+        load_huggingface(make_model(catalogue), peer)
+
+
+def test_without_transformers_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -r infra/requirements/dev\.txt"):
+        to_huggingface(make_model(make_catalogue(np.random.default_rng(0))))
