@@ -52,6 +52,8 @@ def check_specs(specs: Sequence[TableSpec]) -> tuple[TableSpec, ...]:
 def check_ids(ids: Mapping[str, Tensor], specs: Sequence[TableSpec]) -> None:
     """Check that `ids` names each table once and holds int64 vectors within range.
 
+    The range is checked on CPU only: on CUDA every step would wait for the answer, and the lookup itself asserts it.
+
     Raises:
         ValueError: Tables are missing or unknown, or a tensor is not int64 `[n]`.
         IndexError: An id is not below its table's number of rows.
@@ -67,7 +69,7 @@ def check_ids(ids: Mapping[str, Tensor], specs: Sequence[TableSpec]) -> None:
             raise ValueError(
                 f"ids of table {spec.name!r}: expected int64 of shape [n], got {values.dtype} {tuple(values.shape)}"
             )
-        largest = int(values.max()) if values.numel() else -1
+        largest = int(values.max()) if values.numel() and not values.is_cuda else -1
         if largest >= spec.rows:
             raise IndexError(f"table {spec.name!r}: id {largest} is out of range, the table has {spec.rows} rows")
 
