@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from features.secrets import without_passwords
 from features.workspace import MANIFEST, Workspace
 from models.recommend.release import read_manifest
 from models.training.tracking import Tracker, mlflow_client, tracking_uri
@@ -137,7 +138,7 @@ class Registry:
 
     def version(self, alias: str) -> int | None:
         """Return the version that has the alias, None where no version has it."""
-        found = self._client.get_registered_model(MODEL).aliases.get(alias) if self._exists() else None
+        found = self._aliases().get(alias)
         return None if found is None else int(found)
 
     def _fetch(self, version: ModelVersion, folder: Path) -> None:
@@ -164,6 +165,9 @@ class Registry:
     def _remember(self, champions: list[int]) -> None:
         self._client.set_registered_model_tag(MODEL, CHAMPIONS, json.dumps(champions[-REMEMBERED:]))
 
+    def _aliases(self) -> dict[str, str]:
+        return dict(self._client.get_registered_model(MODEL).aliases) if self._exists() else {}
+
     def _exists(self) -> bool:
         return bool(self._client.search_registered_models(f"name = '{MODEL}'"))
 
@@ -178,7 +182,7 @@ class Registry:
         versions = {int(version.version): version for version in self._versions()}
         if number not in versions:
             raise RegistryError(
-                f"no version {number} of {MODEL!r} in {self.uri}; registered: {sorted(versions) or 'none'}; "
+                f"no version {number} of {MODEL!r} in {without_passwords(self.uri)}; registered: {sorted(versions) or 'none'}; "
                 "`pagewise register` adds one"
             )
         return versions[number]
@@ -186,7 +190,8 @@ class Registry:
     def _alias(self, alias: str) -> ModelVersion:
         number = self.version(alias)
         if number is None:
-            raise RegistryError(f"no version of {MODEL!r} is {alias} in {self.uri}; {_HOW_TO_GET[alias]}")
+            how = _HOW_TO_GET.get(alias, f"known aliases: {', '.join(sorted(self._aliases())) or 'none'}")
+            raise RegistryError(f"no version of {MODEL!r} is {alias} in {without_passwords(self.uri)}; {how}")
         return self._version(number)
 
 
@@ -215,7 +220,7 @@ def _verdict_reason(path: Path, challenger: str, champion: str | None) -> str:
     if not path.exists():
         raise FileNotFoundError(f"no verdict at {path}; `pagewise replay` writes one")
     content = path.read_bytes()
-    verdict: dict[str, Any] = json.loads(content)
+    verdict = _read_verdict(path, content)
     for name, expected in (("challenger", challenger), ("champion", champion)):
         if verdict.get(name) != expected:
             raise RegistryError(
@@ -227,3 +232,15 @@ def _verdict_reason(path: Path, challenger: str, champion: str | None) -> str:
             f"{verdict.get('promote')!r}; --force promotes anyway"
         )
     return f"verdict {hashlib.sha256(content).hexdigest()[:12]}"
+
+
+def _read_verdict(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        verdict = json.loads(content)
+    except ValueError:
+        verdict = None
+    if not isinstance(verdict, dict):
+        raise RegistryError(
+            f"verdict {path}: expected a JSON object, as `pagewise replay` writes it"
+        )
+    return verdict

@@ -300,12 +300,16 @@ def _check_files(directory: Path, manifest: ReleaseManifest) -> None:
     for name, digest in manifest.files.items():
         path = directory / name
         if not path.exists():
-            raise ReleaseError(f"release {manifest.release_id} is incomplete: {path} is missing; copy or make it again")
+            raise ReleaseError(f"release {manifest.release_id} is incomplete: {path} is missing; {_again(directory)}")
         if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != digest:
             raise ReleaseError(
                 f"release {manifest.release_id} is damaged: {path} has digest {found[:12]}, expected {digest[:12]}; "
-                "copy or make it again"
+                f"{_again(directory)}"
             )
+
+
+def _again(directory: Path) -> str:
+    return f"delete {directory}: `pagewise serve` fetches what is registered, `pagewise register` makes it anew"
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

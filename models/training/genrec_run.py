@@ -151,7 +151,8 @@ def load_genrec(workspace: Workspace, run: str | None = None) -> tuple[GenRec, G
     for file, digest in json.loads((folder / MANIFEST).read_bytes())["files"].items():
         if hashlib.sha256((folder / file).read_bytes()).hexdigest() != digest:
             raise ValueError(
-                f"{folder / file} is damaged: its digest is not the one in {MANIFEST}; train the run again"
+                f"{folder / file} is damaged: its digest is not the one in {MANIFEST}; delete {folder} and run "
+                "`pagewise train genrec` again"
             )
     record = GenRecRun.from_json(json.loads((folder / CONFIG).read_bytes()))
     model = record.build()

@@ -93,6 +93,9 @@ def test_a_verdict_promotes_only_what_it_is_about(registry):
     registry.promote(1)
     with pytest.raises(FileNotFoundError, match=r"no verdict at .*verdict\.json"):
         registry.promote(2, verdict=registry.workspace.local_path("verdict.json"))
+    registry.workspace.write_bytes(b"[]", "list.json")
+    with pytest.raises(RegistryError, match=r"list\.json: expected a JSON object"):
+        registry.promote(2, verdict=registry.workspace.local_path("list.json"))
     with pytest.raises(RegistryError, match="expected challenger 'bbb', got 'ccc'"):
         registry.promote(2, verdict=write_verdict(registry, challenger="ccc", champion="aaa", promote=True))
     with pytest.raises(RegistryError, match="expected champion 'aaa', got 'ddd'"):
@@ -133,6 +136,8 @@ def test_absent_things_are_named(registry):
         registry.promote()
     with pytest.raises(RegistryError, match=r"no version of 'pagewise' is champion"):
         registry.rollback()
+    with pytest.raises(RegistryError, match=r"is canary in sqlite:.*; known aliases: none"):
+        registry.resolve("canary")
     with pytest.raises(RegistryError, match=r"no version 7 of 'pagewise' in sqlite:.*; registered: none"):
         registry.promote(7)
     with pytest.raises(FileNotFoundError, match=r"no release in .*nowhere"):
