@@ -77,7 +77,7 @@ def train(
 
     Raises:
         ValueError: The checkpoint does not fit the model, or the evaluation lacks `config.monitor`.
-        FloatingPointError: The loss is not finite.
+        FloatingPointError: The loss or the gradient is not finite; nothing of it was saved.
         KeyboardInterrupt: Ctrl-C was pressed; a checkpoint was written first.
     """
     if config.threads is not None:
@@ -190,6 +190,7 @@ class _Run:
 
     def _end_of_epoch(self) -> bool:
         """Log, evaluate and save as configured; return whether it saved."""
+        self._check_finite()
         place = self.position
         last = bool(self._stopped())
         if last and self.meters.sums:
@@ -219,17 +220,13 @@ class _Run:
         return best
 
     def _log(self) -> None:
+        self._check_finite()
         place = self.position
         means = self.meters.means()
         examples, seconds = means.pop(EXAMPLES), place.seconds - place.logged_seconds
         place.examples += int(examples)
         place.logged_seconds = place.seconds
         place.losses.append((place.step, means["loss"]))
-        if not math.isfinite(means["loss"]):
-            raise FloatingPointError(
-                f"loss is {means['loss']} at step {place.step}; lower learning_rate or table_learning_rate, and start "
-                f"again from the last checkpoint in {self.checkpoints.folder}"
-            )
         means["examples_per_second"] = examples / seconds
         if self.tracker is not None:
             self.tracker.metrics(means, place.step)
@@ -251,8 +248,19 @@ class _Run:
         by_steps = every_steps is not None and self.position.step % every_steps == 0
         return by_steps or (every_seconds is not None and self.position.seconds - self.saved_seconds >= every_seconds)
 
+    def _check_finite(self) -> None:
+        """Stop before weights that became infinite or nan are evaluated or saved: they would be resumed for ever."""
+        noted = {name: float(self.meters.sums[name]) for name in ("loss", "gradient_norm") if name in self.meters.sums}
+        if largest(not all(map(math.isfinite, noted.values())))[0]:
+            described = " and ".join(f"{name} {value}" for name, value in noted.items())
+            raise FloatingPointError(
+                f"expected finite numbers, got {described} up to step {self.position.step}; lower learning_rate or "
+                f"table_learning_rate (the newest checkpoint in {self.checkpoints.folder} is from before)"
+            )
+
     def _save(self, *, best: bool = False) -> None:
         place = self.position
+        self._check_finite()
         place.meters = list(self.meters.sums)
         state = {**self.engine.state_dict(), f"rank{rank()}": self._own_state()}
         self.checkpoints.save(state, place.to_json(), best=best)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import signal
 
@@ -127,8 +128,33 @@ def test_a_time_budget_ends_the_run_and_its_schedule(worker, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(worker, tmp_path):
     model = worker.plain()
     torch.nn.init.constant_(model.head.bias, float("nan"))
-    with pytest.raises(FloatingPointError, match="loss is nan at step 1; lower learning_rate"):
+    with pytest.raises(FloatingPointError, match="got loss nan and gradient_norm nan up to step 1; lower"):
         train(model, worker.Source(), worker.CONFIG, checkpoints=tmp_path, seed=1)
+
+
+def test_weights_that_are_not_finite_are_never_saved(worker, tmp_path):
+    """Whatever is due first: a checkpoint every other step, or the end of an epoch; log lines come later."""
+    config = dataclasses.replace(worker.CONFIG, log_every_steps=100, checkpoint_every_steps=2, gradient_clip=None)
+    with pytest.raises(FloatingPointError, match=r"got loss nan up to step 4; lower"):
+        train(worker.plain(), Spoilt(worker.Source(), 2), config, checkpoints=tmp_path, seed=1)
+    assert json.loads((tmp_path / "LATEST").read_text()) == {"name": "step-00000002"}
+    config = dataclasses.replace(config, checkpoint_every_steps=100)
+    evaluated, source = [], Spoilt(worker.Source(), 2)
+    with pytest.raises(FloatingPointError, match=r"got loss nan up to step 5; lower"):
+        train(worker.plain(), source, config, checkpoints=tmp_path / "b", seed=1, evaluate=evaluated.append)
+    assert evaluated == []
+
+
+class Spoilt:
+    """A source whose batch of one step has a target that is not a number."""
+
+    def __init__(self, source, step):
+        self.source, self.step, self.steps_per_epoch = source, step, source.steps_per_epoch
+
+    def iterate(self, epoch, start_step):
+        for step, batch in enumerate(self.source.iterate(epoch, start_step), start=start_step):
+            spoilt = dataclasses.replace(batch, target=batch.target * float("nan"))
+            yield spoilt if step == self.step else batch
 
 
 def test_a_checkpoint_of_another_model_is_refused(worker, tmp_path):
