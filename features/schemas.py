@@ -148,7 +148,7 @@ DEAD_LETTERS = pa.schema(
 )
 """A rejected row: the table it was meant for, why, what exactly was wrong, the file it came from, the row as JSON."""
 
-# Reasons why a row is rejected (dead letters) or left out (counts).
+# Reasons why a row is rejected (dead letters), merged into another, or left out (counts).
 UNKNOWN_EVENT = "unknown_event"
 NULL_ID = "null_id"
 BAD_TIMESTAMP = "bad_timestamp"
@@ -159,7 +159,15 @@ DUPLICATE = "duplicate"
 CANCELLATION = "cancellation"
 NO_CUSTOMER = "no_customer"
 MALFORMED = "malformed"
+MERGED = "merged"
+"""An importer's record whose content went into another record's row."""
+AFTER_SPLIT = "after_split"
+"""An item of a page, or a page left without items, whose strongest event came after the end of the page's split."""
+NO_POSITIVE = "no_positive"
+"""A page without a click, a cart or a purchase."""
 NO_SEMANTIC_ID = "no_semantic_id"
+SEEN = "seen"
+"""A target that its user had before, where seen items are excluded."""
 REASONS: tuple[str, ...] = (
     UNKNOWN_EVENT,
     NULL_ID,
@@ -171,7 +179,11 @@ REASONS: tuple[str, ...] = (
     CANCELLATION,
     NO_CUSTOMER,
     MALFORMED,
+    MERGED,
+    AFTER_SPLIT,
+    NO_POSITIVE,
     NO_SEMANTIC_ID,
+    SEEN,
 )
 
 # Raw tables are what a user, an importer or the simulator writes; clean tables are what `validate` lets through.

@@ -10,6 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ import pyarrow.parquet as pq
 from features.schemas import TABLES, schema_hash
 
 MANIFEST = "manifest.json"
+_OWN_NAME = re.compile(r"part-\d{5}-[0-9a-f]{8}\.parquet|\.writing-.*")
 
 
 class MissingTableError(FileNotFoundError):
@@ -182,7 +186,10 @@ class Table:
         counts: Mapping[str, int] | None = None,
         notes: Mapping[str, Any] | None = None,
     ) -> Manifest:
-        """Publish `entries` as the table's new content, then delete files that no longer belong to it."""
+        """Publish `entries` as the table's new content, then delete parts that no longer belong to it.
+
+        Files that `write_part` did not name (a user's own, which lay there before) stay where they are.
+        """
         manifest = Manifest(
             name=self.name,
             schema_hash=schema_hash(self.schema),
@@ -193,9 +200,9 @@ class Table:
         )
         self.workspace.write_bytes(manifest.to_json().encode(), "tables", self.name, MANIFEST)
         listed = {f"{self.root}/{entry.path}" for entry in manifest.files}
-        for path in self._data_files():
-            if path not in listed:
-                self.workspace.filesystem.delete_file(path)
+        for info in self.found_files():
+            if is_own_name(info.base_name) and info.path not in listed:
+                self.workspace.filesystem.delete_file(info.path)
         return manifest
 
     def files(self) -> list[str]:
@@ -210,10 +217,21 @@ class Table:
         """Read the committed table, optionally some columns and the rows that pass `filter`."""
         return self.dataset().to_table(columns=columns, filter=filter)
 
-    def _data_files(self) -> list[str]:
+    def found_files(self) -> list[pafs.FileInfo]:
+        """Return every file that lies in the table's folder, committed or not, by path."""
         selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
         infos = self.workspace.filesystem.get_file_info(selector)
-        return [info.path for info in infos if info.path.endswith(".parquet")]
+        return sorted((info for info in infos if info.type == pafs.FileType.File), key=lambda info: info.path)
+
+
+def is_own_name(name: str) -> bool:
+    """Whether a file's name is one that `Table.write_part` gives, finished or half written.
+
+    Example:
+        >>> is_own_name("part-00003-9f86d081.parquet"), is_own_name("part-3.parquet")
+        (True, False)
+    """
+    return _OWN_NAME.fullmatch(name) is not None
 
 
 def conform(rows: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
@@ -251,9 +269,6 @@ def write_atomically(filesystem: pafs.FileSystem, path: str, content: bytes | pa
         with filesystem.open_output_stream(path) as stream:
             stream.write(content)
         return
-    import os
-    import tempfile
-
     handle, temporary = tempfile.mkstemp(dir=parent, prefix=".writing-")
     try:
         with os.fdopen(handle, "wb") as stream:

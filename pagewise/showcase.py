@@ -18,7 +18,7 @@ from features.workspace import Workspace
 from models.registry import CHAMPION, Registry
 from models.training.tracking import tracking_uri
 from pagewise.settings import Settings
-from pipelines.batch.raw import raw_files
+from pipelines.batch.raw import given_files
 from pipelines.jobs.daily import DailyReport
 from pipelines.jobs.stages import Stage, run_stage, table_fingerprints
 from pipelines.simulator.job import DATASET, simulate
@@ -52,8 +52,9 @@ def simulated(workspace: Workspace, settings: Settings, progress: Callable[[str]
 def _refuse_other_data(workspace: Workspace) -> None:
     for name in RAW:
         table = workspace.table(name)
-        dataset = table.manifest().notes.get("dataset") if table.exists() else None
-        if dataset != DATASET and raw_files(workspace, name):
+        committed = table.exists()
+        dataset = table.manifest().notes.get("dataset") if committed else None
+        if (committed and dataset != DATASET) or given_files(workspace, name):
             raise ValueError(
                 f"workspace {workspace.uri} holds the table {name!r} of {dataset or 'your own data'}, which the demo "
                 "would replace; give it a workspace of its own: --workspace FOLDER (make demo WORKSPACE=FOLDER)"

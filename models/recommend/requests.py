@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.schemas import DISLIKE, EVENT_CODE, NO_SEMANTIC_ID, POSITIVE_CODES, SPLITS
+from features.schemas import DISLIKE, EVENT_CODE, NO_POSITIVE, NO_SEMANTIC_ID, POSITIVE_CODES, SEEN, SPLITS
 from features.semantic_ids import Catalogue
 from features.workspace import Workspace
 from kernels.jagged import concat_ranges, offsets_from_lengths, row_numbers
@@ -21,7 +21,6 @@ from models.recommend.interface import RequestBatch
 
 Ints = npt.NDArray[np.int64]
 
-NO_POSITIVE, SEEN = "no_positive", "seen"
 _HISTORY_CODES = (*POSITIVE_CODES, EVENT_CODE[DISLIKE])
 
 

@@ -86,7 +86,8 @@ def keep_first(table: str, rows: pa.Table) -> Checked:
 def dead_letters(
     table: str, reason: str, details: Sequence[str | None], source: str | None, rows: list[str]
 ) -> pa.Table:
-    """Make dead letters of rows of one table rejected for one reason."""
+    """Make dead letters of rows of one table rejected for one of `schemas.REASONS`."""
+    assert reason in schemas.REASONS, reason
     size = len(rows)
     columns = [[table] * size, [reason] * size, list(details), [source] * size, rows]
     return pa.table(columns, schema=DEAD_LETTERS)
@@ -111,13 +112,12 @@ def _times(rows: pa.Table, column: str | None) -> Ints:
 
 def _with_event_ids(rows: pa.Table) -> pa.Table:
     given = rows.column("event_id")
-    empty = np.asarray(pc.fill_null(pc.equal(given, ""), True))
-    if not empty.any():
+    if not given.null_count:
         return rows
-    absent = rows.filter(pa.array(empty))
+    absent = rows.filter(given.is_null())
     text = [hash_strings(absent.column(name)) for name in ("user_id", "item_id", "event", "request_id")]
     ids = hex_digits(combine_hashes(*text, hash_integers(milliseconds(absent.column("timestamp")))))
-    filled = pc.replace_with_mask(given.combine_chunks(), pa.array(empty), ids)
+    filled = pc.replace_with_mask(given.combine_chunks(), given.combine_chunks().is_null(), ids)
     return rows.set_column(rows.schema.get_field_index("event_id"), "event_id", filled)
 
 

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
 
+from features.schemas import AFTER_SPLIT
 from pipelines.batch.config import BatchConfig, PagesConfig, TransitionsConfig
 from pipelines.batch.entries import Entries, make_entries
 from pipelines.batch.pages import pages_from_events
 from pipelines.batch.runner import Counted
 from pipelines.batch.sequences import sequences_from_entries
-from pipelines.batch.split import AFTER_SPLIT, Splitter
+from pipelines.batch.split import Splitter
 from pipelines.batch.statistics import (
     merge_statistics,
     merge_transitions,

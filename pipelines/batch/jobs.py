@@ -13,14 +13,14 @@ from typing import Any
 
 import apache_beam as beam
 
-from features.schemas import CLEAN_TABLES, RAW_TABLES
+from features.schemas import AFTER_SPLIT, CLEAN_TABLES, RAW_TABLES
 from features.workspace import Workspace
 from pipelines.batch.config import BatchConfig
 from pipelines.batch.entries import PAGE_COLUMNS
 from pipelines.batch.feature_transforms import ITEM_STATISTICS, TRANSITIONS, BuildPages, BuildSequences, BuildStatistics
 from pipelines.batch.raw import FORMATS, fingerprint, raw_files
 from pipelines.batch.runner import Summary
-from pipelines.batch.split import AFTER_SPLIT, Splitter, make_splitter
+from pipelines.batch.split import Splitter, make_splitter
 from pipelines.batch.stage import check_equal, commit_table, dropped_counts, make_report, run_stage
 from pipelines.batch.transforms import COUNTS, DEAD, ROWS, CountRows, ReadTable, WriteByDay, WriteShards
 from pipelines.batch.validate_transforms import ValidateTable, WriteDeadLetters
@@ -29,6 +29,8 @@ from pipelines.report import StageReport
 
 def validate(workspace: Workspace, config: BatchConfig, beam_options: Sequence[str] = ()) -> StageReport:
     """Check raw tables row by row: `clean_events`, `clean_items`, `clean_users` and `dead_letters`.
+
+    Where there are no `users` any more, a `clean_users` of an earlier run becomes empty.
 
     Args:
         workspace: Holds the raw tables `events`, `items` and perhaps `users`, committed or as plain files.
@@ -67,6 +69,9 @@ def validate(workspace: Workspace, config: BatchConfig, beam_options: Sequence[s
     check_equal("dead_letters", dropped + summary.count("import_rejects.in"), summary.rows("dead_letters"))
     for name in present:
         commit_table(workspace, CLEAN_TABLES[name], summary, inputs, _counts_of(summary, name), _notes(workspace, name))
+    for name in RAW_TABLES.keys() - present:
+        if workspace.table(CLEAN_TABLES[name]).exists():
+            commit_table(workspace, CLEAN_TABLES[name], summary, inputs, {}, {})
     commit_table(workspace, "dead_letters", summary, inputs, {}, {})
     written = [*(CLEAN_TABLES[name] for name in present), "dead_letters"]
     counts = {**summary.counts, **{f"{name}.out": summary.rows(CLEAN_TABLES[name]) for name in present}}

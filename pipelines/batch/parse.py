@@ -2,7 +2,7 @@
 
 Times may be Arrow timestamps or dates (without a zone: UTC), ISO 8601 text (without an offset: UTC), or numbers since
 1970: below 10**11 seconds, from there on milliseconds. Lists and maps may be text: JSON, or for lists levels joined by
-" > ". Booleans may be true/false/1/0.
+" > ". Booleans may be true/false/1/0. An empty text in a nullable column is null in every format, as it is in CSV.
 """
 
 from __future__ import annotations
@@ -49,10 +49,12 @@ def parse_columns(raw: pa.Table, schema: pa.Schema, source: str) -> Parsed:
             continue
         values = raw.column(field.name).combine_chunks()
         parsed = parse_values(values, field.type)
-        columns.append(parsed)
         lost = np.asarray(pc.and_(values.is_valid(), parsed.is_null()))
         if lost.any():
             unreadable[field.name] = lost
+        if field.nullable and pa.types.is_string(field.type):
+            parsed = pc.if_else(pc.equal(parsed, ""), None, parsed)
+        columns.append(parsed)
     return Parsed(pa.Table.from_arrays(columns, names=schema.names), unreadable)
 
 

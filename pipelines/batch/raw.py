@@ -8,6 +8,7 @@ import hashlib
 import io
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +17,11 @@ import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from features.workspace import Workspace
+from features.workspace import MANIFEST, Workspace, is_own_name
 
 BATCH_ROWS = 32_768
 """Rows of one Beam element: large enough that Beam costs nothing per row, small enough for caches."""
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 FORMATS = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
 
 
@@ -37,13 +39,38 @@ class RawBatch:
 
 
 def raw_files(workspace: Workspace, name: str) -> list[str]:
-    """Return the files of a raw table, committed or not, in order; empty when there are none."""
-    table = workspace.table(name)
+    """Return the files of a raw table, committed or not, in order; empty when there are none.
+
+    Raises:
+        ValueError: A user's own files lie beside a committed table, or what wrote the table was stopped before its end.
+    """
+    table, given = workspace.table(name), given_files(workspace, name)
     if table.exists():
+        if given:
+            raise ValueError(
+                f"table {name!r} is there twice: {table.root}/{MANIFEST} lists what `pagewise simulate` or `pagewise "
+                f"import` wrote, and {_some(given)} is yours; move one of them away (without the manifest yours counts)"
+            )
         return table.files()
-    infos = workspace.filesystem.get_file_info(pafs.FileSelector(table.root, recursive=True, allow_not_found=True))
-    named = [info for info in infos if info.type == pafs.FileType.File and not info.base_name.startswith((".", "_"))]
-    return sorted(info.path for info in named if info.path.endswith(FORMATS))
+    unfinished = [info.path for info in table.found_files() if is_own_name(info.base_name)]
+    if unfinished and not given:
+        raise ValueError(
+            f"table {name!r} is unfinished: {_some(unfinished)} is there, but no {MANIFEST}; "
+            "`pagewise simulate` or `pagewise import` was stopped before its end: run it again"
+        )
+    return given
+
+
+def given_files(workspace: Workspace, name: str) -> list[str]:
+    """Return the files that a user put into a raw table's folder, in order; what starts with `.` or `_` is none."""
+    table = workspace.table(name)
+    named = [info for info in table.found_files() if info.path.endswith(FORMATS) and not is_own_name(info.base_name)]
+    return [info.path for info in named if not re.search("/[._]", info.path.removeprefix(table.root))]
+
+
+def _some(paths: list[str]) -> str:
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{paths[0]}{more}"
 
 
 def fingerprint(workspace: Workspace, name: str) -> str:
@@ -88,6 +115,13 @@ def _read_parquet(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
             yield RawBatch(pa.Table.from_batches([batch]), [], path)
 
 
+def refuse_repeated(names: list[str], path: object) -> None:
+    """Raise where a header names a column twice: Arrow would keep the last one and say nothing."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{path}: expected distinct column names, got {', '.join(map(repr, repeated))} more than once")
+
+
 def _open_stream(filesystem: pafs.FileSystem, path: str) -> pa.NativeFile:
     return filesystem.open_input_stream(path, compression="gzip" if path.endswith(".gz") else None)
 
@@ -95,6 +129,7 @@ def _open_stream(filesystem: pafs.FileSystem, path: str) -> pa.NativeFile:
 def _read_csv(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
     with _open_stream(filesystem, path) as stream:
         names = next(csv.reader([io.TextIOWrapper(stream, encoding="utf-8-sig").readline()]))
+    refuse_repeated(names, path)
     broken: list[str] = []
 
     def keep(row: Any) -> str:
@@ -120,23 +155,35 @@ def _read_csv(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
 def _read_jsonl(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
     with _open_stream(filesystem, path) as stream:
         lines = (line for line in io.TextIOWrapper(stream, encoding="utf-8-sig") if line.strip())
+        names: dict[str, None] = {}
         while block := list(itertools.islice(lines, BATCH_ROWS)):
             records, broken = [], []
             for line in block:
-                record = _json_object(line)
+                record = json_object(line)
                 if record is None:
                     broken.append(line.rstrip("\n"))
                 else:
                     records.append(record)
-            names = list(dict.fromkeys(name for record in records for name in record))
+            # A name that any earlier line had is a column; a later block in which it is absent has nulls there.
+            names.update(dict.fromkeys(name for record in records for name in record))
             columns = {name: pa.array([_cell(record.get(name)) for record in records], pa.string()) for name in names}
             yield RawBatch(pa.table(columns), broken, path)
 
 
-def _json_object(line: str) -> dict[str, Any] | None:
+def json_object(line: str) -> dict[str, Any] | None:
+    r"""Return the JSON object of one line, None where the line is none.
+
+    Half of a surrogate pair (a text cut in the middle of an emoji) is no text that Arrow can hold: it becomes `?`.
+
+    Example:
+        >>> json_object('{"title": "cut \\ud83d"}'), json_object("[1]")
+        ({'title': 'cut ?'}, None)
+    """
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+        if _HALF_PAIR.search(line):
+            record = json.loads(json.dumps(record, ensure_ascii=False).encode(errors="replace"))
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

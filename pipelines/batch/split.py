@@ -1,8 +1,11 @@
 """Which pages train, validate and test; the one place that decides it, for sequences and for every statistic.
 
 Protocol `time`: a page belongs to the split in which it was shown. What happened to it at or after the end of its split
-is not visible: such an entry (an item of the page) is left out, as it was not known then.
-Protocol `leave_one_out`: a user's last page is test, the one before validation; nothing is hidden.
+is not visible: an entry (an item of the page) whose strongest event came then is left out and counted `after_split`.
+`pages` keep one event per item, so a weaker event from before the end goes with it: no later event is ever seen, its
+only trace is that an item of a page that was open at the cut is missing.
+Protocol `leave_one_out`: a user's last page is test, the one before validation; nothing is hidden, not even what became
+of an earlier page after the later ones were shown.
 """
 
 from __future__ import annotations
@@ -20,8 +23,6 @@ from pipelines.batch.config import SplitConfig
 
 DAY_MS = 86_400_000
 NEVER = np.iinfo(np.int64).max
-AFTER_SPLIT = "after_split"
-"""Reason under which invisible entries, and pages left without any, are counted."""
 TRAIN_CODE, VALIDATION_CODE, TEST_CODE = (SPLITS.index(name) for name in (TRAIN, VALIDATION, TEST))
 
 

@@ -7,7 +7,6 @@ Products of 2023 are their `parent_asin`, which joins reviews and metadata; of s
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -19,7 +18,7 @@ import pyarrow as pa
 from features.schemas import BAD_VALUE, DUPLICATE, MALFORMED, NULL_ID, PURCHASE, TIMESTAMP
 from pipelines.batch.checks import dead_letters
 from pipelines.batch.parse import parse_values
-from pipelines.batch.raw import RawBatch
+from pipelines.batch.raw import RawBatch, json_object
 from pipelines.importers.base import Chunk, ImportOptions, bare_items, events_table, item_chunks, record_chunk
 from pipelines.importers.reading import Source, numbers, plain_name, read_lines
 from pipelines.importers.sieve import LINE, Sieve
@@ -57,7 +56,7 @@ def read(source: Source, options: ImportOptions) -> Iterator[Chunk]:
 def _reviews(path: Path, chunk_rows: int) -> Iterator[RawBatch]:
     lines = read_lines(path)
     while block := list(islice(lines, chunk_rows)):
-        records = [(line, _json_object(line)) for line in block]
+        records = [(line, json_object(line)) for line in block]
         whole = [(line, record) for line, record in records if record is not None]
         columns = {
             name: pa.array([_first(record, fields) for _, record in whole], pa.string())
@@ -85,7 +84,7 @@ def _products(path: Path, chunk_rows: int) -> Iterator[Chunk]:
         products: list[dict[str, Any]] = []
         faults: list[tuple[str, str]] = []
         for line in block:
-            record = _json_object(line)
+            record = json_object(line)
             item_id = _first(record, _FIELDS["item_id"]) if record else None
             if record is None or not item_id or item_id in known:
                 reason = MALFORMED if record is None else DUPLICATE if item_id else NULL_ID
@@ -107,14 +106,6 @@ def _product(item_id: str, record: dict[str, Any]) -> dict[str, Any]:
         "price": _price(record.get("price")),
         "attributes": _details(record.get("details")),
     }
-
-
-def _json_object(line: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def _first(record: dict[str, Any], fields: tuple[str, ...]) -> str | None:

@@ -18,8 +18,6 @@ class ImportOptions:
 
     chunk_rows: int = 50_000
     """Rows held in memory at a time; the result does not depend on it."""
-    subset: str | None = None
-    """Which data set is meant where a folder holds several (`s3rec`: the name before `.txt`)."""
     positive_rating: float = 3.0
     """`movielens`: ratings from here on become clicks, lower ones dislikes. A disliked item is never shown to its user
     again, therefore the middle of the scale still counts as a click."""

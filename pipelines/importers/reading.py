@@ -6,6 +6,7 @@ import contextlib
 import csv
 import dataclasses
 import io
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from pipelines.batch.raw import RawBatch, UnreadableFileError
+from pipelines.batch.raw import RawBatch, UnreadableFileError, refuse_repeated
 
 _CODECS: dict[str, str] = {".gz": "gzip", ".zst": "zstd"}
 _BLOCK_BYTES = 1 << 20
@@ -95,7 +96,7 @@ def reading(path: Path) -> Iterator[None]:
     """Turn what goes wrong while a file is read into one `ValueError` that names the file."""
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UnreadableFileError(
             f"{path}: reading failed: {error}; the file is truncated or corrupt: download it again"
         ) from error
@@ -171,6 +172,7 @@ def _header(path: Path, delimiter: str) -> list[str]:
     names = next(csv.reader([line], delimiter=delimiter), [])
     if not names:
         raise UnreadableFileError(f"{path}: the file is empty: it has no header line; download it again")
+    refuse_repeated(names, path)
     return names
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from features.schemas import RAW_TABLES
+from features.schemas import MERGED, RAW_TABLES
 from features.workspace import FileEntry, Workspace
 from pipelines.importers import amazon_reviews, mind, movielens, online_retail, rees46, retailrocket, s3rec
 from pipelines.importers.base import Chunk, Importer, ImportOptions
@@ -18,7 +18,6 @@ from pipelines.importers.reading import Source
 from pipelines.report import StageReport, peak_rss_mb
 
 REJECTS = "import_rejects"
-MERGED = "merged"
 
 IMPORTERS: dict[str, Importer] = {
     "amazon-reviews": Importer(read=amazon_reviews.read, files=amazon_reviews.FILES),

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.schemas import PURCHASE, TIMESTAMP
+from pipelines.batch.raw import UnreadableFileError, json_object
 from pipelines.importers.base import Chunk, ImportOptions, bare_items, events_table, item_chunks
 from pipelines.importers.reading import Source, plain_name, read_lines, read_whole, reading
 from pipelines.importers.sieve import broken_lines
@@ -30,7 +31,7 @@ _NO_BRAND = "Unknown"
 
 def read(source: Source, options: ImportOptions) -> Iterator[Chunk]:
     """Yield the sequences as events, then the items."""
-    path = source.main(f"{options.subset or '*'}.txt")
+    path = source.main("*.txt")
     name = plain_name(path).removesuffix(".txt")
     seen: dict[str, None] = {}
     yield from _events(path, options.chunk_rows, seen)
@@ -76,14 +77,17 @@ def _chunk(users: list[str], lengths: list[int], items: list[str], broken: list[
 
 def _items(source: Source, name: str, seen: dict[str, None]) -> Iterator[dict[str, Any]]:
     if path := source.optional(f"{name}.items.jsonl"):
-        return (_described(json.loads(line)) for line in read_lines(path))
+        return (_described(line, path) for line in read_lines(path))
     if path := source.optional(f"{name}_item2attributes.json"):
         names_path = source.optional(f"{name}_attribute_names.json")
         return _attributed(_read_json(path), _read_json(names_path) if names_path else {})
     return bare_items(seen)
 
 
-def _described(record: dict[str, Any]) -> dict[str, Any]:
+def _described(line: str, path: Path) -> dict[str, Any]:
+    record = json_object(line)
+    if record is None or "item_id" not in record:
+        raise UnreadableFileError(f"{path}: expected JSON objects with an item_id, one per line, got {line[:100]!r}")
     paths = record.get("categories") or []
     categories = {level for path in paths for level in path}
     named = [name for name in record.get("attributes") or [] if name not in categories and name != _NO_BRAND]

@@ -9,6 +9,7 @@ from typing import Any
 from batch_cases import DAY
 
 from features.schemas import EVENT_CODE, POSITIVE_CODES, SPLITS
+from kernels.hashing import reference_hash
 
 NEVER = math.inf
 
@@ -37,7 +38,8 @@ def reference_pages(events: list[dict[str, Any]], *, gap_ms: int, cap: int, by_d
 
 def _event_order(row: dict[str, Any]) -> tuple[Any, ...]:
     position = NEVER if row["position"] is None else row["position"]
-    return row["user_id"], row["timestamp"], position, EVENT_CODE[row["event"]], row["item_id"]
+    tie = reference_hash(row["event_id"].encode())
+    return row["user_id"], row["timestamp"], position, EVENT_CODE[row["event"]], row["item_id"], tie
 
 
 def _page(user: str, key: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:

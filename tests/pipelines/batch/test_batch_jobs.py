@@ -144,7 +144,7 @@ def test_what_happens_after_the_end_of_its_split_is_not_visible(workspace):
 
 def test_dates_only_make_one_page_of_a_day(workspace):
     rows = [event("u1", item, "click", day * DAY) for item, day in (("b", 0), ("a", 0), ("c", 1), ("d", 2))]
-    write_events(workspace, [])
+    write_file(workspace, "items", "items.csv", "item_id,title\ni0,Item zero\n")
     events = workspace.table("events")
     events.commit([events.write_part(events_table(rows), shard=0)], notes={"dates_only": True})
     run_all(workspace, BatchConfig(split=SPLIT, shards=1))

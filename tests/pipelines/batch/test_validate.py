@@ -15,7 +15,7 @@ from features.schemas import EVENTS
 from pipelines.batch.checks import Checked, check_rows
 from pipelines.batch.config import BatchConfig
 from pipelines.batch.jobs import validate
-from pipelines.batch.raw import UnreadableFileError, read_batches
+from pipelines.batch.raw import RawBatch, UnreadableFileError, read_batches
 
 CONFIG = BatchConfig(shards=2)
 ISO = "2024-03-01T00:00:00Z"
@@ -249,3 +249,67 @@ def test_unknown_and_missing_columns_are_named(workspace):
         ValueError, match=r"events\.csv: missing columns: user_id; unknown columns: user; expected event_id"
     ):
         validate(workspace, CONFIG)
+
+
+def test_parts_of_an_import_that_was_killed_are_no_files_of_the_user(workspace):
+    events = workspace.table("events")
+    rows = pa.Table.from_pylist([event("u1", "i1", "click", 0)], schema=EVENTS)
+    events.write_part(rows, shard=0, date="2024-03-01")
+    with pytest.raises(
+        ValueError, match=r"'events' is unfinished: \S*/part-00000-\w{8}\.parquet is there, .* run it again"
+    ):
+        validate(workspace, CONFIG)
+    validate_csv(workspace, GOOD.replace("u1", "u2"))
+    assert [row["user_id"] for row in clean(workspace)] == ["u2"]
+
+
+def test_files_of_the_user_beside_a_committed_table_are_kept_and_named(workspace):
+    path = write_file(workspace, "events", "mine.csv", HEADER + GOOD)
+    write_file(workspace, "items", "items.csv", "item_id,title\ni1,One\n")
+    events = workspace.table("events")
+    rows = pa.Table.from_pylist([event("u1", "i1", "click", 0)], schema=EVENTS)
+    events.commit([events.write_part(rows, shard=0)])
+    with pytest.raises(
+        ValueError, match=r"'events' is there twice: .*/events/mine\.csv is yours; move one of them away"
+    ):
+        validate(workspace, CONFIG)
+    assert [path] == [info.path for info in events.found_files() if info.path.endswith(".csv")]
+
+
+def test_hidden_folders_hold_no_data(workspace):
+    write_file(workspace, "events", ".ipynb_checkpoints/events-checkpoint.csv", HEADER + GOOD.replace("u1", "u2"))
+    validate_csv(workspace, GOOD)
+    assert [row["user_id"] for row in clean(workspace)] == ["u1"]
+
+
+def test_a_key_that_later_lines_lack_is_a_null_there(workspace, monkeypatch):
+    monkeypatch.setattr("pipelines.batch.raw.BATCH_ROWS", 1)
+    good = {"user_id": "u1", "item_id": "i1", "event": "click", "timestamp": 0}
+    lines = [good, {"item_id": "i1", "event": "click", "timestamp": 0}]
+    path = write_file(workspace, "events", "events.jsonl", "\n".join(map(json.dumps, lines)))
+    checked = [check_rows("events", batch) for batch in read_batches(workspace.filesystem, path)]
+    assert [part.rows.num_rows for part in checked] == [1, 0]
+    assert checked[1].dead.column("reason").to_pylist() == ["null_id"]
+
+
+def test_an_empty_text_is_no_request_whatever_the_format(workspace):
+    row = {**event("u1", "i1", "click", 0), "request_id": "", "event_id": "", "policy": ""}
+    checked = check_rows("events", RawBatch(pa.Table.from_pylist([row], schema=EVENTS), [], "events.parquet"))
+    [kept] = checked.rows.to_pylist()
+    assert (kept["request_id"], kept["policy"]) == (None, None)
+    assert len(kept["event_id"]) == 16
+
+
+def test_a_header_with_a_name_twice_is_refused(workspace):
+    path = write_file(workspace, "events", "events.csv", "user_id,item_id,event,timestamp,user_id\nu1,i1,click,0,u2\n")
+    with pytest.raises(ValueError, match=r"events\.csv: expected distinct column names, got 'user_id' more than once"):
+        list(read_batches(workspace.filesystem, path))
+
+
+def test_users_that_are_gone_leave_no_clean_users(workspace):
+    path = write_file(workspace, "users", "users.csv", "user_id\nu1\n")
+    validate_csv(workspace, GOOD)
+    assert workspace.table("clean_users").manifest().rows == 1
+    workspace.filesystem.delete_file(path)
+    validate_csv(workspace, GOOD)
+    assert clean(workspace, "clean_users") == []

@@ -50,12 +50,45 @@ def test_s3rec_attributes_stand_in_for_text(imported):
     assert by_id(workspace)["1"]["attributes"] == [("attributes", "rock; attribute8")]
 
 
-def test_s3rec_subsets_are_chosen(imported, tmp_path):
-    CASES["s3rec-bare"].write(tmp_path / "source")
+def test_s3rec_one_of_several_data_sets_is_named_by_its_file(imported, tmp_path):
+    source = CASES["s3rec-bare"].write(tmp_path / "source")
     with pytest.raises(ValueError, match=r"several data sets: Beauty\.txt, Toys\.txt; name one, .*Beauty"):
         imported(CASES["s3rec"])
-    report, _ = imported(CASES["s3rec"], options=ImportOptions(subset="Toys"))
+    report = import_dataset("s3rec", source / "Toys.txt", Workspace(tmp_path / "toys"))
     assert report.counts["events.out"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "Toys.items.jsonl",
+            '{"title": "A car"}\n',
+            r"Toys\.items\.jsonl: expected JSON objects with an item_id.*A car",
+        ),
+        ("Toys_item2attributes.json", '{"1": [7', r"Toys_item2attributes\.json: reading failed"),
+    ],
+)
+def test_s3rec_a_broken_file_of_items_is_named(tmp_path, name, content, message):
+    source = CASES["s3rec-bare"].write(tmp_path / "source")
+    (source / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        import_dataset("s3rec", source, Workspace(tmp_path / "toys"))
+    assert not Workspace(tmp_path / "toys").table("events").exists()
+
+
+def test_a_title_cut_inside_an_emoji_keeps_its_product(tmp_path):
+    review = {"user_id": "u", "parent_asin": "B1", "rating": 5.0, "timestamp": 1588687728923}
+    (tmp_path / "Toys.jsonl").write_text(json.dumps(review))
+    (tmp_path / "meta_Toys.jsonl").write_text('{"parent_asin": "B1", "title": "A car \\ud83d"}')
+    import_dataset("amazon-reviews", tmp_path, Workspace(tmp_path / "workspace"))
+    assert rows(Workspace(tmp_path / "workspace"), "items", "title") == [("A car ?",)]
+
+
+def test_a_header_with_a_name_twice_is_refused(tmp_path):
+    (tmp_path / "events.csv").write_text("timestamp,visitorid,event,itemid,itemid\n1,2,view,3,4\n")
+    with pytest.raises(ValueError, match=r"events\.csv: expected distinct column names, got 'itemid' more than once"):
+        import_dataset("retailrocket", tmp_path, Workspace(tmp_path / "workspace"))
 
 
 def test_online_retail_invoices_are_pages(imported):
