@@ -21,7 +21,9 @@ class SemanticIdConfig:
     quantizer: str = RESIDUAL_KMEANS
     """`residual_kmeans`, or `rq_vae`: the same residual codebooks behind a learned encoder and decoder."""
     balance_slack: float | None = 1.05
-    """A code of any level holds at most ceil(slack x items / codes) items; null gives each item its nearest code."""
+    """A code of any level holds at most ceil(slack x items / codes) items; null gives each item its nearest code.
+    Balancing holds all distances of a level in memory, 5 bytes x items x codes: 5 GB for a million items and 1024 codes
+    (a catalogue too large for that needs null, which goes through the items in pieces)."""
     iterations: int = 25
     """Lloyd iterations of each level's k-means."""
     balance_rounds: int = 10

@@ -43,9 +43,10 @@ class Stage:
     outputs: Callable[[Path], Mapping[str, str]]
     run: Callable[[Path], Sequence[str]]
 
-    def folder(self, workspace: Workspace) -> Path:
-        """Return the folder of its record for the present inputs."""
-        return workspace.local_path("runs", self.name, input_hash(self.name, self.inputs(), self.config))
+    def folder(self, workspace: Workspace, inputs: Mapping[str, str] | None = None) -> Path:
+        """Return the folder of its record for these inputs, default the present ones."""
+        inputs = self.inputs() if inputs is None else inputs
+        return workspace.local_path("runs", self.name, input_hash(self.name, inputs, self.config))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,8 @@ def run_stage(workspace: Workspace, stage: Stage) -> StageResult:
     Raises:
         RuntimeError: The stage ended without writing any of its outputs.
     """
-    folder, inputs = stage.folder(workspace), dict(stage.inputs())
+    inputs = dict(stage.inputs())
+    folder = stage.folder(workspace, inputs)
     record = _read(folder / RECORD)
     if record is not None and record["outputs"] == dict(stage.outputs(folder)):
         return _result(folder, record, skipped=True)

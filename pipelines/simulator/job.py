@@ -99,3 +99,6 @@ def _commit(workspace: Workspace, world: World, events: list[FileEntry], seed: i
     for name, rows in (("items", items_table(world)), ("users", users_table(world))):
         table = workspace.table(name)
         table.commit([table.write_part(rows, shard=0)], notes=notes)
+    rejects = workspace.table("import_rejects")
+    if rejects.exists():  # of an import whose events these replace
+        rejects.commit([], notes=notes)

@@ -5,6 +5,7 @@ import datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -179,3 +180,12 @@ def test_a_shop_nobody_visits_has_empty_days(tmp_path: Path) -> None:
 def test_users_have_noisy_observables(small_world: World, attribute: str) -> None:
     values = [dict(row)[attribute] for row in users_table(small_world)["attributes"].to_pylist()]
     assert len(set(values)) > 1
+
+
+def test_rejects_of_an_earlier_import_go_with_its_events(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    rejects = workspace.table("import_rejects")
+    row = {"table": "events", "reason": "cancellation", "detail": "C1", "source": "x.csv", "row": "{}"}
+    rejects.commit([rejects.write_part(pa.Table.from_pylist([row], schema=rejects.schema), shard=0)])
+    simulate(SimulateConfig(users=5, items=200, days=1), workspace, seed=0)
+    assert rejects.manifest().rows == 0
