@@ -45,6 +45,7 @@ class Registry:
     def __init__(self, workspace: Workspace, uri: str | None = None) -> None:
         self.workspace = workspace
         self.uri = uri or tracking_uri(workspace)
+        self.address = without_passwords(self.uri)
         self._server = uri
         self._client = mlflow_client(self.uri)
 
@@ -182,7 +183,7 @@ class Registry:
         versions = {int(version.version): version for version in self._versions()}
         if number not in versions:
             raise RegistryError(
-                f"no version {number} of {MODEL!r} in {without_passwords(self.uri)}; registered: {sorted(versions) or 'none'}; "
+                f"no version {number} of {MODEL!r} in {self.address}; registered: {sorted(versions) or 'none'}; "
                 "`pagewise register` adds one"
             )
         return versions[number]
@@ -191,7 +192,7 @@ class Registry:
         number = self.version(alias)
         if number is None:
             how = _HOW_TO_GET.get(alias, f"known aliases: {', '.join(sorted(self._aliases())) or 'none'}")
-            raise RegistryError(f"no version of {MODEL!r} is {alias} in {without_passwords(self.uri)}; {how}")
+            raise RegistryError(f"no version of {MODEL!r} is {alias} in {self.address}; {how}")
         return self._version(number)
 
 
@@ -240,7 +241,5 @@ def _read_verdict(path: Path, content: bytes) -> dict[str, Any]:
     except ValueError:
         verdict = None
     if not isinstance(verdict, dict):
-        raise RegistryError(
-            f"verdict {path}: expected a JSON object, as `pagewise replay` writes it"
-        )
+        raise RegistryError(f"verdict {path}: expected a JSON object, as `pagewise replay` writes it")
     return verdict

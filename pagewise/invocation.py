@@ -99,19 +99,20 @@ def load_settings(args: argparse.Namespace) -> Settings:
 
 
 def announce(args: argparse.Namespace, settings: Settings, sections: Sequence[str]) -> None:
-    """Print the sections a command reads and save the whole configuration in the workspace."""
+    """Print the sections a command reads and save the whole configuration in the workspace, without passwords."""
     if not sections or not is_first_process():
         return
+    from features.secrets import without_passwords
     from features.workspace import Workspace
 
     document = configuration.to_document(settings)
-    text = yaml.safe_dump(document, sort_keys=False)
+    text = without_passwords(yaml.safe_dump(document, sort_keys=False, width=1_000_000))
     name = f"{args.verb}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
     workspace = Workspace(args.workspace)
     workspace.write_bytes(text.encode(), "runs", "commands", name)
     print(f"preset {args.preset}, seed {settings.seed}; all settings: {workspace.path('runs', 'commands', name)}")
     for section in sections:
-        print("\n".join(f"  {line}" for line in _compact(section, document[section])))
+        print(without_passwords("\n".join(f"  {line}" for line in _compact(section, document[section]))))
 
 
 def _compact(name: str, section: dict[str, Any]) -> list[str]:

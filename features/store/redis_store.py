@@ -13,6 +13,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from features.secrets import without_passwords
 from features.store.base import Freshness, Histories, ItemFacts, StoreUnavailableError
 from features.store.codec import (
     EMPTY_HISTORY,
@@ -148,7 +149,7 @@ class RedisStore:
             yield
         except redis.RedisError as error:
             raise StoreUnavailableError(
-                f"the online store at {_without_password(self.url)} does not answer: {error}; start that Redis, "
+                f"the online store at {without_passwords(self.url)} does not answer: {error}; start that Redis, "
                 "correct store.url, or leave store.url out to use the embedded one"
             ) from error
 
@@ -171,8 +172,3 @@ def open_store(config: StoreConfig, workspace: Workspace) -> RedisStore:
         store.close()
         raise
     return store
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

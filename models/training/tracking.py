@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from features.secrets import without_passwords
 from features.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Tracker:
 
     def lines(self) -> list[str]:
         """Return how to look at the run."""
-        uri = self.uri or tracking_uri(self.workspace)
+        uri = without_passwords(self.uri or tracking_uri(self.workspace))
         return [
             f"MLflow: {uri}, experiment {self.experiment}, run {self.run_id} (`mlflow ui --backend-store-uri {uri}`)"
         ]

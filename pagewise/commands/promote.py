@@ -27,7 +27,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     registry = Registry(Workspace(args.workspace), settings.tracking.uri)
     reason = registry.promote(args.version, force=args.force, verdict=args.verdict)
     Console().say(
-        f"version {registry.version(CHAMPION)} is the champion, promoted: {reason} (registry {registry.uri})",
+        f"version {registry.version(CHAMPION)} is the champion, promoted: {reason} (registry {registry.address})",
         f"next: pagewise serve --workspace {args.workspace}",
     )
     return 0

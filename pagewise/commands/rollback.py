@@ -22,7 +22,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     registry = Registry(Workspace(args.workspace), settings.tracking.uri)
     version = registry.rollback()
     Console().say(
-        f"version {version} is the champion again (registry {without_passwords(registry.uri)}); a running service of the champion turns "
-        f"to it within serve.refresh_s = {settings.serve.refresh_s:g} seconds and the time it takes to load"
+        f"version {version} is the champion again (registry {registry.address}); a running service of the champion "
+        f"turns to it within serve.refresh_s = {settings.serve.refresh_s:g} seconds and the time it takes to load"
     )
     return 0

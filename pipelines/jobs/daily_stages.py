@@ -271,7 +271,7 @@ class DailyStages:
                 promoted = registry.promote(version, force=self.force)
             document = {"release_id": release.name, "version": version, "promoted_by": promoted}
             self.workspace.write_bytes(json.dumps(document).encode(), *REGISTERED)
-            return [_said(version, release.name, promoted), f"registry: {registry.uri}"]
+            return [_said(version, release.name, promoted), f"registry: {registry.address}"]
 
         def outputs(folder: Path) -> Mapping[str, str]:
             lost = uri is None and not self.workspace.local_path("mlflow.db").exists()

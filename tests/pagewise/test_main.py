@@ -107,6 +107,16 @@ def test_settings_are_printed_and_saved(tmp_path: Path, capsys: pytest.CaptureFi
     assert (document["seed"], document["batch"]["pages"]["cap"]) == (7, 3)
 
 
+def test_passwords_are_neither_printed_nor_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    urls = ["store.url=redis://ann:secret@cache:6379/0", "tracking.uri=https://ann:secret@tracking"]
+    assert main(["serve", "--workspace", "memory://nowhere", *urls]) == 2
+    assert main(["validate", "--workspace", str(tmp_path), *urls]) == 2  # there are no events
+    assert "secret" not in "".join(capsys.readouterr())
+    (saved,) = (tmp_path / "runs" / "commands").glob("validate-*.yaml")
+    document = yaml.safe_load(saved.read_text())
+    assert (document["store"]["url"], document["tracking"]["uri"]) == ("redis://cache:6379/0", "https://tracking")
+
+
 @pytest.mark.parametrize("preset", presets())
 def test_every_preset_builds(preset: str) -> None:
     from pagewise.configuration import build, from_file
