@@ -45,9 +45,11 @@ class PagesReplica:
 
     def __init__(self, served: Served) -> None:
         torch.set_num_threads(served.serve.threads)
+        # a read of the store and its one repetition end well before the request's deadline
+        timeout_s = min(served.store.timeout_s, served.serve.request_timeout_s / 4)
         service = RecommendService(
             load_release(served.release),
-            RedisStore(served.store_url, served.store),
+            RedisStore(served.store_url, dataclasses.replace(served.store, timeout_s=timeout_s)),
             history_length=served.store.history_length,
             arm=served.arm,
             seed=served.serve.seed,

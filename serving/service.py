@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -37,6 +38,9 @@ STORE_UNAVAILABLE, DEADLINE = "store_unavailable", "deadline"
 """Fallbacks of the service itself, beside the retrievers' names: no history could be read; the answer took too long."""
 
 FACTS_PER_READ = 5000
+STORE_REST_S = 1.0
+"""After a read that the store did not answer, pages are made without it for so long: waiting for a store that hangs,
+every request again, would hold up everybody."""
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +76,7 @@ class RecommendService:
         self._rng = np.random.default_rng(seed)
         self._clock = clock
         self._facts_generation: str | None = None
+        self._store_rests_until = -math.inf
         self._use(release.recommender)
 
     def check(self, request: RecommendRequest) -> None:
@@ -183,14 +188,9 @@ class RecommendService:
     ) -> list[RecommendResponse]:
         user_ids = [request.user_id for request in requests]
         now = self._now()
-        try:
-            with self.metrics.store_seconds.time():
-                histories = self.store.histories(user_ids, self._history_length)
-        except StoreUnavailableError:
-            _log.exception("pages are made without histories")
-            self.metrics.store_failures.inc()
+        histories = self._histories(user_ids)
+        if histories is None:
             histories, reason = _no_histories(user_ids), STORE_UNAVAILABLE
-        self.metrics.store_corrupted.set(self.store.corrupted)
         sizes = [request.page_size or recommender.config.page_size for request in requests]
         # slots are drawn one after the other, so the first slots of a longer page are a page of their own
         pages = recommender.pages(
@@ -200,6 +200,21 @@ class RecommendService:
             filters=[_filters(request.filters) for request in requests],
         )
         return [self._response(page, size, reason) for page, size in zip(pages, sizes, strict=True)]
+
+    def _histories(self, user_ids: list[str]) -> Histories | None:
+        """Read histories; None while the store does not answer."""
+        if time.monotonic() < self._store_rests_until:
+            return None
+        try:
+            with self.metrics.store_seconds.time():
+                histories = self.store.histories(user_ids, self._history_length)
+        except StoreUnavailableError:
+            _log.exception("pages are made without histories")
+            self.metrics.store_failures.inc()
+            self._store_rests_until = time.monotonic() + STORE_REST_S
+            return None
+        self.metrics.store_corrupted.set(self.store.corrupted)
+        return histories
 
     def _response(self, page: Page, size: int, reason: str | None) -> RecommendResponse:
         fallback = reason or page.fallback

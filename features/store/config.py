@@ -25,7 +25,8 @@ class StoreConfig:
     """Newest events kept per user (positive events and dislikes)."""
 
     timeout_s: float = 2.0
-    """Seconds to wait for Redis to accept a connection or to answer."""
+    """Seconds to wait for Redis to accept a connection or to answer; the service waits at most a quarter of its
+    `request_timeout_s`."""
 
     def __post_init__(self) -> None:
         """Collect every mistake into one error."""

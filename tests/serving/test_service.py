@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 
 import numpy as np
 import pyarrow as pa
@@ -134,6 +135,29 @@ def test_without_a_store_pages_are_still_made_and_say_so(release):
         with pytest.raises(StoreUnavailableError):
             service.refresh_facts()
         assert b"pagewise_store_failures_total 1.0" in service.metrics.text()
+
+
+def test_a_store_that_hangs_is_not_waited_for_by_every_request(release, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        url = f"redis://127.0.0.1:{hanging.getsockname()[1]}"
+        with RedisStore(url, StoreConfig(timeout_s=0.05)) as store:
+            service = RecommendService(release, store, history_length=10, arm="champion")
+            monkeypatch.setattr("serving.service.STORE_REST_S", 3600.0)
+            assert [ask(service, "u0").fallback for _ in range(3)] == [STORE_UNAVAILABLE] * 3
+            assert b"pagewise_store_failures_total 1.0" in service.metrics.text()
+
+
+def test_a_store_that_answers_again_is_read_again(release, store, monkeypatch):
+    monkeypatch.setattr("serving.service.STORE_REST_S", 0.0)
+    service = RecommendService(release, store, history_length=10, arm="champion")
+    monkeypatch.setattr(store, "histories", unanswered)
+    assert ask(service, "u0").fallback == STORE_UNAVAILABLE
+    monkeypatch.undo()
+    assert ask(service, "u0").fallback is None
+
+
+def unanswered(user_ids, limit):
+    raise StoreUnavailableError("gone")
 
 
 def test_damaged_history_is_an_unknown_user_and_counted(service, store):
