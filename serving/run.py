@@ -7,10 +7,8 @@ import dataclasses
 import logging
 import math
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +28,7 @@ from features.workspace import Workspace
 from models.recommend.release import read_manifest
 from serving.app import DEPLOYMENT, Served, build_application
 from serving.config import ServeConfig
+from serving.folders import take_folder
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """Requests and answers travel inside messages; Ray's default would take 30 % of the machine's memory."""
@@ -164,8 +163,7 @@ def serve_forever(
 def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig, port: int) -> None:
     if ray.is_initialized():
         raise ServiceError("this process runs Ray already; stop the other service first, or use another process")
-    folder = tempfile.mkdtemp(prefix="pw-", dir="/tmp")  # paths of Ray's sockets must stay below 107 bytes
-    cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+    folder = take_folder(cleanup)
     cleanup.callback(ray.shutdown)
     ray.init(
         address="local",
@@ -174,7 +172,7 @@ def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig, port: int) ->
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _temp_dir=f"{folder}/r",  # Ray opens its own folder to everybody, the one around it stays closed
+        _temp_dir=str(folder / "r"),  # Ray opens its own folder to everybody, the one around it stays closed
     )
     cleanup.callback(_stop_serving)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
