@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from kernels.hashing import hash_strings
 
+DAY_MS = 86_400_000
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 _FULL_SCHEMA = b"pagewise.schema"

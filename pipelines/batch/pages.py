@@ -17,10 +17,9 @@ import pyarrow.compute as pc
 
 from features.schemas import EVENT_KINDS, PAGES
 from kernels.hashing import combine_hashes, hash_integers, hash_strings, hex_digits
-from pipelines.batch.arrow import Ints, Mask, milliseconds, run_starts, string_ranks
+from pipelines.batch.arrow import DAY_MS, Ints, Mask, milliseconds, run_starts, string_ranks
 from pipelines.batch.config import PagesConfig
 
-DAY_MS = 86_400_000
 NONE = np.iinfo(np.int64).max
 """Stands for an absent position or row, so that a minimum passes over it."""
 

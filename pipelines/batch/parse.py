@@ -52,7 +52,7 @@ def parse_columns(raw: pa.Table, schema: pa.Schema, source: str) -> Parsed:
         lost = np.asarray(pc.and_(values.is_valid(), parsed.is_null()))
         if lost.any():
             unreadable[field.name] = lost
-        if field.nullable and pa.types.is_string(field.type):
+        if field.nullable and pa.types.is_string(field.type) and pc.any(pc.equal(parsed, "")).as_py():
             parsed = pc.if_else(pc.equal(parsed, ""), None, parsed)
         columns.append(parsed)
     return Parsed(pa.Table.from_arrays(columns, names=schema.names), unreadable)

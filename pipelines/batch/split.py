@@ -18,10 +18,9 @@ import pyarrow.dataset as ds
 
 from features.schemas import SPLITS, TEST, TRAIN, VALIDATION
 from features.workspace import Table
-from pipelines.batch.arrow import Ints, Mask, run_starts
+from pipelines.batch.arrow import DAY_MS, Ints, Mask, run_starts
 from pipelines.batch.config import SplitConfig
 
-DAY_MS = 86_400_000
 NEVER = np.iinfo(np.int64).max
 TRAIN_CODE, VALIDATION_CODE, TEST_CODE = (SPLITS.index(name) for name in (TRAIN, VALIDATION, TEST))
 

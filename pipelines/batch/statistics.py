@@ -13,12 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.schemas import EVENT_KINDS, ITEM_STATISTICS, TIMESTAMP, TRANSITIONS
-from pipelines.batch.arrow import Ints, run_starts
+from pipelines.batch.arrow import DAY_MS, Ints, run_starts
 from pipelines.batch.config import TransitionsConfig
 from pipelines.batch.entries import Entries
 from pipelines.batch.split import TRAIN_CODE
 
-DAY_MS = 86_400_000
 DECAY_STEPS = 1 << 32
 COUNT_COLUMNS = [f"{kind}s" for kind in EVENT_KINDS]
 

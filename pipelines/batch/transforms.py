@@ -17,11 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.workspace import FileEntry, Table, Workspace
-from pipelines.batch.arrow import decode, encode, milliseconds, shard_of, split_by
+from pipelines.batch.arrow import DAY_MS, decode, encode, milliseconds, shard_of, split_by
 from pipelines.batch.raw import BATCH_ROWS
 from pipelines.batch.runner import Counted, Written
 
-DAY_MS = 86_400_000
 ROWS, DEAD, COUNTS = "rows", "dead", "counts"
 """Names of outputs: rows that pass, dead letters, `Counted` elements."""
 SORT_KEYS: dict[str, list[str]] = {

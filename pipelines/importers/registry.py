@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from features.schemas import MERGED, RAW_TABLES
-from features.workspace import FileEntry, Workspace
+from features.workspace import FileEntry, Workspace, is_own_name
 from pipelines.importers import amazon_reviews, mind, movielens, online_retail, rees46, retailrocket, s3rec
 from pipelines.importers.base import Chunk, Importer, ImportOptions
 from pipelines.importers.reading import Source
@@ -100,6 +100,7 @@ class _Parts:
     def __init__(self, workspace: Workspace, name: str) -> None:
         self._table = workspace.table(name)
         self._before = {entry.path for entry in self._table.manifest().files} if self._table.exists() else set()
+        self._leftovers = any(is_own_name(info.base_name) for info in self._table.found_files())
         self._entries: list[FileEntry] = []
 
     def add(self, rows: pa.Table) -> None:
@@ -109,8 +110,8 @@ class _Parts:
 
     @property
     def is_needed(self) -> bool:
-        """Whether there is anything to publish: rows, or older rows that must give way."""
-        return bool(self._entries or self._before)
+        """Whether there is anything to publish: rows, or older parts that must give way, even of a killed import."""
+        return bool(self._entries or self._leftovers)
 
     def commit(self, counts: dict[str, int], notes: dict[str, object]) -> str:
         """Publish the parts as the table's content; return where it lies."""

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.schemas import PURCHASE, TIMESTAMP
+from pipelines.batch.arrow import DAY_MS
 from pipelines.batch.raw import UnreadableFileError, json_object
 from pipelines.importers.base import Chunk, ImportOptions, bare_items, events_table, item_chunks
 from pipelines.importers.reading import Source, plain_name, read_lines, read_whole, reading
 from pipelines.importers.sieve import broken_lines
 
 FILES = ("<name>.txt", "<name>.items.jsonl or <name>_item2attributes.json")
-_DAY_MS = 86_400_000
 _EVE_MS = int(dt.datetime(1999, 12, 31, tzinfo=dt.UTC).timestamp() * 1000)
 _NO_BRAND = "Unknown"
 
@@ -67,7 +67,7 @@ def _chunk(users: list[str], lengths: list[int], items: list[str], broken: list[
             "user_id": user_R,
             "item_id": pa.array(items, pa.string()),
             "event": pa.array([PURCHASE] * len(items), pa.string()),
-            "timestamp": pa.array(_EVE_MS + day_R * _DAY_MS).cast(TIMESTAMP),
+            "timestamp": pa.array(_EVE_MS + day_R * DAY_MS).cast(TIMESTAMP),
             "request_id": pc.binary_join_element_wise(user_R, pa.array(day_R).cast(pa.string()), "-"),
         }
     )

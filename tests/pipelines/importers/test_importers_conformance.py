@@ -190,3 +190,13 @@ def test_the_report_tells_all(imported):
     assert lines[0].startswith("import online-retail: ")
     assert lines[1] == "  events by kind: 3 purchase"
     assert lines[2].startswith("  events: 10 in, 3 out, 7 dropped (1 bad_timestamp, 1 bad_value, 1 cancellation,")
+
+
+def test_what_a_killed_import_of_another_data_set_left_gives_way(imported):
+    users = Workspace(imported(CASES["movielens-100k"], "whole")[1].root).table("users")
+    killed = CASES["online-retail"]
+    _, workspace = imported(killed)
+    workspace.table("users").write_part(users.read(), shard=0)
+    imported(killed)
+    report = validate(workspace, BatchConfig(shards=1))
+    assert "users.in" not in report.counts
