@@ -6,6 +6,7 @@ import dataclasses
 import json
 import urllib.request
 from collections.abc import Callable, Sequence
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,7 @@ def places(workspace: Workspace, report: DailyReport) -> list[str]:
         ("trained model", workspace.path("checkpoints", "genrec")),
         ("evaluation", f"{report.stage('evaluate').folder} (report.json, plots, sample pages)"),
         ("release", workspace.path("releases", report.release_id)),
-        ("MLflow", f"mlflow ui --backend-store-uri {tracking_uri(workspace)}"),
+        ("MLflow", f"mlflow ui --backend-store-uri {quote(tracking_uri(workspace))}"),
     )
     return [f"  {name:<13} {place}" for name, place in named]
 

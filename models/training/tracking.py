@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,8 @@ class Tracker:
         """Return how to look at the run."""
         uri = without_passwords(self.uri or tracking_uri(self.workspace))
         return [
-            f"MLflow: {uri}, experiment {self.experiment}, run {self.run_id} (`mlflow ui --backend-store-uri {uri}`)"
+            f"MLflow: {uri}, experiment {self.experiment}, run {self.run_id} "
+            f"(`mlflow ui --backend-store-uri {quote(uri)}`)"
         ]
 
     def parameters(self, values: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from shlex import quote
 
 from pagewise.console import Console
 from pagewise.settings import Settings
@@ -33,6 +34,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     console.say("", "== 3. the service: Ray Serve answers over HTTP (`pagewise serve`) ==")
     console.say(*showcase.served_page(workspace, settings, console.progress))
     console.say("", "== where everything lies ==", *showcase.places(workspace, report))
-    console.say("", "== what to try next ==", *showcase.suggestions(args.workspace))
+    console.say("", "== what to try next ==", *showcase.suggestions(quote(args.workspace)))
     console.say("", f"demo done in {time.monotonic() - started:.0f} s")
     return 0

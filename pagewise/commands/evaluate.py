@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from shlex import quote
 
 from pagewise.console import Console
 from pagewise.settings import Settings
@@ -22,5 +23,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
     console, workspace = Console(), Workspace(args.workspace)
     result = run_stage(workspace, DailyStages(settings, workspace, console.progress).evaluation())
-    console.say(*result.report, f"report: {result.folder}", f"next: pagewise register --workspace {args.workspace}")
+    console.say(
+        *result.report, f"report: {result.folder}", f"next: pagewise register --workspace {quote(args.workspace)}"
+    )
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 
 from pagewise.console import Console
 from pagewise.settings import Settings
@@ -23,5 +24,5 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from pipelines.importers import import_dataset
 
     report = import_dataset(args.name, args.source, Workspace(args.workspace))
-    Console().say(*report.lines(), f"next: pagewise run --workspace {args.workspace}")
+    Console().say(*report.lines(), f"next: pagewise run --workspace {quote(args.workspace)}")
     return 0

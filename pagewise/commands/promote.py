@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 
 from pagewise.console import Console
 from pagewise.settings import Settings
@@ -28,6 +29,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     reason = registry.promote(args.version, force=args.force, verdict=args.verdict)
     Console().say(
         f"version {registry.version(CHAMPION)} is the champion, promoted: {reason} (registry {registry.address})",
-        f"next: pagewise serve --workspace {args.workspace}",
+        f"next: pagewise serve --workspace {quote(args.workspace)}",
     )
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from shlex import quote
 
 from pagewise.console import Console
 from pagewise.settings import Settings
@@ -24,5 +25,5 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     stages = DailyStages(settings, workspace, console.progress)
     evaluation = stages.evaluation()
     run_stages(workspace, [evaluation, stages.release(evaluation), stages.store(), stages.registration()], console.say)
-    console.say(f"next: pagewise promote --workspace {args.workspace}")
+    console.say(f"next: pagewise promote --workspace {quote(args.workspace)}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from shlex import quote
 
 from pagewise.console import Console
 from pagewise.invocation import add_beam_arguments
@@ -26,5 +27,5 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     report = run_daily(
         settings, Workspace(args.workspace), console.say, beam_options=args.beam_options, force=args.force
     )
-    console.say(*report.lines(), f"next: pagewise serve --workspace {args.workspace}")
+    console.say(*report.lines(), f"next: pagewise serve --workspace {quote(args.workspace)}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from shlex import quote
 
 from pagewise.console import Console
 from pagewise.settings import Settings
@@ -21,5 +22,5 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
     console = Console()
     report = build_bundle(Workspace(args.workspace), settings.semantic_ids, settings.seed, console.progress)
-    console.say(*report.lines(), f"next: pagewise train genrec --workspace {args.workspace}")
+    console.say(*report.lines(), f"next: pagewise train genrec --workspace {quote(args.workspace)}")
     return 0

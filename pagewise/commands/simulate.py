@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from shlex import quote
 
 from pagewise.console import Console
 from pagewise.settings import Settings
@@ -20,5 +21,5 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from pipelines.simulator.job import simulate
 
     report = simulate(settings.simulate, Workspace(args.workspace), settings.seed)
-    Console().say(*report.lines(), f"next: pagewise run --workspace {args.workspace}")
+    Console().say(*report.lines(), f"next: pagewise run --workspace {quote(args.workspace)}")
     return 0

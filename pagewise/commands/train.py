@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from shlex import quote
 
 from pagewise.console import Console
 from pagewise.settings import Settings
@@ -29,5 +30,5 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         tracking_uri=settings.tracking.uri,
         progress=console.progress,
     )
-    console.say(*training.lines(), f"next: pagewise evaluate --workspace {args.workspace}")
+    console.say(*training.lines(), f"next: pagewise evaluate --workspace {quote(args.workspace)}")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from shlex import quote
 
 from pagewise.console import Console
 from pagewise.invocation import add_beam_arguments
@@ -23,6 +24,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from pipelines.batch.jobs import validate
 
     report = validate(Workspace(args.workspace), settings.batch, args.beam_options)
-    following = f"pagewise features --workspace {args.workspace}"
+    following = f"pagewise features --workspace {quote(args.workspace)}"
     Console().say(*dataclasses.replace(report, next_command=following).lines())
     return 0
