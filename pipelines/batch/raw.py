@@ -49,13 +49,14 @@ def raw_files(workspace: Workspace, name: str) -> list[str]:
         if given:
             raise ValueError(
                 f"table {name!r} is there twice: {table.root}/{MANIFEST} lists what `pagewise simulate` or `pagewise "
-                f"import` wrote, and {_some(given)} is yours; move one of them away (without the manifest yours counts)"
+                f"import` wrote, but yours lie there, too: {_some(given)}; move one of them away (without the manifest "
+                "yours count)"
             )
         return table.files()
     unfinished = [info.path for info in table.found_files() if is_own_name(info.base_name)]
     if unfinished and not given:
         raise ValueError(
-            f"table {name!r} is unfinished: {_some(unfinished)} is there, but no {MANIFEST}; "
+            f"table {name!r} is unfinished: expected a {MANIFEST} for {_some(unfinished)}, got none; "
             "`pagewise simulate` or `pagewise import` was stopped before its end: run it again"
         )
     return given

@@ -256,7 +256,7 @@ def test_parts_of_an_import_that_was_killed_are_no_files_of_the_user(workspace):
     rows = pa.Table.from_pylist([event("u1", "i1", "click", 0)], schema=EVENTS)
     events.write_part(rows, shard=0, date="2024-03-01")
     with pytest.raises(
-        ValueError, match=r"'events' is unfinished: \S*/part-00000-\w{8}\.parquet is there, .* run it again"
+        ValueError, match=r"'events' is unfinished: expected a .*part-00000-\w{8}\.parquet, got none.*run it again"
     ):
         validate(workspace, CONFIG)
     validate_csv(workspace, GOOD.replace("u1", "u2"))
@@ -270,7 +270,7 @@ def test_files_of_the_user_beside_a_committed_table_are_kept_and_named(workspace
     rows = pa.Table.from_pylist([event("u1", "i1", "click", 0)], schema=EVENTS)
     events.commit([events.write_part(rows, shard=0)])
     with pytest.raises(
-        ValueError, match=r"'events' is there twice: .*/events/mine\.csv is yours; move one of them away"
+        ValueError, match=r"'events' is there twice: .*yours lie there, too: \S*/events/mine\.csv; move one"
     ):
         validate(workspace, CONFIG)
     assert [path] == [info.path for info in events.found_files() if info.path.endswith(".csv")]
