@@ -25,6 +25,8 @@ BATCH = 500
 SECONDS_BETWEEN_BATCHES = 10.0
 """Metric values are sent at the next step after so long, however few they are."""
 
+_log = logging.getLogger(__name__)
+
 
 def tracking_uri(workspace: Workspace) -> str:
     """Return the URI of the workspace's own MLflow store, an SQLite file.
@@ -87,7 +89,7 @@ class Tracker:
     def __enter__(self) -> Tracker:
         self._client = mlflow_client(self.uri or tracking_uri(self.workspace))
         self._pending: list[tuple[str, float, int, int]] = []
-        self._sent = time.monotonic()
+        self._limit, self._sent = BATCH, time.monotonic()
         self.run_id: str = self._reopened() or self._created()
         return self
 
@@ -114,11 +116,18 @@ class Tracker:
             self._client.log_batch(self.run_id, params=flat[start : start + 100])
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Note metrics of a step; they are sent in batches."""
+        """Note metrics of a step; they are sent in batches, again with the next one where MLflow did not take them."""
+        from mlflow.exceptions import MlflowException
+
         now = int(time.time() * 1000)
         self._pending += [(name, float(value), now, step) for name, value in values.items()]
-        if len(self._pending) >= BATCH or time.monotonic() - self._sent > SECONDS_BETWEEN_BATCHES:
-            self.flush()
+        if len(self._pending) >= self._limit or time.monotonic() - self._sent > SECONDS_BETWEEN_BATCHES:
+            try:
+                self.flush()
+            except MlflowException as error:
+                # hours of training must not end because a server, or the lock of a file, is away for a moment
+                _log.warning("MLflow did not take metrics up to step %d, training goes on: %s", step, error)
+                self._limit, self._sent = len(self._pending) + BATCH, time.monotonic()
 
     def flush(self) -> None:
         """Send what is pending."""
@@ -128,7 +137,7 @@ class Tracker:
         for start in range(0, len(metrics), BATCH):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + BATCH])
         self._pending = []
-        self._sent = time.monotonic()
+        self._limit, self._sent = BATCH, time.monotonic()
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file, or the files of a folder, to the run's artefacts."""

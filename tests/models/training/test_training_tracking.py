@@ -71,5 +71,24 @@ def test_an_interrupted_run_is_gone_on_with(finished):
         assert new.run_id not in (tracker.run_id, "0" * 32)
 
 
+def test_metrics_that_mlflow_did_not_take_are_sent_again(finished, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    client, _, workspace = finished
+    monkeypatch.setattr("models.training.tracking.SECONDS_BETWEEN_BATCHES", -1.0)  # each step is sent at once
+
+    def away(*_, **__):
+        raise MlflowException("database is locked")
+
+    with Tracker(workspace, "genrec", "patient") as tracker:
+        tracker.metrics({"loss": 1.0}, step=0)
+        with monkeypatch.context() as patch:
+            patch.setattr(tracker._client, "log_batch", away)
+            tracker.metrics({"loss": 2.0}, step=1)
+        tracker.metrics({"loss": 3.0}, step=2)
+    history = client.get_metric_history(tracker.run_id, "loss")
+    assert sorted((entry.step, entry.value) for entry in history) == [(0, 1.0), (1, 2.0), (2, 3.0)]
+
+
 def test_migrations_are_silent(finished):
     assert logging.getLogger("alembic").level == logging.ERROR
