@@ -73,6 +73,8 @@ class Backend:
                 await self._run(self.service.refresh_facts)
             except StoreUnavailableError as error:
                 _log.warning("item facts stay as they are: %s", error)
+            except Exception:  # an end of this task would go unnoticed
+                _log.exception("item facts stay as they are")
             await asyncio.sleep(self._config.refresh_s)
 
     def close(self) -> None:

@@ -81,16 +81,18 @@ class CatalogueFacts:
     def __init__(self, items: pa.Table, catalogue: Catalogue) -> None:
         items = conform(items, ITEMS, "items")
         row_N = pc.index_in(catalogue.item_ids, value_set=items["item_id"].combine_chunks())
-        self.table: pa.Table = items.take(row_N).combine_chunks().set_column(0, "item_id", catalogue.item_ids)
-        titles = pc.coalesce(self.table["title"].combine_chunks(), catalogue.item_ids)
-        self.titles: list[str] = titles.to_pylist()
+        table = items.take(row_N).combine_chunks()
+        titles = pc.coalesce(table["title"].combine_chunks(), catalogue.item_ids)
+        self.table: pa.Table = table.set_column(0, ITEMS.field("item_id"), catalogue.item_ids).set_column(
+            1, ITEMS.field("title"), titles
+        )
         self.available_N = _bools(pc.fill_null(self.table["available"], True))
         from_time = pc.fill_null(self.table["available_from"].cast(pa.int64()), np.iinfo(np.int64).min)
         self.available_from_N: npt.NDArray[np.int64] = from_time.to_numpy()
         self.price_N: npt.NDArray[np.float64] = self.table["price"].to_numpy()  # nan where there is none
 
     def __len__(self) -> int:
-        return len(self.titles)
+        return len(self.table)
 
     @cached_property
     def _category_entries(self) -> tuple[pa.Array, npt.NDArray[np.int64]]:

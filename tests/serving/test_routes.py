@@ -159,3 +159,23 @@ def test_item_facts_are_refreshed_while_serving(service):
 
     asyncio.run(asyncio.wait_for(run(), 20))
     assert service.recommend([RecommendRequest(user_id="nobody", page_size=1)])[0].items[0].item_id == "i11"
+
+
+def test_item_facts_are_refreshed_after_a_failure_nobody_thought_of(service, monkeypatch):
+    real, tries = service.refresh_facts, []
+
+    def refresh() -> bool:
+        tries.append(len(tries))
+        if len(tries) == 1:
+            raise ValueError("column 'title': 1 nulls, expected none")
+        return real()
+
+    async def run() -> None:
+        refreshing = asyncio.create_task(Backend(service, ServeConfig(refresh_s=0.001)).refresh_forever())
+        while service._facts_generation is None and not refreshing.done():
+            await asyncio.sleep(0.001)
+        assert refreshing.cancel()
+
+    monkeypatch.setattr(service, "refresh_facts", refresh)
+    asyncio.run(run())
+    assert len(tries) >= 2

@@ -33,10 +33,11 @@ def test_an_item_appears_at_its_time():
 def test_an_item_without_facts_is_available_under_its_id():
     catalogue = Catalogue(["new", "i0"], np.array([[0, 0], [0, 1]]), (1, 2))
     facts = CatalogueFacts(items_table(), catalogue)
-    assert facts.titles == ["new", "Red kite"]
+    assert facts.table["title"].to_pylist() == ["new", "Red kite"]
     assert facts.allowed(NOON).tolist() == [True, True]
     assert facts.allowed(NOON, Filters(max_price=100)).tolist() == [False, True]
     assert facts.table["item_id"].to_pylist() == ["new", "i0"]
+    assert CatalogueFacts(facts.table, catalogue).table == facts.table
 
 
 def test_facts_without_any_row():
