@@ -152,6 +152,7 @@ def test_dates_only_make_one_page_of_a_day(workspace):
     assert workspace.table("sequences").manifest().notes["dates_only"] is True
 
 
+@pytest.mark.integration
 def test_rows_do_not_depend_on_order_files_or_shards(tmp_path):
     rows = random_events(seed=1, size=300, users=12, items=9)
     rows += [{**row, "value": 99.0} for row in rows[::10]]

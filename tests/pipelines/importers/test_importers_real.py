@@ -5,6 +5,8 @@ import pytest
 from features.workspace import Workspace
 from pipelines.importers import import_dataset
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def real_import(real_data, tmp_path):
