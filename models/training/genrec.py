@@ -126,6 +126,7 @@ def train_genrec(
         say(f"run {run.name} is finished already")
         if rank() == 0:
             point_to(workspace, run.name)
+            shutil.rmtree(run_folder(workspace, run.name) / STEPS, ignore_errors=True)  # killed at its very end
     else:
         tracking = _train(workspace, run, data, catalogue, track, tracking_uri, say)
     return GenRecTraining(

@@ -57,7 +57,10 @@ def test_time_gaps_that_training_never_met_stay_zero(shop):
 def test_the_same_training_is_found_and_not_repeated(genrec_worker, shop):
     workspace, training, _ = shop
     told = []
+    steps = run_folder(workspace, training.run) / "steps"
+    steps.mkdir()  # as where it was killed after its last write
     again = train(genrec_worker, workspace, progress=told.append)
+    assert not steps.exists()
     assert told == [f"run {training.run} is finished already"]
     assert again.train == training.train
 
