@@ -49,6 +49,11 @@ def measure(
         ValueError: The split has no page to predict.
     """
     model, trained = load_genrec(workspace, run)
+    if progress is not None and trained.sequences != workspace.table("sequences").manifest().fingerprint:
+        progress(
+            f"warning: GenRec run {trained.name} was trained on other sequences than those measured now; pages of the "
+            f"{config.split} split may have been among its targets; train again to be sure"
+        )
     catalogue = catalogue_of(Bundle.load(workspace, trained.generation), workspace)
     retrievers: list[Retriever] = [
         GenRecRetriever(model, catalogue, decode),

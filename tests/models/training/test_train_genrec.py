@@ -8,6 +8,8 @@ from features.workspace import Workspace
 from models.training.genrec import load_genrec, train_genrec
 from models.training.genrec_run import MissingRunError, run_folder
 
+pytestmark = pytest.mark.integration
+
 WORKER = Path(__file__).with_name("genrec_worker.py")
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER)
 RANDOM_NDCG = sum(1 / torch.log2(torch.arange(2.0, 12.0))).item() / 12

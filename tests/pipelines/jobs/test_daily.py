@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from pagewise.settings import Settings
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.jobs.daily import DailyReport, run_daily
 from pipelines.jobs.lock import LockedError, exclusive
+from pipelines.jobs.measure import measure
 from pipelines.simulator.config import SimulateConfig
 from pipelines.simulator.job import simulate
 
@@ -144,3 +146,20 @@ def test_two_jobs_in_one_workspace_are_refused(job):
 def test_an_empty_workspace_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no events and no items table"):
         daily(Workspace(tmp_path))
+
+
+def test_measuring_on_other_sequences_than_those_trained_on_is_said(job, tmp_path):
+    trained, _ = job
+    shutil.copytree(trained.local_path(), tmp_path / "copy")
+    workspace = Workspace(tmp_path / "copy")
+    lines: list[str] = []
+
+    def measured() -> list[str]:
+        lines.clear()
+        measure(workspace, SETTINGS.evaluate, SETTINGS.decode, 0, folder=tmp_path / "report", progress=lines.append)
+        return [line for line in lines if "trained on other sequences" in line]
+
+    assert measured() == []
+    sequences = workspace.table("sequences")
+    sequences.commit([sequences.write_part(sequences.read().slice(1), shard=0)])
+    assert len(measured()) == 1
