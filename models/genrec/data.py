@@ -34,6 +34,8 @@ class SequenceData:
         page_times: Milliseconds, not decreasing within a user.
         visible_P: Number of the user's history items strictly before the page.
         response_items, response_events: Catalogue numbers and event codes in response order, `M` entries.
+        response_ties: Positive entries of a page with the same event and time share a number: nothing says which of
+            them came first (the lines of an invoice). Numbers do not decrease.
         response_offsets: `P + 1` offsets.
         dropped: Counts of what was left out, by reason.
     """
@@ -47,6 +49,7 @@ class SequenceData:
     visible_P: IntArray
     response_items: IntArray
     response_events: IntArray
+    response_ties: IntArray
     response_offsets: IntArray
     dropped: dict[str, int]
 
@@ -91,15 +94,13 @@ def sequences_from_table(table: pa.Table, catalogue: Catalogue, config: GenRecCo
 
     response = np.flatnonzero(known & target_kinds & has_positive[pages])
     kept_lengths = np.bincount(pages[response], minlength=len(page_lengths))
-    response = response[columns(kept_lengths) < config.page_items]
-    kept_lengths = np.minimum(kept_lengths, config.page_items)
     kept_pages = np.flatnonzero(kept_lengths)
     if not len(kept_pages):
         raise ValueError(
             f"no training page has a positive item with a semantic ID ({len(page_lengths)} pages, {len(items)} items, "
             f"{int(known.sum())} of them in the catalogue); check that items and events use the same item ids"
         )
-    data = SequenceData(
+    return SequenceData(
         history_items=items[history],
         history_events=events[history],
         history_times=times[history],
@@ -109,13 +110,32 @@ def sequences_from_table(table: pa.Table, catalogue: Catalogue, config: GenRecCo
         visible_P=_visible(times[history], history_users, page_times[kept_pages], page_users[kept_pages]),
         response_items=items[response],
         response_events=events[response],
+        response_ties=_ties(pages[response], events[response], times[response]),
         response_offsets=offsets_from_lengths(kept_lengths[kept_pages]),
         dropped={
             schemas.NO_SEMANTIC_ID: int((~known).sum()),
             "page_without_positive": int(len(page_lengths) - has_positive.sum()),
         },
     )
-    return split_positives(data) if config.objective == "point" else data
+
+
+def draw_responses(data: SequenceData, config: GenRecConfig, rng: np.random.Generator) -> SequenceData:
+    """Return what one epoch trains on: ties in random order, at most `page_items` a page, one a page if point-wise.
+
+    In a fixed order page-wise training would show the first slot, the one that recommends, always the same one of
+    many equally good items. The number of pages and their lengths do not depend on `rng`.
+    """
+    lengths = np.diff(data.response_offsets)
+    order = np.lexsort((rng.random(len(data.response_ties)), data.response_ties))
+    kept = order[columns(lengths) < config.page_items]
+    drawn = dataclasses.replace(
+        data,
+        response_items=data.response_items[kept],
+        response_events=data.response_events[kept],
+        response_ties=data.response_ties[kept],
+        response_offsets=offsets_from_lengths(np.minimum(lengths, config.page_items)),
+    )
+    return split_positives(drawn) if config.objective == "point" else drawn
 
 
 def split_positives(data: SequenceData) -> SequenceData:
@@ -129,6 +149,7 @@ def split_positives(data: SequenceData) -> SequenceData:
         visible_P=data.visible_P[pages],
         response_items=data.response_items[kept],
         response_events=data.response_events[kept],
+        response_ties=np.arange(len(kept), dtype=np.int64),
         response_offsets=np.arange(len(kept) + 1, dtype=np.int64),
     )
 
@@ -199,6 +220,14 @@ def gap_buckets(gaps_ms: IntArray) -> IntArray:
 
 
 GAP_BUCKETS = 32
+
+
+def _ties(pages: IntArray, events: IntArray, times: IntArray) -> IntArray:
+    """Give each run of positive entries that nothing orders one number, every other entry a number of its own."""
+    starts = np.ones(len(pages), dtype=bool)
+    starts[1:] = (np.diff(pages) != 0) | (np.diff(events) != 0) | (np.diff(times) != 0)
+    starts |= ~np.isin(events, schemas.POSITIVE_CODES)
+    return np.cumsum(starts) - 1
 
 
 def _visible(history_times: IntArray, history_users: IntArray, page_times: IntArray, page_users: IntArray) -> IntArray:

@@ -9,7 +9,10 @@ import numpy as np
 from features.semantic_ids import Catalogue
 from models.genrec.batch import PackedBatch, pack_windows
 from models.genrec.config import GenRecConfig
-from models.genrec.data import IntArray, SequenceData, make_windows
+from models.genrec.data import IntArray, SequenceData, draw_responses, make_windows
+
+_TIES = 1
+"""Names the stream of random numbers that orders ties, apart from the one that orders batches."""
 
 
 class PackedSource:
@@ -37,8 +40,9 @@ class PackedSource:
         world_size: int = 1,
     ) -> None:
         self.data, self.catalogue, self.config = data, catalogue, config
-        self.windows = make_windows(data, config, catalogue.vocabulary.levels)
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        # Lengths, hence windows, are the same in every epoch; only the order of ties differs.
+        self.windows = make_windows(self._drawn(0), config, catalogue.vocabulary.levels)
         batches = len(self._batches(0))
         self.steps_per_epoch = batches // world_size
         if not self.steps_per_epoch:
@@ -50,8 +54,12 @@ class PackedSource:
     def iterate(self, epoch: int, start_step: int) -> Iterator[PackedBatch]:
         """Yield this process's batches of an epoch from `start_step` on."""
         batches = self._batches(epoch)[self.rank :: self.world_size][: self.steps_per_epoch]
+        data = self._drawn(epoch)
         for chosen in batches[start_step:]:
-            yield pack_windows(self.data, self.windows, chosen, self.catalogue, self.config)
+            yield pack_windows(data, self.windows, chosen, self.catalogue, self.config)
+
+    def _drawn(self, epoch: int) -> SequenceData:
+        return draw_responses(self.data, self.config, np.random.default_rng([self.seed, epoch, _TIES]))
 
     def _batches(self, epoch: int) -> list[IntArray]:
         rng = np.random.default_rng([self.seed, epoch])

@@ -114,7 +114,7 @@ def test_prompt_hidden_states_equal_training_places() -> None:
     )
     hidden, _ = model.hidden(longer)
     total = sum(
-        float(model.level_logits(hidden[0, width - 1 + level], level).log_softmax(-1)[sids[item, level]])
+        model.level_logits(hidden[0, width - 1 + level], level).log_softmax(-1)[sids[item, level]].item()
         for level in range(3)
     )
     assert total == pytest.approx(expected, rel=1e-5)

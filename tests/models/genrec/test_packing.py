@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from genrec_cases import DAY, make_catalogue, make_model, make_sequences
@@ -10,7 +13,7 @@ from genrec_cases import DAY, make_catalogue, make_model, make_sequences
 from features import schemas
 from models.genrec.batch import pack_windows
 from models.genrec.config import GenRecConfig
-from models.genrec.data import SequenceData, Windows, make_windows, sequences_from_table
+from models.genrec.data import SequenceData, Windows, draw_responses, make_windows, sequences_from_table
 
 
 def one_page_windows(data: SequenceData, windows: Windows, levels: int, merged: bool) -> Windows:
@@ -35,7 +38,8 @@ def test_packed_loss_and_gradients_equal_page_by_page(seed: int, objective: str,
     rng = np.random.default_rng(seed)
     catalogue = make_catalogue(rng)
     model = make_model(catalogue, objective=objective, merge_history=merge)
-    data = sequences_from_table(make_sequences(rng, catalogue), catalogue, model.config)
+    table = sequences_from_table(make_sequences(rng, catalogue), catalogue, model.config)
+    data = draw_responses(table, model.config, rng)
     windows = make_windows(data, model.config, 3, max_response_tokens=24)
     everything = np.arange(len(windows))
     batch = pack_windows(data, windows, everything, catalogue, model.config)
@@ -118,13 +122,35 @@ def test_response_order_cap_and_dropped_pages() -> None:
         "events": [[3, 1, 0, 0, 0]],
         "times": [[5, 6, 7, DAY, DAY]],
     }
-    import pyarrow as pa
-
     table = pa.table(rows, schema=schemas.SEQUENCES)
-    data = sequences_from_table(table, catalogue, GenRecConfig(page_items=2))
+    data = sequences_from_table(table, catalogue, GenRecConfig())
     assert data.response_items.tolist() == [1, 2]
     assert data.history_items.tolist() == [1]
     assert data.dropped == {"no_semantic_id": 1, "page_without_positive": 1}
-    assert sequences_from_table(table, catalogue, GenRecConfig(objective="point")).response_items.tolist() == [1]
+    rng = np.random.default_rng(0)
+    assert draw_responses(data, GenRecConfig(page_items=1), rng).response_items.tolist() == [1]
+    assert draw_responses(data, GenRecConfig(objective="point"), rng).response_items.tolist() == [1]
     with pytest.raises(ValueError, match=r"no training page has a positive item.* 0 of them in the catalogue"):
         sequences_from_table(table, make_catalogue(np.random.default_rng(0), items=1), GenRecConfig())
+
+
+def test_ties_are_drawn_in_every_order_and_nothing_else_moves() -> None:
+    catalogue = make_catalogue(np.random.default_rng(0), items=8)
+    page = {
+        "user_id": ["u"],
+        "split": ["train"],
+        "page_ids": [["p"]],
+        "page_times": [[0]],
+        "page_lengths": [[7]],
+        "items": [["i0", "i1", "i2", "i3", "i4", "i5", "i6"]],
+        "events": [[3, 3, 3, 1, 1, 0, 0]],
+        "times": [[5, 5, 5, 5, 6, 5, 5]],
+    }
+    data = sequences_from_table(pa.table(page, schema=schemas.SEQUENCES), catalogue, GenRecConfig())
+    assert data.response_ties.tolist() == [0, 0, 0, 1, 2, 3, 4]
+    rng = np.random.default_rng(0)
+    drawn = {tuple(draw_responses(data, GenRecConfig(), rng).response_items.tolist()) for _ in range(100)}
+    assert {items[:3] for items in drawn} == set(itertools.permutations((0, 1, 2)))
+    assert {items[3:] for items in drawn} == {(3, 4, 5, 6)}
+    first = [draw_responses(data, GenRecConfig(page_items=1), rng).response_items.tolist() for _ in range(100)]
+    assert {items[0] for items in first} == {0, 1, 2}
