@@ -4,7 +4,7 @@ import pytest
 
 from features.workspace import Workspace
 from models.training.loop import train
-from models.training.tracking import Tracker, code_version, tracking_uri
+from models.training.tracking import Tracker, code_version, mlflow_client, tracking_uri
 
 pytestmark = pytest.mark.integration
 
@@ -92,3 +92,19 @@ def test_metrics_that_mlflow_did_not_take_are_sent_again(finished, monkeypatch):
 
 def test_migrations_are_silent(finished):
     assert logging.getLogger("alembic").level == logging.ERROR
+
+
+def test_a_store_whose_making_was_interrupted_is_made_anew(tmp_path, monkeypatch):
+    import mlflow
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    uri = tracking_uri(Workspace(tmp_path / "workspace"))
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "search_experiments", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            mlflow_client(uri)
+    assert list((tmp_path / "workspace").iterdir()) == []
+    assert [experiment.name for experiment in mlflow_client(uri).search_experiments()] == ["Default"]
+    assert [path.name for path in (tmp_path / "workspace").iterdir()] == ["mlflow.db"]
