@@ -7,6 +7,7 @@ import dataclasses
 import fcntl
 import logging
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -203,8 +204,13 @@ def _make_store(path: Path) -> None:
     from mlflow import MlflowClient
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.parent), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        if not path.exists():
+    with _locked(path.parent):
+        if path.exists():
+            return
+        for left in path.parent.glob(f".{path.name}.*"):
+            shutil.rmtree(left)
+        # a new name each time: MLflow remembers for the life of a process which databases it has made
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             complete = Path(folder, path.name)
             MlflowClient(tracking_uri=f"sqlite:///{complete}").search_experiments(max_results=1)
             complete.rename(path)
