@@ -79,7 +79,7 @@ def build(config: type[Config], sources: Sequence[Mapping[str, Assignment]]) -> 
 
 
 def from_document(document: Mapping[str, Any], origin: str, config: type) -> dict[str, Assignment]:
-    """Flatten a nested mapping, as read from YAML, down to the fields of `config`."""
+    """Flatten a nested mapping, as read from YAML, down to the fields of `config`; a section may be empty."""
     known = field_types(config)
     flat: dict[str, Assignment] = {}
 
@@ -88,7 +88,7 @@ def from_document(document: Mapping[str, Any], origin: str, config: type) -> dic
             name = f"{prefix}{key}"
             if isinstance(value, Mapping) and name not in known:
                 visit(f"{name}.", value)
-            else:
+            elif value is not None or not any(other.startswith(f"{name}.") for other in known):
                 flat[name] = Assignment(value, origin)
 
     visit("", document)

@@ -82,7 +82,24 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings that override the preset's")
     group.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' own messages")
-    group.add_argument("overrides", nargs="*", metavar="name=value", help="one setting, for example genrec.layers=2")
+    group.add_argument(
+        "overrides", nargs="*", default=[], metavar="name=value", help="one setting, for example genrec.layers=2"
+    )
+
+
+def check_workspace(uri: str) -> None:
+    """Refuse a place where no workspace can be.
+
+    Raises:
+        ValueError: Nothing is named, or a file lies there.
+    """
+    if not uri:
+        raise ValueError("--workspace: expected a folder or a URI, got an empty text; is the variable behind it set?")
+    if "://" in uri:
+        return
+    file = next((path for path in (Path(uri), *Path(uri).parents) if path.exists() and not path.is_dir()), None)
+    if file is not None:
+        raise ValueError(f"--workspace {uri}: expected a folder, but {file} is a file; name another place, or move it")
 
 
 def load_settings(args: argparse.Namespace) -> Settings:

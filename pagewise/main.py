@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -57,6 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    name = " ".join(["pagewise", *arguments[:1]])
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; the same command goes on from what is complete", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # what is left in the buffer would fail once more when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"{name}: stopped, nobody reads its output any more", file=sys.stderr)
+        return FAILURE
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return OK if arguments else USAGE
@@ -99,15 +117,22 @@ def _run_verb(verb: Verb, arguments: list[str]) -> int:
     command: invocation.Command = importlib.import_module(f"pagewise.commands.{verb.module}")
     args = invocation.parse(verb.name, verb.help, command, arguments)
     try:
+        invocation.check_workspace(args.workspace)
         settings = invocation.load_settings(args)
         invocation.quieten_libraries(args.debug)
         invocation.announce(args, settings, command.SECTIONS)
         return command.run(args, settings)
-    except KeyboardInterrupt:
-        print(f"\npagewise {verb.name}: interrupted; the same command goes on from what is complete", file=sys.stderr)
-        return INTERRUPTED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            raise
         return _report(verb.name, error, args.debug)
+
+
+def _output_is_closed() -> bool:
+    """Whether it is standard output that nobody reads, as under `| head`, and not a connection that broke."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _report(verb: str, error: Exception, debug: bool) -> int:

@@ -75,7 +75,7 @@ class SimulateConfig:
             if not good
         ]
         if mistakes:
-            raise ValueError("simulate: " + "; ".join(mistakes))
+            raise ValueError("\n".join(mistakes))
 
 
 def _is_date(text: str) -> bool:

@@ -63,6 +63,12 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert build(Cart, sources) == Cart(name="first", wheels=Wheels(count=3, radius=2.0))
 
 
+def test_a_section_may_be_empty(tmp_path: Path) -> None:
+    path = tmp_path / "cart.yaml"
+    path.write_text("wheels:\n  # count: 3\nname: plain")
+    assert build(Cart, [from_file(path, Cart)]) == Cart(name="plain")
+
+
 def test_what_is_built_reads_back(tmp_path: Path) -> None:
     import yaml
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["qqq"], "there is no command 'qqq'; `pagewise --help` lists them"),
         (["doctor", "genrec.layer=2"], "the nearest known name is 'genrec.layers'"),
         (["doctor", "--config", "nowhere.yaml"], "nowhere.yaml: expected a YAML file, there is none"),
-        (["validate", "--workspace", "/dev/null/x"], "/dev/null"),
+        (["validate", "--workspace", "/dev/null/x"], "--workspace /dev/null/x: expected a folder, but /dev/null is a"),
+        (["doctor", "--workspace", ""], "--workspace: expected a folder or a URI, got an empty text"),
+        (["simulate", "simulate.users=0", "simulate.days=0"], "- simulate: days: expected at least 1, got 0"),
     ],
 )
 def test_a_mistake_is_one_clean_message_and_exit_code_2(
@@ -81,7 +84,7 @@ def test_a_mistake_is_one_clean_message_and_exit_code_2(
     ("arguments", "message"),
     [
         (["simulate", "--user", "3"], "unrecognized arguments: --user"),
-        (["import", "--source", "x"], "the following arguments are required: NAME"),
+        (["import", "--source", "x"], "the following arguments are required: NAME\n"),
         (["import", "s3rec"], "the following arguments are required: --source"),
         (["doctor", "--preset", "huge"], "invalid choice: 'huge' (choose from "),
         (["simulate", "--", "--parallelism=2"], "unexpected '--parallelism=2' after --"),
@@ -92,6 +95,24 @@ def test_a_wrong_flag_shows_the_usage(arguments: list[str], message: str, capsys
         main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_crash(tmp_path: Path, unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "pagewise.main", "validate", "--workspace", str(tmp_path)],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr.endswith("pagewise validate: stopped, nobody reads its output any more\n")
+    assert "BrokenPipe" not in done.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
