@@ -33,6 +33,8 @@ class StageReport:
     """Peak resident memory of this process so far, MB."""
     outputs: Mapping[str, str]
     """Table -> where it lies."""
+    notes: tuple[str, ...] = ()
+    """What else a reader should look at, a line each."""
     next_command: str | None = None
     """What a user would run next; the command line fills it in."""
 
@@ -53,6 +55,7 @@ class StageReport:
             f"peak memory {self.peak_rss_mb:,.0f} MB"
         ]
         lines += [f"  {table}: {self._counts_of(table)}" for table in self._tables()]
+        lines += [f"  {note}" for note in self.notes]
         lines += [f"  wrote {path}" for path in self.outputs.values()]
         if self.next_command:
             lines.append(f"  next: {self.next_command}")

@@ -75,7 +75,14 @@ def validate(workspace: Workspace, config: BatchConfig, beam_options: Sequence[s
     commit_table(workspace, "dead_letters", summary, inputs, {}, {})
     written = [*(CLEAN_TABLES[name] for name in present), "dead_letters"]
     counts = {**summary.counts, **{f"{name}.out": summary.rows(CLEAN_TABLES[name]) for name in present}}
-    return make_report("validate", workspace, counts, started, written)
+    return make_report("validate", workspace, counts, started, written, _time_span(workspace))
+
+
+def _time_span(workspace: Workspace) -> list[str]:
+    """Say from when the events are: one from the far future, or seconds taken for milliseconds, moves the split."""
+    entries = workspace.table("clean_events").manifest().files
+    days = sorted(entry.path.split("/")[0].removeprefix("date=") for entry in entries)
+    return [f"events happened from {days[0]} to {days[-1]}"] if days else []
 
 
 def build_features(workspace: Workspace, config: BatchConfig, beam_options: Sequence[str] = ()) -> StageReport:

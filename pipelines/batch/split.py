@@ -66,10 +66,12 @@ def make_splitter(config: SplitConfig, pages: Table) -> Splitter:
     test_ms = (int(last.max()) // DAY_MS + 1 - config.test_days) * DAY_MS
     validation_ms = test_ms - config.validation_days * DAY_MS
     if first.min() >= validation_ms:
+        days = int(last.max()) // DAY_MS - int(first.min()) // DAY_MS + 1
+        shorter = f"let batch.split.validation_days and batch.split.test_days be {days - 1} in sum at most, or "
         raise ValueError(
-            f"split: {config.validation_days} validation and {config.test_days} test days leave no training pages of "
-            f"data from {_date(int(first.min()))} to {_date(int(last.max()))}; lower split.validation_days or "
-            "split.test_days, or set split.protocol=leave_one_out"
+            f"{config.validation_days} validation and {config.test_days} test days leave no training pages of "
+            f"{days} day{'s'[: days > 1]} of data, from {_date(int(first.min()))} to {_date(int(last.max()))}; "
+            f"{shorter if days > 2 else ''}hold out every user's last pages: batch.split.protocol=leave_one_out"
         )
     return Splitter(validation_ms=validation_ms, test_ms=test_ms)
 

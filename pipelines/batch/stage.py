@@ -63,7 +63,12 @@ def commit_table(
 
 
 def make_report(
-    stage: str, workspace: Workspace, counts: Mapping[str, int], started: float, written: list[str]
+    stage: str,
+    workspace: Workspace,
+    counts: Mapping[str, int],
+    started: float,
+    written: list[str],
+    notes: Sequence[str] = (),
 ) -> StageReport:
     """Return the report of a stage that began at `started` (monotonic seconds)."""
     return StageReport(
@@ -72,4 +77,5 @@ def make_report(
         seconds=time.monotonic() - started,
         peak_rss_mb=peak_rss_mb(),
         outputs={name: workspace.table(name).root for name in written},
+        notes=tuple(notes),
     )

@@ -198,9 +198,22 @@ def test_events_that_were_all_rejected_are_refused(workspace):
 
 def test_a_split_without_training_pages_is_refused(by_hand):
     config = BatchConfig(split=SplitConfig(validation_days=3, test_days=2), shards=2)
-    message = "3 validation and 2 test days leave no training pages of data from 2024-03-01 to 2024-03-05"
+    message = (
+        "3 validation and 2 test days leave no training pages of 5 days of data, from 2024-03-01 to 2024-03-05; let "
+        "batch.split.validation_days and batch.split.test_days be 4 in sum at most, or hold out"
+    )
     with pytest.raises(ValueError, match=message):
         build_sequences(by_hand, config)
+
+
+def test_one_day_of_data_cannot_be_split_by_days(workspace):
+    write_file(workspace, "events", "events.csv", "user_id,item_id,event,timestamp\nu1,i1,click,1709251200000\n")
+    write_file(workspace, "items", "items.csv", "item_id,title\ni1,Tea\n")
+    report = validate(workspace, BatchConfig(shards=1))
+    assert report.notes == ("events happened from 2024-03-01 to 2024-03-01",)
+    message = "of 1 day of data, from 2024-03-01 to 2024-03-01; hold out every user's last pages: batch.split.protocol="
+    with pytest.raises(ValueError, match=message):
+        build_features(workspace, BatchConfig(shards=1))
 
 
 @pytest.mark.parametrize(
