@@ -103,7 +103,8 @@ def check_gates(health: Health, config: SemanticIdConfig) -> None:
     if health.collision_rate > config.max_collision_rate:
         mistakes.append(
             f"collision rate {health.collision_rate:.3f} is above max_collision_rate {config.max_collision_rate}: "
-            f"raise codes ({config.codes}) or levels ({config.levels}), or give items more telling content"
+            f"raise codes ({config.codes}) or levels ({config.levels}), give items more telling content, or where many "
+            "items are truly alike let them share IDs: max_collision_rate=1"
         )
     live = 1 - max(health.dead_codes) / config.codes
     if live < config.min_code_share:
