@@ -152,13 +152,20 @@ class Table:
 
         Raises:
             MissingTableError: The table has not been committed.
+            ValueError: The manifest is damaged.
         """
         if not self.exists():
             raise MissingTableError(
                 f"table {self.name!r} does not exist in workspace {self.workspace.uri}: "
                 f"expected {self.root}/{MANIFEST}; run the stage that writes it (`pagewise run` runs all of them)"
             )
-        return Manifest.from_json(self.workspace.read_bytes("tables", self.name, MANIFEST).decode())
+        try:
+            return Manifest.from_json(self.workspace.read_bytes("tables", self.name, MANIFEST).decode())
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.root}/{MANIFEST}: expected what a stage wrote, but it is damaged ({error}); remove the folder "
+                "and run the stage that writes it (`pagewise run` runs all of them)"
+            ) from error
 
     def write_part(self, rows: pa.Table, *, shard: int, date: str | None = None) -> FileEntry:
         """Write one Parquet file and return its entry for `commit`; safe to repeat and to call in parallel.

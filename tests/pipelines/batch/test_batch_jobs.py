@@ -206,6 +206,13 @@ def test_a_split_without_training_pages_is_refused(by_hand):
         build_sequences(by_hand, config)
 
 
+def test_a_damaged_manifest_is_named(workspace):
+    write_file(workspace, "clean_events", "manifest.json", "{}")
+    message = r"tables/clean_events/manifest.json: expected what a stage wrote, but it is damaged \('files'\)"
+    with pytest.raises(ValueError, match=message):
+        build_features(workspace, BatchConfig(shards=1))
+
+
 def test_one_day_of_data_cannot_be_split_by_days(workspace):
     write_file(workspace, "events", "events.csv", "user_id,item_id,event,timestamp\nu1,i1,click,1709251200000\n")
     write_file(workspace, "items", "items.csv", "item_id,title\ni1,Tea\n")
