@@ -22,6 +22,9 @@ page is history and a filter, never a target."""
 EVENT_CODE: dict[str, int] = {kind: code for code, kind in enumerate(EVENT_KINDS)}
 POSITIVE_CODES: tuple[int, ...] = (EVENT_CODE[CLICK], EVENT_CODE[CART], EVENT_CODE[PURCHASE])
 """Codes of the events that make an item a target and a history item."""
+HISTORY_CODES: tuple[int, ...] = (*POSITIVE_CODES, EVENT_CODE[DISLIKE])
+"""Codes of the events that a request's history holds; an impression says what was shown, not what the
+user did, and a dislike is there to be filtered by."""
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS: tuple[str, ...] = (TRAIN, VALIDATION, TEST)

@@ -20,9 +20,6 @@ from kernels.jagged import offsets_from_lengths, row_numbers
 
 IntArray = npt.NDArray[np.int64]
 
-HISTORY_CODES = (*schemas.POSITIVE_CODES, schemas.EVENT_CODE[schemas.DISLIKE])
-"""Events that belong in a history: an impression says what was shown, not what the user did."""
-
 USERS_PER_WRITE = 20_000
 ITEMS_PER_WRITE = 10_000
 
@@ -143,7 +140,7 @@ def _entries(table: pa.Table, length: int) -> _Entries:
     events = pc.list_flatten(table.column("events")).to_numpy()
     times = np.maximum(_flat(table, "times"), page_time)  # nobody reacts to a page before it was shown
 
-    kept = np.flatnonzero(np.isin(events, HISTORY_CODES))
+    kept = np.flatnonzero(np.isin(events, schemas.HISTORY_CODES))
     # ties keep the order of pages and, within a page, of the response: what training and evaluation see
     order = kept[np.lexsort((kept, split[kept], page_time[kept], times[kept], user[kept]))]
     offsets = offsets_from_lengths(np.bincount(user[order], minlength=len(users.dictionary)))

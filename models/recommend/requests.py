@@ -13,15 +13,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.schemas import DISLIKE, EVENT_CODE, NO_POSITIVE, NO_SEMANTIC_ID, POSITIVE_CODES, SEEN, SPLITS
+from features.schemas import HISTORY_CODES, NO_POSITIVE, NO_SEMANTIC_ID, POSITIVE_CODES, SEEN, SPLITS
 from features.semantic_ids import Catalogue
 from features.workspace import Workspace
 from kernels.jagged import concat_ranges, offsets_from_lengths, row_numbers
 from models.recommend.interface import RequestBatch
 
 Ints = npt.NDArray[np.int64]
-
-_HISTORY_CODES = (*POSITIVE_CODES, EVENT_CODE[DISLIKE])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,7 +183,7 @@ class _History:
     """All history entries in order of user, then time, with a search for "this user's, strictly before this moment"."""
 
     def __init__(self, log: _Log) -> None:
-        entries = np.flatnonzero(np.isin(log.event_X, _HISTORY_CODES) & (log.item_X >= 0))
+        entries = np.flatnonzero(np.isin(log.event_X, HISTORY_CODES) & (log.item_X >= 0))
         pages = log.page_X[entries]
         users, times = log.user_P[pages], log.time_X[entries]
         order = np.lexsort((entries, log.split_rank_P[pages], log.time_P[pages], times, users))
