@@ -52,7 +52,6 @@ class PagesReplica:
             RedisStore(served.store_url, dataclasses.replace(served.store, timeout_s=timeout_s)),
             history_length=served.store.history_length,
             arm=served.arm,
-            seed=served.serve.seed,
         )
         self._batched.set_max_batch_size(served.serve.max_batch)
         self._batched.set_batch_wait_timeout_s(served.serve.batch_wait_ms / 1000)

@@ -40,9 +40,6 @@ class ServeConfig:
     refresh_s: float = 10.0
     """Seconds between looks whether the online store holds a new generation of item facts."""
 
-    seed: int | None = None
-    """Seed of the exploration stream; none draws a fresh one, as a service should that restarts."""
-
     def __post_init__(self) -> None:
         """Collect every mistake into one error."""
         mistakes = []

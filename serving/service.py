@@ -19,7 +19,7 @@ import pyarrow as pa
 from features.store.base import Histories, ItemFacts, OnlineStore, StoreUnavailableError
 from kernels.jagged import offsets_from_lengths, row_numbers
 from models.recommend.interface import RequestBatch
-from models.recommend.recommender import POPULAR, TRANSITIONS, Page, Recommender
+from models.recommend.recommender import POPULAR, TRANSITIONS, Page, Recommender, request_seeds
 from models.recommend.release import Release
 from models.recommend.rules import CatalogueFacts, Filters
 from serving.api import (
@@ -53,7 +53,6 @@ class RecommendService:
         store: Histories and item facts.
         history_length: Newest events read per user.
         arm: Name of the release's part in an experiment, or of the alias it was found by.
-        seed: Seed of the exploration stream, None for a fresh one.
         clock: Returns Unix seconds.
     """
 
@@ -64,7 +63,6 @@ class RecommendService:
         *,
         history_length: int,
         arm: str,
-        seed: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.release = release
@@ -73,7 +71,6 @@ class RecommendService:
         self.metrics = ServiceMetrics()
         self.metrics.release.labels(release.manifest.release_id, arm).set(1)
         self._history_length = history_length
-        self._rng = np.random.default_rng(seed)
         self._clock = clock
         self._facts_generation: str | None = None
         self._store_rests_until = -math.inf
@@ -166,7 +163,8 @@ class RecommendService:
             facts += self.store.items(ids[start : start + FACTS_PER_READ])
         table = _overlay(base.facts.table, facts)
         retrievers = list(base.retrievers.values())
-        self._use(Recommender(base.catalogue, retrievers, base.config, CatalogueFacts(table, base.catalogue)))
+        facts_now = CatalogueFacts(table, base.catalogue)
+        self._use(Recommender(base.catalogue, retrievers, base.config, facts_now, base.ranker))
         self._facts_generation = freshness.generation
         return True
 
@@ -193,13 +191,15 @@ class RecommendService:
             histories, reason = _no_histories(user_ids), STORE_UNAVAILABLE
         sizes = [request.page_size or recommender.config.page_size for request in requests]
         # slots are drawn one after the other, so the first slots of a longer page are a page of their own
+        request_ids = [uuid.uuid4().hex for _ in requests]
         pages = recommender.pages(
             request_batch(histories, recommender, now),
             page_size=max(sizes),
-            rng=self._rng,
+            seeds_B=request_seeds(request_ids),
             filters=[_filters(request.filters) for request in requests],
         )
-        return [self._response(page, size, reason) for page, size in zip(pages, sizes, strict=True)]
+        answers = zip(request_ids, pages, sizes, strict=True)
+        return [self._response(request_id, page, size, reason) for request_id, page, size in answers]
 
     def _histories(self, user_ids: list[str]) -> Histories | None:
         """Read histories; None while the store does not answer."""
@@ -216,12 +216,12 @@ class RecommendService:
         self.metrics.store_corrupted.set(self.store.corrupted)
         return histories
 
-    def _response(self, page: Page, size: int, reason: str | None) -> RecommendResponse:
+    def _response(self, request_id: str, page: Page, size: int, reason: str | None) -> RecommendResponse:
         fallback = reason or page.fallback
         self.metrics.pages.labels(fallback or "none").inc()
         rows = zip(page.items[:size], page.scores, page.sources, page.parts, strict=False)
         return RecommendResponse(
-            request_id=uuid.uuid4().hex,
+            request_id=request_id,
             items=[
                 RecommendedItem(item_id=item, score=score, source=source, parts=parts)
                 for item, score, source, parts in rows

@@ -18,11 +18,15 @@ class RecommendConfig:
     """Items asked of each retriever, and items kept after fusion for the policy to draw from."""
     genrec_weight: float = 1.0
     """Weight of GenRec's ranks in the fusion; 0 leaves the retriever out."""
+    two_tower_weight: float = 0.5
+    """Weight of the two-tower retriever's ranks in the fusion; 0 leaves the retriever out."""
     transitions_weight: float = 1.0
     """Weight of the item transitions' ranks in the fusion; 0 leaves the retriever out."""
     popular_weight: float = 0.01
     """Weight of the popular list's ranks, more than 0: small, so that it fills pages and breaks ties but overrules
     nobody."""
+    ranker_weight: float = 1.0
+    """Weight of the ranker's order of the fused candidates, beside the retrievers'; 0 leaves the ranker out."""
     rrf_k: float = 60.0
     """Rank r counts (rrf_k + 1) / (rrf_k + r): larger values make the first ranks less special."""
     exclude_seen: bool = True
@@ -41,7 +45,7 @@ class RecommendConfig:
         ]
         if self.page_size > self.max_page_size:
             mistakes.append(f"page_size: expected at most max_page_size = {self.max_page_size}, got {self.page_size}")
-        for name in ("genrec_weight", "transitions_weight", "popular_weight", "rrf_k", "temperature"):
+        for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 mistakes.append(f"{name}: expected a finite number >= 0, got {getattr(self, name)}")
         if self.popular_weight == 0:
@@ -59,9 +63,21 @@ class RecommendConfig:
         """
         weights = {
             "genrec": self.genrec_weight,
+            "two_tower": self.two_tower_weight,
             "transitions": self.transitions_weight,
             "popular": self.popular_weight,
         }
         if retriever not in weights:
             raise ValueError(f"retriever {retriever!r} has no fusion weight; expected one of {', '.join(weights)}")
         return weights[retriever]
+
+
+_NOT_NEGATIVE = (
+    "genrec_weight",
+    "two_tower_weight",
+    "transitions_weight",
+    "popular_weight",
+    "ranker_weight",
+    "rrf_k",
+    "temperature",
+)

@@ -31,6 +31,42 @@ class Fused:
     sources: tuple[str, ...]
 
 
+def rerank(fused: Fused, scores_BF: npt.NDArray[np.float32], source: str, weight: float, rrf_k: float) -> Fused:
+    """Order fused candidates anew, with a ranker's order among them as one more list.
+
+    `score = (fused + weight (rrf_k + 1) / (rrf_k + rank)) / (1 + weight)`, ranks of the ranker counted from 1: again 1
+    for an item that everybody puts first. Equal scores keep the order they had.
+
+    Args:
+        fused: Candidates of `B` requests.
+        scores_BF: The ranker's scores, `-inf` where there is no candidate; equal ones rank in the order of `fused`.
+        source: The ranker's name.
+        weight: Its weight relative to that of all retrievers together, > 0.
+        rrf_k: Damping of the first ranks, as in `fuse`.
+
+    Example:
+        >>> a = Candidates(items_BK=np.array([[7, 3]]), scores_BK=np.zeros((1, 2), np.float32), source="a")
+        >>> again = rerank(fuse([a], [1], rrf_k=1, limit=3), np.array([[0.1, 0.9, -np.inf]], np.float32), "r", 3, 1)
+        >>> again.items_BF.tolist(), again.scores_BF.round(3).tolist(), again.sources
+        ([[3, 7, -1]], [[0.917, 0.75, 0.0]], ('a', 'r'))
+    """
+    there_BF = fused.items_BF != NO_ITEM
+    order_BF = np.argsort(-np.where(there_BF, scores_BF, -np.inf), axis=1, kind="stable")
+    rank_BF = np.empty_like(order_BF)
+    np.put_along_axis(rank_BF, order_BF, np.arange(1, order_BF.shape[1] + 1)[None], axis=1)
+    gain_BF = weight * (rrf_k + 1) / (rrf_k + rank_BF)
+    parts_BFR = np.concatenate([fused.parts_BFR, gain_BF[..., None]], axis=2) / (1 + weight)
+    parts_BFR = (parts_BFR * there_BF[..., None]).astype(np.float32)
+    total_BF = parts_BFR.sum(axis=2)
+    best_BF = np.argsort(-np.where(there_BF, total_BF, -np.inf), axis=1, kind="stable")
+    return Fused(
+        items_BF=np.take_along_axis(fused.items_BF, best_BF, axis=1),
+        scores_BF=np.take_along_axis(total_BF, best_BF, axis=1),
+        parts_BFR=np.take_along_axis(parts_BFR, best_BF[..., None], axis=1),
+        sources=(*fused.sources, source),
+    )
+
+
 def fuse(lists: Sequence[Candidates], weights: Sequence[float], rrf_k: float, limit: int) -> Fused:
     """Fuse ranked lists by a weighted mean, over the lists that hold anything for the request, of damped ranks.
 

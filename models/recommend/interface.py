@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from features.columns import Columns
 from kernels.jagged import concat_ranges, offsets_from_lengths
 
 NO_ITEM = -1
@@ -34,6 +35,8 @@ class RequestBatch:
             Positive events and dislikes only.
         history_offsets: `B + 1` offsets.
         excluded_items, excluded_offsets: Items that must not be returned, jagged in the same way.
+        columns: What is known of user and moment beside the history, `B` rows: `user.<attribute>`, `context.<key>`
+            and the user features of `features.definitions` by their names.
     """
 
     user_ids: list[str]
@@ -44,9 +47,12 @@ class RequestBatch:
     history_offsets: npt.NDArray[np.int64]
     excluded_items: npt.NDArray[np.int64]
     excluded_offsets: npt.NDArray[np.int64]
+    columns: Columns | None = None
 
     def __post_init__(self) -> None:
         size = len(self.user_ids)
+        if self.columns is not None and self.columns.rows != size:
+            raise ValueError(f"columns: expected one row per request, {size}, got {self.columns.rows}")
         for name, offsets, values in (
             ("history", self.history_offsets, self.history_items),
             ("excluded", self.excluded_offsets, self.excluded_items),
@@ -74,6 +80,7 @@ class RequestBatch:
             history_offsets=offsets_from_lengths(history_lengths),
             excluded_items=self.excluded_items[concat_ranges(self.excluded_offsets[rows], excluded_lengths)],
             excluded_offsets=offsets_from_lengths(excluded_lengths),
+            columns=None if self.columns is None else self.columns.take(rows),
         )
 
 
@@ -103,4 +110,22 @@ class Retriever(Protocol):
 
     def retrieve(self, requests: RequestBatch, k: int) -> Candidates:
         """Return up to `k` candidates per request."""
+        ...
+
+
+class Ranker(Protocol):
+    """Anything that scores given candidates of a request; the stage between retrieval and policy."""
+
+    name: str
+
+    def score(self, requests: RequestBatch, items_BK: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Return how much each candidate is worth showing, higher is better.
+
+        Args:
+            requests: `B` requests.
+            items_BK: Catalogue numbers, `NO_ITEM` where there is none.
+
+        Returns:
+            float32 `[B, K]`, `-inf` where there is no item.
+        """
         ...

@@ -11,6 +11,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from kernels.hashing import combine_hashes, hash_integers
+
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -68,16 +70,14 @@ class Policy:
         self,
         scores_BK: npt.NDArray[np.floating],
         eligible_BK: BoolArray,
-        slots: int,
-        rng: np.random.Generator,
+        uniform_BP: FloatArray,
     ) -> tuple[IntArray, FloatArray]:
         """Draw pages without replacement.
 
         Args:
             scores_BK: Final scores, finite where eligible.
             eligible_BK: Candidates that may be shown at all.
-            slots: Number of slots `P`.
-            rng: The exploration stream.
+            uniform_BP: What decides each draw: uniform numbers in [0, 1), one per slot (`uniform_numbers`).
 
         Returns:
             Candidate columns `[B, P]`, `NO_CHOICE` where none was left, and the conditional probabilities
@@ -85,10 +85,9 @@ class Policy:
         """
         _check(scores_BK, eligible_BK)
         left_BK = eligible_BK.copy()
-        choice_BP = np.full((len(scores_BK), slots), NO_CHOICE, dtype=np.int64)
-        propensity_BP = np.ones((len(scores_BK), slots))
-        uniform_BP = rng.random((len(scores_BK), slots))
-        for slot in range(slots):
+        choice_BP = np.full(uniform_BP.shape, NO_CHOICE, dtype=np.int64)
+        propensity_BP = np.ones(uniform_BP.shape)
+        for slot in range(uniform_BP.shape[1]):
             rows = np.flatnonzero(left_BK.any(axis=1))
             if not len(rows):
                 break
@@ -116,6 +115,27 @@ class Policy:
                 log_BP[rows, slot] = np.log(chance)
             left_BK[rows, chosen] = False
         return log_BP
+
+
+def uniform_numbers(seeds_B: npt.NDArray[np.uint64], slots: int) -> FloatArray:
+    """Return uniform numbers in [0, 1), `[B, P]`, that depend on a request's own seed and the slot only.
+
+    A page is therefore the same whatever other requests were answered with it, and the first slots of a longer page are
+    those of a shorter one.
+
+    Args:
+        seeds_B: One seed per request.
+        slots: Number of slots `P`.
+
+    Example:
+        >>> uniform_numbers(np.array([7], dtype=np.uint64), 2).shape
+        (1, 2)
+    """
+    size = len(seeds_B)
+    slot_hashes = hash_integers(np.tile(np.arange(slots), size))
+    hashes = combine_hashes(np.repeat(seeds_B, slots), slot_hashes)
+    uniform_BP: FloatArray = (hashes >> np.uint64(11)).astype(np.float64).reshape(size, slots) * 2.0**-53
+    return uniform_BP
 
 
 def _inverse_cdf(chance_BK: FloatArray, uniform_B: FloatArray) -> IntArray:

@@ -1,4 +1,4 @@
-"""The page maker: rules -> retrievers -> fusion -> policy -> pages.
+"""The page maker: rules -> retrievers -> fusion -> ranker -> policy -> pages.
 
 Legend: `B` requests, `F` fused candidates, `P` slots of a page.
 """
@@ -10,17 +10,20 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from features.semantic_ids import Catalogue
+from kernels.hashing import hash_strings
 from models.recommend.config import RecommendConfig
-from models.recommend.fusion import Fused, fuse
-from models.recommend.interface import NO_ITEM, Candidates, RequestBatch, Retriever
-from models.recommend.policy import NO_CHOICE, Policy
+from models.recommend.fusion import Fused, fuse, rerank
+from models.recommend.interface import NO_ITEM, Candidates, Ranker, RequestBatch, Retriever
+from models.recommend.policy import NO_CHOICE, Policy, uniform_numbers
 from models.recommend.retrievers import TransitionsRetriever
 from models.recommend.rules import CatalogueFacts, Filters, with_exclusions
 
-GENREC, TRANSITIONS, POPULAR = "genrec", "transitions", "popular"
-RETRIEVERS: tuple[str, ...] = (GENREC, TRANSITIONS, POPULAR)
+GENREC, TRANSITIONS, TWO_TOWER, POPULAR = "genrec", "transitions", "two_tower", "popular"
+RETRIEVERS: tuple[str, ...] = (GENREC, TRANSITIONS, TWO_TOWER, POPULAR)
 """Retriever names, first choice first: a page without its first choice names the one that stands in as `fallback`."""
 
 _log = logging.getLogger(__name__)
@@ -51,6 +54,11 @@ class Page:
     fallback: str | None
 
 
+def request_seeds(request_ids: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """Return the seed of each request's exploration: a hash of its logged id, so that its page can be made again."""
+    return hash_strings(pa.array(request_ids, pa.string()))
+
+
 class RetrievalError(RuntimeError):
     """No retriever could answer."""
 
@@ -63,6 +71,7 @@ class Recommender:
         retrievers: Any of `RETRIEVERS`, the popular list among them.
         config: Sizes, weights and policy.
         facts: Availability and what filters look at.
+        ranker: Orders the fused candidates, None for the order of the fusion.
 
     Raises:
         ValueError: Unknown or repeated retrievers, or no popular list.
@@ -74,6 +83,7 @@ class Recommender:
         retrievers: Sequence[Retriever],
         config: RecommendConfig,
         facts: CatalogueFacts,
+        ranker: Ranker | None = None,
     ) -> None:
         names = [retriever.name for retriever in retrievers]
         if len(set(names)) != len(names) or not set(names) <= set(RETRIEVERS) or POPULAR not in names:
@@ -85,6 +95,7 @@ class Recommender:
         self.retrievers: dict[str, Retriever] = {retriever.name: retriever for retriever in by_preference}
         self.config = config
         self.facts = facts
+        self.ranker = ranker
         self.policy = Policy(epsilon=config.epsilon, temperature=config.temperature)
         self._greedy = Policy(epsilon=0.0, temperature=0.0)
 
@@ -97,7 +108,7 @@ class Recommender:
         self,
         requests: RequestBatch,
         page_size: int | None = None,
-        rng: np.random.Generator | None = None,
+        seeds_B: npt.NDArray[np.uint64] | None = None,
         filters: Sequence[Filters | None] | None = None,
     ) -> list[Page]:
         """Answer `B` requests together.
@@ -108,7 +119,8 @@ class Recommender:
         Args:
             requests: Histories and items that must not be shown.
             page_size: Items per page, default `config.page_size`.
-            rng: The exploration stream. None makes the best page without exploration: propensities are 1.
+            seeds_B: The exploration stream of each request (`request_seeds`). None makes the best page without
+                exploration: propensities are 1.
             filters: One per request, None for all without.
 
         Raises:
@@ -121,8 +133,10 @@ class Recommender:
         lists = self._retrieve(self._with_rules(requests, filters), max(slots, self.config.candidates))
         weights = [self.config.weight(entry.source) for entry in lists]
         fused = fuse(lists, weights, self.config.rrf_k, limit=max(slots, self.config.candidates))
-        policy, stream = (self._greedy, np.random.default_rng(0)) if rng is None else (self.policy, rng)
-        choice_BP, propensity_BP = policy.draw(fused.scores_BF, fused.items_BF != NO_ITEM, slots, stream)
+        fused = self._rank(requests, fused)
+        policy = self._greedy if seeds_B is None else self.policy
+        uniform_BP = uniform_numbers(np.zeros(len(requests), np.uint64) if seeds_B is None else seeds_B, slots)
+        choice_BP, propensity_BP = policy.draw(fused.scores_BF, fused.items_BF != NO_ITEM, uniform_BP)
         fallbacks = self._fallbacks(lists)
         return [
             self._page(fused, row, choice_BP[row], propensity_BP[row], fallbacks[row]) for row in range(len(requests))
@@ -196,6 +210,18 @@ class Recommender:
             scores_BK[warm, :width] = np.where(said_BK, found.scores_BK, -np.inf)
         return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=name)
 
+    def _rank(self, requests: RequestBatch, fused: Fused) -> Fused:
+        """Let the ranker order the candidates; where it fails, the order of the fusion stands."""
+        weight = self.config.ranker_weight
+        if self.ranker is None or weight == 0:
+            return fused
+        try:
+            scores_BF = self.ranker.score(requests, fused.items_BF)
+        except Exception:
+            _log.exception("the ranker failed; the order of the fusion stands")
+            return fused
+        return rerank(fused, scores_BF, self.ranker.name, weight, self.config.rrf_k)
+
     def _fallbacks(self, lists: Sequence[Candidates]) -> list[str | None]:
         """Name, per request, the first list that holds anything, unless it is the first choice."""
         has_RB = np.array([(entry.items_BK != NO_ITEM).any(axis=1) for entry in lists])
@@ -214,10 +240,12 @@ class Recommender:
         slots = choice_P[choice_P != NO_CHOICE]
         there = fused.items_BF[row] != NO_ITEM
         parts_PR = fused.parts_BFR[row, slots]
+        retrievers = sum(source in RETRIEVERS for source in fused.sources)
         return Page(
             items=self.catalogue.ids(fused.items_BF[row, slots]),
             scores=fused.scores_BF[row, slots].tolist(),
-            sources=[fused.sources[best] for best in parts_PR.argmax(axis=1)],
+            # a ranker comes behind the retrievers in `sources` and proposes nothing itself
+            sources=[fused.sources[best] for best in parts_PR[:, :retrievers].argmax(axis=1)],
             parts=[dict(zip(fused.sources, part, strict=True)) for part in parts_PR.tolist()],
             propensities=propensity_P[: len(slots)].tolist(),
             candidates=self.catalogue.ids(fused.items_BF[row, there]),

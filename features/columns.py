@@ -1,0 +1,140 @@
+"""Columns of features: jagged categorical values as 64-bit hashes, and numbers, of any set of rows.
+
+Rows are requests, catalogue items or (request, item) pairs; whoever holds a `Columns` says which. A value's hash is
+`kernels.hashing.hash_strings` of its text: models turn hashes into table rows, and need no vocabulary of all values.
+Legend: `R` rows, `V` values of one column.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kernels.hashing import hash_strings
+from kernels.jagged import concat_ranges, offsets_from_lengths
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IdColumn:
+    """Categorical values per row, none, one or many.
+
+    ::
+
+        hashes  [ h(red) h(big) | h(red) | ]
+        offsets [ 0             , 2      , 3, 3 ]     row r owns entries offsets[r]:offsets[r + 1]
+
+    Attributes:
+        hashes: `V` hashes, uint64.
+        offsets: `R + 1` offsets, int64.
+        weights: `V` weights, float32, or None where every value counts 1.
+    """
+
+    hashes: npt.NDArray[np.uint64]
+    offsets: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.offsets) or self.offsets[0] != 0 or self.offsets[-1] != len(self.hashes):
+            raise ValueError(
+                f"offsets: expected to run from 0 to {len(self.hashes)} values, got {self.offsets[[0, -1]]}"
+            )
+        if self.weights is not None and len(self.weights) != len(self.hashes):
+            raise ValueError(f"weights: expected one per value, {len(self.hashes)}, got {len(self.weights)}")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @classmethod
+    def of_strings(cls, values: pa.Array | pa.ChunkedArray) -> IdColumn:
+        """Hash a string column (null: no value) or a list<string> column (null members are left out).
+
+        Example:
+            >>> IdColumn.of_strings(pa.array(["red", None, "red"])).offsets.tolist()
+            [0, 1, 1, 2]
+        """
+        column = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+        if isinstance(column, pa.ChunkedArray):
+            column = pa.concat_arrays(column.chunks)
+        if not pa.types.is_list(column.type):
+            present = column.is_valid()
+            lengths = np.asarray(present).astype(np.int64)
+            return cls(hashes=hash_strings(column.drop_null()), offsets=offsets_from_lengths(lengths))
+        flat, parents = pc.list_flatten(column), np.asarray(pc.list_parent_indices(column), dtype=np.int64)
+        present = np.asarray(flat.is_valid())
+        lengths = np.bincount(parents[present], minlength=len(column))
+        return cls(hashes=hash_strings(flat.drop_null()), offsets=offsets_from_lengths(lengths))
+
+    @classmethod
+    def empty(cls, rows: int) -> IdColumn:
+        """Return a column without values."""
+        return cls(hashes=np.zeros(0, np.uint64), offsets=np.zeros(rows + 1, np.int64))
+
+    def take(self, rows: npt.NDArray[np.integer]) -> IdColumn:
+        """Return the values of these rows, in their order; a negative row has no values."""
+        present = rows >= 0
+        held = np.where(present, rows, 0)
+        lengths = np.where(present, np.diff(self.offsets)[held], 0) if len(self) else np.zeros(len(rows), np.int64)
+        starts = self.offsets[held] if len(self) else lengths
+        index = concat_ranges(starts, lengths)
+        return IdColumn(
+            hashes=self.hashes[index],
+            offsets=offsets_from_lengths(lengths),
+            weights=None if self.weights is None else self.weights[index],
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Named columns of the same rows.
+
+    Attributes:
+        rows: Number of rows `R`.
+        ids: Categorical columns by name.
+        numbers: float32 `[R]` by name, nan where a row has no value.
+    """
+
+    rows: int
+    ids: Mapping[str, IdColumn] = dataclasses.field(default_factory=dict)
+    numbers: Mapping[str, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(column) for name, column in self.ids.items()}
+        lengths |= {name: len(values) for name, values in self.numbers.items()}
+        wrong = {name: length for name, length in lengths.items() if length != self.rows}
+        if wrong or set(self.ids) & set(self.numbers):
+            raise ValueError(
+                f"columns: expected distinct names and {self.rows} rows each, got {wrong or 'equal names'}"
+                f"{sorted(set(self.ids) & set(self.numbers)) or ''}"
+            )
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Columns:
+        """Return these rows, in their order; a negative row has neither values nor numbers."""
+        present = rows >= 0
+        held = np.where(present, rows, 0)
+        return Columns(
+            rows=len(rows),
+            ids={name: column.take(rows) for name, column in self.ids.items()},
+            numbers={
+                name: np.where(present, values[held] if len(values) else np.nan, np.nan).astype(np.float32)
+                for name, values in self.numbers.items()
+            },
+        )
+
+    def with_columns(self, other: Columns) -> Columns:
+        """Return these columns and those of `other`.
+
+        Raises:
+            ValueError: The numbers of rows differ, or a name occurs in both.
+        """
+        common = sorted(({*self.ids} | {*self.numbers}) & ({*other.ids} | {*other.numbers}))
+        if common or other.rows != self.rows:
+            raise ValueError(
+                f"columns: expected {self.rows} rows and other names, got {other.rows} rows and again "
+                f"{', '.join(common) or 'none'}"
+            )
+        return Columns(rows=self.rows, ids={**self.ids, **other.ids}, numbers={**self.numbers, **other.numbers})
