@@ -18,11 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Run the evaluation stage; where it is up to date, print what it found."""
     from features.workspace import Workspace
-    from pipelines.jobs.daily_stages import DailyStages
+    from pipelines.jobs.model_stages import ModelStages
     from pipelines.jobs.stages import run_stage
 
     console, workspace = Console(), Workspace(args.workspace)
-    result = run_stage(workspace, DailyStages(settings, workspace, console.progress).evaluation())
+    result = run_stage(workspace, ModelStages(settings, workspace, console.progress).evaluation())
     console.say(
         *result.report, f"report: {result.folder}", f"next: pagewise register --workspace {quote(args.workspace)}"
     )

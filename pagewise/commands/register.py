@@ -22,8 +22,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from pipelines.jobs.stages import run_stages
 
     console, workspace = Console(), Workspace(args.workspace)
-    stages = DailyStages(settings, workspace, console.progress)
-    evaluation = stages.evaluation()
-    run_stages(workspace, [evaluation, stages.release(evaluation), stages.store(), stages.registration()], console.say)
+    run_stages(workspace, DailyStages(settings, workspace, console.progress).publication(), console.say)
     console.say(f"next: pagewise promote --workspace {quote(args.workspace)}")
     return 0

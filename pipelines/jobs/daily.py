@@ -8,8 +8,10 @@ import time
 from collections.abc import Sequence
 
 from features.workspace import Workspace
-from pipelines.jobs.daily_stages import REGISTERED, DailySettings, DailyStages
+from pipelines.jobs.daily_stages import DailyStages
 from pipelines.jobs.lock import exclusive
+from pipelines.jobs.release_stages import REGISTERED
+from pipelines.jobs.settings import DailySettings
 from pipelines.jobs.stages import Progress, StageResult, run_stages
 
 LOCK = "daily.lock"

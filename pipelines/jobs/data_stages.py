@@ -1,0 +1,60 @@
+"""The stages from raw tables to training data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from features.workspace import Workspace
+from pipelines.batch.jobs import build_features, build_sequences, validate
+from pipelines.jobs.inputs import StageInputs
+from pipelines.jobs.settings import DailySettings
+from pipelines.jobs.stages import Stage
+
+
+class DataStages:
+    """Builds the stages for one workspace.
+
+    Args:
+        settings: Sections of all parts.
+        workspace: Where everything lies.
+        beam_options: Beam's own options.
+    """
+
+    def __init__(self, settings: DailySettings, workspace: Workspace, beam_options: Sequence[str]) -> None:
+        self.settings, self.workspace = settings, workspace
+        self._beam_options = beam_options
+        self._inputs = StageInputs(workspace)
+
+    def validation(self) -> Stage:
+        """Raw tables to clean ones."""
+        batch = self.settings.batch
+        return Stage(
+            name="validate",
+            config={"shards": batch.shards},
+            inputs=self._inputs.raw_tables,
+            outputs=self._inputs.tables("clean_events", "clean_items", "clean_users", "dead_letters"),
+            run=lambda folder: validate(self.workspace, batch, self._beam_options).lines(),
+        )
+
+    def features(self) -> Stage:
+        """Clean events to pages, item statistics and transitions."""
+        batch = self.settings.batch
+        return Stage(
+            name="features",
+            config=dataclasses.asdict(batch),
+            inputs=self._inputs.tables("clean_events"),
+            outputs=self._inputs.tables("pages", "item_statistics", "transitions"),
+            run=lambda folder: build_features(self.workspace, batch, self._beam_options).lines(),
+        )
+
+    def sequences(self) -> Stage:
+        """Pages to sequences."""
+        batch = self.settings.batch
+        return Stage(
+            name="sequences",
+            config={"split": dataclasses.asdict(batch.split), "shards": batch.shards},
+            inputs=self._inputs.tables("pages"),
+            outputs=self._inputs.tables("sequences"),
+            run=lambda folder: build_sequences(self.workspace, batch, self._beam_options).lines(),
+        )

@@ -1,0 +1,49 @@
+"""Fingerprints of what stages read and write: a stage is up to date while they are what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from features.workspace import MANIFEST, Workspace
+from models.tokenizer.bundle import append_numbers, latest_generation
+from pipelines.batch.raw import fingerprint, raw_files
+from pipelines.jobs.stages import file_fingerprint, table_fingerprints
+
+
+class StageInputs:
+    """Fingerprints within one workspace."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    def raw_tables(self) -> dict[str, str]:
+        """Return fingerprints of the raw tables, committed or plain files, and the notes of committed ones."""
+        found = {
+            name: fingerprint(self.workspace, name)
+            for name in ("events", "items", "users")
+            if raw_files(self.workspace, name)
+        }
+        notes = table_fingerprints(self.workspace, "events", "items", "users", "import_rejects")
+        return {**found, **{f"{name} manifest": digest for name, digest in notes.items()}}
+
+    def tables(self, *names: str) -> Callable[..., dict[str, str]]:
+        """Return a function that fingerprints the committed ones of these tables."""
+        return lambda folder=None: table_fingerprints(self.workspace, *names)
+
+    def bundle(self) -> dict[str, str]:
+        """Return the newest generation of semantic IDs and what was appended to it."""
+        generation = latest_generation(self.workspace)
+        appends = append_numbers(self.workspace, generation)
+        return {"semantic_ids": "+".join([generation, *appends])}
+
+    def pointed_at(self, *folder: str) -> dict[str, str]:
+        """Return what the folder's LATEST names and the digest of its manifest."""
+        latest = self.workspace.local_path(*folder, "LATEST")
+        if not latest.exists():
+            return {}
+        name = self.read(*folder, "LATEST")
+        return {"/".join([*folder, "LATEST"]): name, **file_fingerprint(self.workspace, *folder, name, MANIFEST)}
+
+    def read(self, *parts: str) -> str:
+        """Return a small text file of the workspace."""
+        return self.workspace.read_bytes(*parts).decode().strip()

@@ -1,0 +1,141 @@
+"""The stages from trained models to a registered release and a filled online store."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from features.store.backfill import backfill
+from features.store.redis_store import open_store
+from features.workspace import Workspace
+from models.recommend.recommender import GENREC
+from models.recommend.release import latest_release, write_release
+from models.registry import CHAMPION, Registry
+from pipelines.jobs.inputs import StageInputs
+from pipelines.jobs.model_stages import REPORT
+from pipelines.jobs.settings import DailySettings
+from pipelines.jobs.stages import Progress, Stage, file_fingerprint
+
+REGISTERED = ("releases", "REGISTERED")
+"""What the last run registered: release id, version, and whether it became the champion."""
+
+
+class ReleaseStages:
+    """Builds the stages for one workspace.
+
+    Args:
+        settings: Sections of all parts.
+        workspace: Where everything lies.
+        progress: Told what long stages do.
+        force: Promote the new release even where there is a champion.
+    """
+
+    def __init__(self, settings: DailySettings, workspace: Workspace, progress: Progress, force: bool) -> None:
+        self.settings, self.workspace, self.force = settings, workspace, force
+        self._inputs = StageInputs(workspace)
+        self._say: Progress = lambda line: progress(f"  {line}")
+
+    def release(self, evaluation: Stage) -> Stage:
+        """Everything pages are made of, in one folder; the evaluation's metrics travel with it."""
+        settings = self.settings
+
+        def run(folder: Path) -> list[str]:
+            manifest = write_release(
+                self.workspace.local_path("releases"),
+                self.workspace,
+                config=settings.recommend,
+                decode=settings.decode,
+                genrec_run=self._inputs.read("checkpoints", "genrec", "LATEST"),
+                metrics=_genrec_metrics(evaluation.folder(self.workspace) / REPORT),
+                progress=self._say,
+            )
+            return [
+                f"release {manifest.release_id}: {', '.join(manifest.retrievers)} on semantic IDs "
+                f"{manifest.generation}, {len(manifest.files)} files"
+            ]
+
+        tables = self._inputs.tables("sequences", "item_statistics", "transitions", "clean_items")
+        return Stage(
+            name="release",
+            config={
+                "recommend": dataclasses.asdict(settings.recommend),
+                "decode": dataclasses.asdict(settings.decode),
+            },
+            inputs=lambda: {
+                **tables(),
+                **self._inputs.bundle(),
+                **self._inputs.pointed_at("checkpoints", "genrec"),
+                "evaluation": "".join(evaluation.outputs(evaluation.folder(self.workspace)).values()),
+            },
+            outputs=lambda folder: self._inputs.pointed_at("releases"),
+            run=run,
+        )
+
+    def store(self) -> Stage:
+        """Histories and item facts into the online store."""
+        config = self.settings.store
+
+        def run(folder: Path) -> list[str]:
+            with open_store(config, self.workspace) as store:
+                return backfill(self.workspace, store, config).lines()
+
+        def outputs(folder: Path) -> Mapping[str, str]:
+            with open_store(config, self.workspace) as store:
+                freshness = store.freshness()
+            return {} if freshness is None else {"store": freshness.generation}
+
+        return Stage(
+            name="store",
+            # without the URL, which may hold a password: another store does not hold the recorded generation
+            config={key: value for key, value in dataclasses.asdict(config).items() if key not in ("url", "timeout_s")},
+            inputs=self._inputs.tables("sequences", "clean_items"),
+            outputs=outputs,
+            run=run,
+        )
+
+    def registration(self) -> Stage:
+        """Newest release to the registry; it becomes the champion where there is none, or by force."""
+        uri = self.settings.tracking.uri
+
+        def run(folder: Path) -> list[str]:
+            registry = Registry(self.workspace, uri)
+            release = latest_release(self.workspace.local_path("releases"))
+            version = registry.register(release)
+            promoted = None
+            if self.force or registry.version(CHAMPION) in (None, version):
+                promoted = registry.promote(version, force=self.force)
+            document = {"release_id": release.name, "version": version, "promoted_by": promoted}
+            self.workspace.write_bytes(json.dumps(document).encode(), *REGISTERED)
+            return [_said(version, release.name, promoted), f"registry: {registry.address}"]
+
+        def outputs(folder: Path) -> Mapping[str, str]:
+            lost = uri is None and not self.workspace.local_path("mlflow.db").exists()
+            return {} if lost else file_fingerprint(self.workspace, *REGISTERED)
+
+        return Stage(
+            name="register",
+            # a digest of the URI, which may hold a password
+            config={"force": self.force, "uri": hashlib.sha256((uri or "").encode()).hexdigest()[:16]},
+            inputs=lambda: self._inputs.pointed_at("releases"),
+            outputs=outputs,
+            run=run,
+        )
+
+
+def _genrec_metrics(path: Path) -> dict[str, float]:
+    """Return GenRec's means from an evaluation report."""
+    results = json.loads(path.read_bytes())["results"]
+    metrics = next(result["metrics"] for result in results if result["name"] == GENREC)
+    return {name: float(interval["mean"]) for name, interval in metrics.items()}
+
+
+def _said(version: int, release_id: str, promoted: str | None) -> str:
+    if promoted is None:
+        return (
+            f"version {version} (release {release_id}) is the challenger; promote it with "
+            f"`pagewise promote --version {version} --force` or a replay verdict"
+        )
+    return f"version {version} (release {release_id}) is the champion, promoted: {promoted}"
