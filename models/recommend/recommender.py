@@ -25,6 +25,8 @@ from models.recommend.rules import CatalogueFacts, Filters, with_exclusions
 GENREC, TRANSITIONS, TWO_TOWER, POPULAR = "genrec", "transitions", "two_tower", "popular"
 RETRIEVERS: tuple[str, ...] = (GENREC, TRANSITIONS, TWO_TOWER, POPULAR)
 """Retriever names, first choice first: a page without its first choice names the one that stands in as `fallback`."""
+PAGE = "page"
+"""Source of the page maker's own order, when it is measured beside its retrievers."""
 
 _log = logging.getLogger(__name__)
 
@@ -131,9 +133,7 @@ class Recommender:
         if filters is not None and len(filters) != len(requests):
             raise ValueError(f"filters: expected one per request, {len(requests)}, got {len(filters)}")
         lists = self._retrieve(self._with_rules(requests, filters), max(slots, self.config.candidates))
-        weights = [self.config.weight(entry.source) for entry in lists]
-        fused = fuse(lists, weights, self.config.rrf_k, limit=max(slots, self.config.candidates))
-        fused = self._rank(requests, fused)
+        fused = self._rank(requests, self._fuse(lists, max(slots, self.config.candidates)))
         policy = self._greedy if seeds_B is None else self.policy
         uniform_BP = uniform_numbers(np.zeros(len(requests), np.uint64) if seeds_B is None else seeds_B, slots)
         choice_BP, propensity_BP = policy.draw(fused.scores_BF, fused.items_BF != NO_ITEM, uniform_BP)
@@ -149,6 +149,15 @@ class Recommender:
         """
         asked = self._with_rules(requests, None)
         return [self._ask(name, asked, k) for name in self._in_use()]
+
+    def ranked(self, requests: RequestBatch, k: int) -> Candidates:
+        """Return the first `k` items of the order that the policy draws from."""
+        depth = max(k, self.config.candidates)
+        lists = self._retrieve(self._with_rules(requests, None), depth)
+        fused = self._rank(requests, self._fuse(lists, depth))
+        items_BK = fused.items_BF[:, :k]
+        scores_BK = np.where(items_BK == NO_ITEM, -np.inf, fused.scores_BF[:, :k]).astype(np.float32)
+        return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=PAGE)
 
     def similar(self, item_id: str, k: int, time: int) -> list[tuple[str, float]]:
         """Return up to `k` items that users turn to around this one, with their transition scores, best first.
@@ -209,6 +218,10 @@ class Recommender:
             items_BK[warm, :width] = np.where(said_BK, found.items_BK, NO_ITEM)
             scores_BK[warm, :width] = np.where(said_BK, found.scores_BK, -np.inf)
         return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=name)
+
+    def _fuse(self, lists: Sequence[Candidates], limit: int) -> Fused:
+        weights = [self.config.weight(entry.source) for entry in lists]
+        return fuse(lists, weights, self.config.rrf_k, limit=limit)
 
     def _rank(self, requests: RequestBatch, fused: Fused) -> Fused:
         """Let the ranker order the candidates; where it fails, the order of the fusion stands."""
