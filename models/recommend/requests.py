@@ -73,7 +73,13 @@ class EvaluationCases:
 
 
 def requests_from_sequences(
-    workspace: Workspace, catalogue: Catalogue, split: str, *, max_history: int, exclude_seen: bool = False
+    workspace: Workspace,
+    catalogue: Catalogue,
+    split: str,
+    *,
+    max_history: int,
+    exclude_seen: bool = False,
+    every_page: bool = False,
 ) -> EvaluationCases:
     """Return a case for every page of `split` with a positive item that the catalogue knows.
 
@@ -83,6 +89,7 @@ def requests_from_sequences(
         split: One of `SPLITS`; histories reach back through the earlier splits and pages.
         max_history: Entries kept per request, the newest.
         exclude_seen: Whether the user's earlier items are excluded from answers and targets.
+        every_page: Whether pages without a relevant item are cases, too: for models of what was shown and not liked.
 
     Raises:
         ValueError: The split is unknown or has no case.
@@ -98,6 +105,7 @@ def requests_from_sequences(
         split,
         max_history=max_history,
         exclude_seen=exclude_seen,
+        every_page=every_page,
         order_only=bool(notes.get("order_only", False)),
         dataset=str(notes.get("dataset", "unnamed")),
     )
@@ -110,6 +118,7 @@ def cases_from_table(
     *,
     max_history: int,
     exclude_seen: bool = False,
+    every_page: bool = False,
     order_only: bool = False,
     dataset: str = "unnamed",
 ) -> EvaluationCases:
@@ -121,10 +130,10 @@ def cases_from_table(
     log = _flatten(sequences.filter(pc.is_in(sequences.column("user_id"), value_set=users)), catalogue, users, split)
     history = _History(log)
     relevant, left_out = _relevant_entries(log, history, len(catalogue), exclude_seen)
-    pages_B, first_B = np.unique(log.page_X[relevant], return_index=True)
-    if not len(pages_B):
+    if not len(relevant):
         raise ValueError(f"no page of split {split!r} has a positive item of the catalogue; left out: {left_out}")
-    relevant_offsets = np.append(first_B, len(relevant))
+    pages_B = np.flatnonzero(log.in_split_P) if every_page else np.unique(log.page_X[relevant])
+    relevant_offsets = np.append(np.searchsorted(log.page_X[relevant], pages_B), len(relevant))
     order_B = np.lexsort((pages_B, log.time_P[pages_B], log.user_P[pages_B]))
     relevant_index, relevant_offsets = _gather(relevant_offsets[order_B], relevant_offsets[order_B + 1])
     pages_B = pages_B[order_B]

@@ -117,6 +117,18 @@ def test_what_is_left_out_is_counted_by_reason():
     assert (unseen.left_out["pages.seen"], unseen.left_out["items.seen"]) == (1, 2)
 
 
+def test_every_page_is_a_case_where_asked_for():
+    pages = [
+        ("u", "test", 5, [("a", IMPRESSION, 5)]),
+        ("u", "test", 9, [("b", CLICK, 9), ("c", IMPRESSION, 9)]),
+        ("u", "test", 12, [("d", DISLIKE, 13)]),
+    ]
+    cases = cases_from_table(make_sequences(pages), CATALOGUE, "test", max_history=5, every_page=True)
+    assert cases.page_ids == ["page0", "page1", "page2"]
+    assert [relevant_of(cases, case) for case in range(3)] == [[], [B], []]
+    assert [history_of(cases, case) for case in range(3)] == [[], [], [B]]
+
+
 def test_cold_user_is_a_case_with_empty_history():
     cases = cases_from_table(make_sequences([("u", "test", 3, [("a", CLICK, 3)])]), CATALOGUE, "test", max_history=5)
     assert (len(cases), history_of(cases, 0)) == (1, [])
