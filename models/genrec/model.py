@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from features.schemas import EVENT_KINDS
 from features.semantic_ids import SidVocabulary
 from kernels.dropout import Dropout
+from models.embedding.plain import PlainTables
+from models.embedding.spec import TableSpec
 from models.genrec.batch import PackedBatch
 from models.genrec.config import GenRecConfig
 from models.genrec.data import GAP_BUCKETS
 from models.genrec.layers import Block, KeyValue, RMSNorm, Rotation, rotation
 from models.genrec.loss import page_loss
-from models.genrec.tables import PlainTables, TableSpec
 
 ITEM_TABLE = "item"
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from models.genrec.tables import PlainTables
+from models.embedding.plain import PlainTables
 from models.training.config import TrainConfig
 from models.training.optimizers import DenseOptimizer, MovingAverage, RowWiseAdagrad, no_decay_names
 

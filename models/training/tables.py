@@ -1,4 +1,4 @@
-"""The TorchRec form of `models.genrec.tables.PlainTables`: fused optimisers, and sharding over processes."""
+"""The TorchRec form of `models.embedding.plain.PlainTables`: fused optimisers, and sharding over processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
 
-from models.genrec.tables import TableSpec, check_ids, check_specs, zero_where_absent
+from models.embedding.checks import check_ids
+from models.embedding.plain import zero_where_absent
+from models.embedding.spec import TableSpec, check_specs
 
 
 class TorchRecTables(nn.Module):
@@ -34,6 +36,8 @@ class TorchRecTables(nn.Module):
                     num_embeddings=spec.rows,
                     embedding_dim=spec.dimensions,
                     feature_names=[spec.name],
+                    weight_init_min=-spec.scale,
+                    weight_init_max=spec.scale,
                 )
                 for spec in self.specs
             ]

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from models.genrec.tables import PlainTables, TableSpec
+from models.embedding.plain import PlainTables
+from models.embedding.spec import TableSpec
 from models.training.config import TrainConfig
 from models.training.loop import train
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.genrec.tables import PlainTables, TableSpec
+from models.embedding.plain import PlainTables
+from models.embedding.spec import TableSpec
 
 SPECS = [TableSpec("item", rows=5, dimensions=4), TableSpec("user", rows=3, dimensions=4)]
 
