@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.columns import Columns
+from features.semantic_ids import Catalogue
 from kernels.jagged import concat_ranges, offsets_from_lengths
 
 NO_ITEM = -1
@@ -110,6 +111,22 @@ class Retriever(Protocol):
 
     def retrieve(self, requests: RequestBatch, k: int) -> Candidates:
         """Return up to `k` candidates per request."""
+        ...
+
+
+class UserEncoder(Protocol):
+    """Anything that turns requests into vectors of their users: the user tower of the two-tower model."""
+
+    def user_vectors(self, requests: RequestBatch, catalogue: Catalogue) -> npt.NDArray[np.float32]:
+        """Return each user at the moment of the request.
+
+        Args:
+            requests: `B` requests.
+            catalogue: Numbers the items of the requests.
+
+        Returns:
+            float32 `[B, D]`, rows of length 1, or of zeros where nothing is known.
+        """
         ...
 
 

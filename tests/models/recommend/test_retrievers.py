@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 import torch
+from two_tower_cases import PlantedEncoder
 
 from features.schemas import CLICK, DISLIKE, EVENT_CODE, IMPRESSION, PURCHASE
 from features.semantic_ids import Catalogue
@@ -22,6 +23,8 @@ from models.genrec.model import GenRec
 from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.interface import NO_ITEM, RequestBatch, Retriever
 from models.recommend.retrievers import PopularRetriever, TransitionsRetriever
+from models.recommend.two_tower_retriever import TwoTowerRetriever
+from models.recommend.vector_index_config import IndexConfig
 
 ITEMS = 12
 
@@ -57,10 +60,18 @@ def make_genrec(world: World) -> GenRecRetriever:
     return GenRecRetriever(GenRec(shape, world.catalogue.vocabulary, ITEMS), world.catalogue, DecodeConfig(beams=8))
 
 
+def make_two_tower(world: World, **options: object) -> TwoTowerRetriever:
+    encoder = PlantedEncoder(ITEMS)
+    config = IndexConfig(**options)  # type: ignore[arg-type]
+    return TwoTowerRetriever.build(encoder, encoder.item_vectors(), world.catalogue.item_ids, world.catalogue, config)
+
+
 RETRIEVERS: dict[str, Callable[[World], Retriever]] = {
     "popular": lambda world: PopularRetriever.from_arrow(world.statistics, world.catalogue),
     "transitions": lambda world: TransitionsRetriever.from_arrow(world.transitions, world.statistics, world.catalogue),
     "genrec": make_genrec,
+    "two_tower": make_two_tower,
+    "two_tower over a graph": lambda world: make_two_tower(world, kind="hnsw", hnsw_m=2, ef_search=1),
 }
 
 

@@ -1,0 +1,105 @@
+"""The two-tower model as a retriever: the items whose vectors are nearest to the user's.
+
+Legend: `B` requests, `N` indexed items, `D` width, `K` candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from features.semantic_ids import Catalogue
+from kernels.jagged import offsets_from_lengths, row_numbers
+from models.recommend.interface import NO_ITEM, Candidates, RequestBatch, UserEncoder
+from models.recommend.vector_index import Floats, Ints, VectorIndex
+from models.recommend.vector_index_config import IndexConfig
+
+
+class TwoTowerRetriever:
+    """Proposes the items nearest to the user's vector.
+
+    Catalogue items that the index does not hold are never proposed, and index entries outside the catalogue are passed
+    over. A user the encoder has nothing to say about (a row of zeros) gets no candidates.
+
+    Args:
+        encoder: Turns requests into user vectors.
+        index: Over item vectors of the same model.
+        item_ids: The id of each entry of the index.
+        catalogue: Numbers the items.
+
+    Raises:
+        ValueError: There is not one id per entry.
+    """
+
+    name = "two_tower"
+
+    def __init__(
+        self, encoder: UserEncoder, index: VectorIndex, item_ids: Sequence[str] | pa.Array, catalogue: Catalogue
+    ) -> None:
+        if len(item_ids) != len(index):
+            raise ValueError(
+                f"two-tower index: expected one item id per entry, {len(index)}, got {len(item_ids)}; take index and "
+                "ids from one training run"
+            )
+        self.encoder, self.index, self.catalogue = encoder, index, catalogue
+        self.item_ids: pa.Array = item_ids if isinstance(item_ids, pa.Array) else pa.array(item_ids, pa.string())
+        self._number_of_entry_N = catalogue.numbers(self.item_ids)
+        self._foreign = np.flatnonzero(self._number_of_entry_N < 0)
+        own = np.flatnonzero(self._number_of_entry_N >= 0)
+        self._entry_of_number = np.full(len(catalogue), NO_ITEM, dtype=np.int64)
+        self._entry_of_number[self._number_of_entry_N[own]] = own
+
+    @classmethod
+    def build(
+        cls,
+        encoder: UserEncoder,
+        item_vectors_ND: Floats,
+        item_ids: Sequence[str] | pa.Array,
+        catalogue: Catalogue,
+        config: IndexConfig,
+    ) -> TwoTowerRetriever:
+        """Index those of the items that the catalogue holds.
+
+        Args:
+            encoder: Turns requests into user vectors.
+            item_vectors_ND: float32 `[N, D]`, rows of length 1.
+            item_ids: Their ids.
+            catalogue: Numbers the items.
+            config: Kind of index.
+
+        Raises:
+            ValueError: No item is in the catalogue, or the vectors do not fit the configuration.
+        """
+        ids = item_ids if isinstance(item_ids, pa.Array) else pa.array(item_ids, pa.string())
+        if len(ids) != len(item_vectors_ND):
+            raise ValueError(f"item vectors: expected one id per row, {len(item_vectors_ND)}, got {len(ids)}")
+        own = np.flatnonzero(catalogue.numbers(ids) >= 0)
+        if not len(own):
+            raise ValueError(
+                f"two-tower: none of its {len(ids)} items is among the {len(catalogue)} of the catalogue; train it on "
+                "the items the semantic IDs were made of (`pagewise train two-tower`)"
+            )
+        index = VectorIndex.build(np.asarray(item_vectors_ND)[own], config)
+        return cls(encoder, index, ids.take(pa.array(own)), catalogue)
+
+    def retrieve(self, requests: RequestBatch, k: int) -> Candidates:
+        """Return up to `k` items per request; the score of an item is its cosine with the user."""
+        users_BD = self.encoder.user_vectors(requests, self.catalogue)
+        known = np.flatnonzero(users_BD.any(axis=1))
+        items_BK = np.full((len(requests), k), NO_ITEM, dtype=np.int64)
+        scores_BK = np.full((len(requests), k), -np.inf, dtype=np.float32)
+        entries, offsets = self._excluded_entries(requests.take(known))
+        found_bK, scores_BK[known] = self.index.search(users_BD[known], k, entries, offsets)
+        items_BK[known] = np.where(found_bK == NO_ITEM, NO_ITEM, self._number_of_entry_N[found_bK])
+        return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=self.name)
+
+    def _excluded_entries(self, requests: RequestBatch) -> tuple[Ints, Ints]:
+        """Return each request's excluded entries of the index, those outside the catalogue included."""
+        entries = self._entry_of_number[requests.excluded_items]
+        rows = row_numbers(np.diff(requests.excluded_offsets))[entries != NO_ITEM]
+        size, foreign = len(requests), len(self._foreign)
+        rows = np.concatenate([rows, np.repeat(np.arange(size), foreign)])
+        entries = np.concatenate([entries[entries != NO_ITEM], np.tile(self._foreign, size)])
+        return entries[np.argsort(rows, kind="stable")], offsets_from_lengths(np.bincount(rows, minlength=size))
