@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from features.columns import Columns, IdColumn
 from features.semantic_ids import Catalogue
 from kernels.jagged import offsets_from_lengths
 from models.recommend.interface import NO_ITEM, RequestBatch
@@ -116,7 +117,24 @@ def _request(catalogue: Catalogue, requests: RequestBatch, row: int) -> dict[str
         "items": catalogue.ids(requests.history_items[history]),
         "events": requests.history_events[history].tolist(),
         "times": requests.history_times[history].tolist(),
+        **_columns(requests.columns, row),
     }
+
+
+def _columns(columns: Columns | None, row: int) -> dict[str, Any]:
+    """Return one request's columns as a JSON object; hashes are whole numbers of up to 64 bits."""
+    if columns is None:
+        return {}
+    own = columns.take(np.array([row]))
+    ids = {
+        name: {
+            "hashes": column.hashes.tolist(),
+            "weights": None if column.weights is None else column.weights.tolist(),
+        }
+        for name, column in own.ids.items()
+    }
+    numbers = {name: None if np.isnan(value[0]) else float(value[0]) for name, value in own.numbers.items()}
+    return {"columns": {"ids": ids, "numbers": numbers}}
 
 
 def _batch(catalogue: Catalogue, documents: list[dict[str, Any]]) -> RequestBatch:
@@ -132,6 +150,28 @@ def _batch(catalogue: Catalogue, documents: list[dict[str, Any]]) -> RequestBatc
         history_offsets=offsets_from_lengths(np.array([len(document["items"]) for document in documents])),
         excluded_items=np.zeros(0, dtype=np.int64),
         excluded_offsets=np.zeros(len(documents) + 1, dtype=np.int64),
+        columns=_joined_columns([document["columns"] for document in documents if "columns" in document]),
+    )
+
+
+def _joined_columns(documents: list[dict[str, Any]]) -> Columns | None:
+    """Read what `_columns` wrote for all requests."""
+    if not documents:
+        return None
+    ids = {name: _joined_ids([document["ids"][name] for document in documents]) for name in documents[0]["ids"]}
+    numbers = {
+        name: np.array([document["numbers"][name] for document in documents], dtype=np.float32)
+        for name in documents[0]["numbers"]
+    }
+    return Columns(rows=len(documents), ids=ids, numbers=numbers)
+
+
+def _joined_ids(rows: list[dict[str, Any]]) -> IdColumn:
+    weighted = any(row["weights"] for row in rows)
+    return IdColumn(
+        hashes=np.array([value for row in rows for value in row["hashes"]], dtype=np.uint64),
+        offsets=offsets_from_lengths(np.array([len(row["hashes"]) for row in rows])),
+        weights=np.array([value for row in rows for value in row["weights"]], np.float32) if weighted else None,
     )
 
 
