@@ -7,9 +7,11 @@ A row holds the prompt once and every page that answers a prefix of it::
                           h1 only        (its prompt is longer)
 
 Response tokens attend to the `visible` first places of their row and to earlier places of their own page (`segment`);
-their rotary positions go on from the last visible place, as if the page had been trained alone.
+their rotary positions go on from the last visible place, as if the page had been trained alone. What is known of a page
+alone, its time and with `user_prefix` its user at that time, goes into its own `[PAGE]` token.
 
-Legend: `B` rows, `T` places, `H` history items, `P` pages, `M` response items, `L` levels, `J` places per history item.
+Legend: `B` rows, `T` places, `H` history items, `P` pages, `M` response items, `L` levels, `J` places per history item,
+`U` width of a user vector.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from models.genrec.config import GenRecConfig
 from models.genrec.data import IntArray, SequenceData, Windows, gap_buckets, window_pages
 from models.recommend.interface import RequestBatch
 
+Floats = npt.NDArray[np.float32]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackedBatch:
@@ -41,6 +45,7 @@ class PackedBatch:
         history_places_HJ: Where each history item stands (`J = 1` merged, else `L`).
         history_tokens_HL, history_items_H, history_events_H, history_gaps_H: What stands there.
         page_places_P, page_gaps_P: Where each page starts, and the bucket of its time since the last history item.
+        user_vectors_PU: The user as of each page, `U = 0` without `user_prefix`.
         target_places_ML: The place that predicts code `l` of response item `m`.
         target_codes_ML: The codes to predict, zero-based per level.
         target_weight_M: Loss weight of each response item.
@@ -58,6 +63,7 @@ class PackedBatch:
     history_gaps_H: Tensor
     page_places_P: Tensor
     page_gaps_P: Tensor
+    user_vectors_PU: Tensor
     target_places_ML: Tensor
     target_codes_ML: Tensor
     target_weight_M: Tensor
@@ -115,15 +121,27 @@ def pack_windows(
         response_lengths_P=lengths,
         response_items=data.response_items[response],
         response_events=data.response_events[response],
+        user_vectors_PU=None if data.user_vectors is None else data.user_vectors[pages],
         catalogue=catalogue,
         config=config,
     )
 
 
-def pack_prompts(requests: RequestBatch, catalogue: Catalogue, config: GenRecConfig) -> PackedBatch:
+def pack_prompts(
+    requests: RequestBatch, catalogue: Catalogue, config: GenRecConfig, user_vectors_BU: Floats | None = None
+) -> PackedBatch:
     """Build the prompts of requests: BOS, the newest `max_history` positive items, and an open page.
 
     The `[PAGE]` place of request `b` is `page_places_P[b]`; no target is set.
+
+    Args:
+        requests: `B` requests.
+        catalogue: Semantic IDs.
+        config: Shape of the prompts.
+        user_vectors_BU: Of the requests' users, where `config.user_prefix` asks for them.
+
+    Raises:
+        ValueError: User vectors are missing or of another width.
     """
     positive = np.isin(requests.history_events, schemas.POSITIVE_CODES)
     all_rows = row_numbers(np.diff(requests.history_offsets))
@@ -147,6 +165,7 @@ def pack_prompts(requests: RequestBatch, catalogue: Catalogue, config: GenRecCon
         response_lengths_P=np.zeros(len(requests), dtype=np.int64),
         response_items=none,
         response_events=none,
+        user_vectors_PU=user_vectors_BU,
         catalogue=catalogue,
         config=config,
     )
@@ -161,6 +180,7 @@ def _pack(
     response_lengths_P: IntArray,
     response_items: IntArray,
     response_events: IntArray,
+    user_vectors_PU: Floats | None,
     catalogue: Catalogue,
     config: GenRecConfig,
 ) -> PackedBatch:
@@ -211,6 +231,7 @@ def _pack(
         history_gaps_H=torch.from_numpy(_history_gaps(histories)),
         page_places_P=torch.from_numpy(page_places),
         page_gaps_P=torch.from_numpy(_page_gaps(histories, page_rows, page_times, visible_items_P)),
+        user_vectors_PU=torch.from_numpy(_user_vectors(user_vectors_PU, len(page_rows), config)),
         target_places_ML=torch.from_numpy(target_places.reshape(-1, levels)),
         target_codes_ML=torch.from_numpy(catalogue.codes_NL[response_items].astype(np.int64)),
         target_weight_M=torch.from_numpy(_weights(response_events, config)),
@@ -218,7 +239,20 @@ def _pack(
     )
 
 
-def _weights(response_events: IntArray, config: GenRecConfig) -> npt.NDArray[np.float32]:
+def _user_vectors(user_vectors_PU: Floats | None, pages: int, config: GenRecConfig) -> Floats:
+    expected = (pages, config.user_prefix)
+    if not config.user_prefix:
+        return np.zeros(expected, dtype=np.float32)
+    if user_vectors_PU is None or user_vectors_PU.shape != expected:
+        raise ValueError(
+            f"user_prefix: expected user vectors of shape {list(expected)}, got "
+            f"{'none' if user_vectors_PU is None else list(user_vectors_PU.shape)}; they come from the two-tower run "
+            "that GenRec was trained with, and user_prefix is the width of its vectors"
+        )
+    return user_vectors_PU
+
+
+def _weights(response_events: IntArray, config: GenRecConfig) -> Floats:
     impression = response_events == schemas.EVENT_CODE[schemas.IMPRESSION]
     return np.where(impression, config.impression_weight, 1.0).astype(np.float32)
 

@@ -31,6 +31,9 @@ class GenRecConfig:
     """Token Merger: one prompt token per history item instead of one per semantic-ID level."""
     item_table: bool = True
     """Add a learned vector per item id to its prompt token, from a large embedding table (unseen items: zero)."""
+    user_prefix: int = 0
+    """Width of the two-tower model's user vector, which every page starts from beside its history; 0 = without. GenRec
+    then works only together with the two-tower run it was trained with."""
     max_history: int = 50
     """Newest history items kept in the prompt."""
     objective: str = "page"
@@ -71,6 +74,7 @@ _AT_LEAST = {
     "heads": 1,
     "kv_heads": 1,
     "ffn_width": 1,
+    "user_prefix": 0,
     "max_history": 1,
     "page_items": 1,
     "batch_tokens": 1,

@@ -38,6 +38,7 @@ class SequenceData:
             them came first (the lines of an invoice). Numbers do not decrease.
         response_offsets: `P + 1` offsets.
         dropped: Counts of what was left out, by reason.
+        user_vectors: float32 `[P, user_prefix]`, the page's user as of just before it; None without `user_prefix`.
     """
 
     history_items: IntArray
@@ -52,6 +53,7 @@ class SequenceData:
     response_ties: IntArray
     response_offsets: IntArray
     dropped: dict[str, int]
+    user_vectors: npt.NDArray[np.float32] | None = None
 
     @property
     def pages(self) -> int:
@@ -151,6 +153,7 @@ def split_positives(data: SequenceData) -> SequenceData:
         response_events=data.response_events[kept],
         response_ties=np.arange(len(kept), dtype=np.int64),
         response_offsets=np.arange(len(kept) + 1, dtype=np.int64),
+        user_vectors=None if data.user_vectors is None else data.user_vectors[pages],
     )
 
 

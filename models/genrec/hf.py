@@ -1,7 +1,8 @@
 """Conversion between GenRec's decoder and Hugging Face's `Qwen2ForCausalLM`, both ways.
 
 The decoder, the token embedding and the output head carry over by name. What GenRec adds on the prompt side (merger,
-event, time and item vectors) has no counterpart: feed Hugging Face the result of `GenRec.embed` as `inputs_embeds`.
+event, time, item and user vectors) has no counterpart: feed Hugging Face the result of `GenRec.embed` as
+`inputs_embeds`.
 
 Nothing else in Pagewise needs transformers; `infra/requirements/dev.txt` pins the version the tests run with.
 """

@@ -82,6 +82,11 @@ class GenRec(nn.Module):
         self.page_gap_embedding = nn.Embedding(GAP_BUCKETS, config.width)
         self.dropout = Dropout(config.dropout)
         self._initialise()
+        # Starts at zero, as if there were no user vectors, and is made last: without it nothing else is drawn anew.
+        self.user_projection: nn.Linear | None = None
+        if config.user_prefix:
+            self.user_projection = nn.Linear(config.user_prefix, config.width, bias=False)
+            nn.init.zeros_(self.user_projection.weight)
         if config.item_table:
             self.tables = tables if tables is not None else PlainTables(self.table_specs(config, items))
         if config.tie_embeddings:
@@ -117,7 +122,11 @@ class GenRec(nn.Module):
         return rotation(positions_BT, self.config.width // self.config.heads, self.config.rope_theta)
 
     def embed(self, batch: PackedBatch) -> Tensor:
-        """Return the input vectors `[B, T, D]`: tokens, merged history items with event, time and item vectors."""
+        """Return the input vectors `[B, T, D]`: tokens, merged history items with event, time and item vectors.
+
+        With `user_prefix` a page's `[PAGE]` token holds its user's vector too, through a small projection: the soft
+        token of E2P (arXiv 2505.17051), one per page, since many pages share a history.
+        """
         rows, places = batch.tokens_BT.shape
         x = F.embedding(batch.tokens_BT.view(-1), self.model.embed_tokens.weight)
         # Without any history too: sharded tables answer only when every process asks.
@@ -127,6 +136,8 @@ class GenRec(nn.Module):
         places_H = batch.history_places_HJ.reshape(-1)
         x = x.index_copy(0, places_H, vectors_HJD.reshape(-1, x.shape[1]).to(x.dtype))
         x = x.index_add(0, batch.page_places_P, self._gap_vectors(self.page_gap_embedding, batch.page_gaps_P))
+        if self.user_projection is not None:
+            x = x.index_add(0, batch.page_places_P, self.user_projection(batch.user_vectors_PU).to(x.dtype))
         return x.view(rows, places, -1)
 
     def level_logits(self, hidden_D: Tensor, level: int) -> Tensor:

@@ -13,11 +13,11 @@ from torch import Tensor
 from features.semantic_ids import Catalogue
 from kernels.jagged import columns, concat_ranges, row_numbers
 from kernels.trie import Trie
-from models.genrec.batch import pack_prompts
+from models.genrec.batch import PackedBatch, pack_prompts
 from models.genrec.config import DecodeConfig
 from models.genrec.decode import beam_search, hallucination_share, unconstrained_search
 from models.genrec.model import GenRec
-from models.recommend.interface import NO_ITEM, Candidates, RequestBatch
+from models.recommend.interface import NO_ITEM, Candidates, RequestBatch, UserEncoder
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -29,19 +29,28 @@ class GenRecRetriever:
         model: Trained on semantic IDs of the same generation as `catalogue`.
         catalogue: Items and semantic IDs.
         config: Beams and batch size.
+        users: The two-tower model it was trained with, for a model with `user_prefix`.
 
     Raises:
-        ValueError: Model and catalogue speak different vocabularies.
+        ValueError: Model and catalogue speak different vocabularies, or the two-tower model is missing.
     """
 
     name = "genrec"
 
-    def __init__(self, model: GenRec, catalogue: Catalogue, config: DecodeConfig) -> None:
+    def __init__(
+        self, model: GenRec, catalogue: Catalogue, config: DecodeConfig, users: UserEncoder | None = None
+    ) -> None:
         if model.vocabulary != catalogue.vocabulary:
             raise ValueError(
                 f"GenRec was trained on codes {model.vocabulary.codes_per_level} per level, the catalogue has "
                 f"{catalogue.vocabulary.codes_per_level}; use the semantic-ID generation the model was trained on"
             )
+        if model.config.user_prefix and users is None:
+            raise ValueError(
+                f"GenRec was trained with user vectors of width {model.config.user_prefix}; expected the two-tower "
+                "model that made them, got none"
+            )
+        self.users = users if model.config.user_prefix else None
         self.model = model.eval()
         self.catalogue = catalogue
         self.config = config
@@ -66,7 +75,7 @@ class GenRecRetriever:
         sids = torch.from_numpy(self.catalogue.sids_SL)
         for start in range(0, len(requests), self.config.batch_size):
             rows = np.arange(start, min(start + self.config.batch_size, len(requests)))
-            prompts = pack_prompts(requests.take(rows), self.catalogue, self.model.config)
+            prompts = self._prompts(requests.take(rows))
             codes_BKL, _ = unconstrained_search(self.model, prompts, beams)
             shares.append(hallucination_share(codes_BKL, sids, self.catalogue.vocabulary.codes_per_level))
             sizes.append(len(rows))
@@ -74,9 +83,13 @@ class GenRecRetriever:
 
     def _decode(self, requests: RequestBatch, k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         excluded_BN = self._excluded(requests)
-        prompts = pack_prompts(requests, self.catalogue, self.model.config)
+        prompts = self._prompts(requests)
         found = beam_search(self.model, prompts, self.trie, max(k, self.config.beams), self._allowed(excluded_BN))
         return self._expand(found.sids_BK.numpy(), found.scores_BK.numpy(), excluded_BN, k)
+
+    def _prompts(self, requests: RequestBatch) -> PackedBatch:
+        vectors_BU = None if self.users is None else self.users.user_vectors(requests, self.catalogue)
+        return pack_prompts(requests, self.catalogue, self.model.config, vectors_BU)
 
     def _excluded(self, requests: RequestBatch) -> BoolArray:
         """Mark what each request must not get; columns are places in `catalogue.items`, grouped by semantic ID."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -31,14 +32,16 @@ def one_page_windows(data: SequenceData, windows: Windows, levels: int, merged: 
     )
 
 
+@pytest.mark.parametrize("prefix", [0, 5])
 @pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize("objective", ["page", "point"])
 @pytest.mark.parametrize("seed", range(3))
-def test_packed_loss_and_gradients_equal_page_by_page(seed: int, objective: str, merge: bool) -> None:
+def test_packed_loss_and_gradients_equal_page_by_page(seed: int, objective: str, merge: bool, prefix: int) -> None:
     rng = np.random.default_rng(seed)
     catalogue = make_catalogue(rng)
-    model = make_model(catalogue, objective=objective, merge_history=merge)
+    model = make_model(catalogue, objective=objective, merge_history=merge, user_prefix=prefix)
     table = sequences_from_table(make_sequences(rng, catalogue), catalogue, model.config)
+    table = dataclasses.replace(table, user_vectors=rng.normal(size=(table.pages, prefix)).astype(np.float32))
     data = draw_responses(table, model.config, rng)
     windows = make_windows(data, model.config, 3, max_response_tokens=24)
     everything = np.arange(len(windows))
@@ -48,6 +51,7 @@ def test_packed_loss_and_gradients_equal_page_by_page(seed: int, objective: str,
     loss, diagnostics = model(batch)
     loss.backward()
     packed = {name: p.grad.to_dense().clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert ("user_projection.weight" in packed) == (prefix > 0)
     model.zero_grad()
 
     alone = one_page_windows(data, windows, 3, merge)
