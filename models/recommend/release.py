@@ -46,7 +46,8 @@ from models.recommend.rules import CatalogueFacts
 from models.tokenizer.bundle import ROOT as SEMANTIC_IDS
 from models.tokenizer.bundle import Bundle
 from models.training.export import load_weights
-from models.training.genrec_run import WEIGHTS, GenRecRun, load_genrec, run_folder
+from models.training.genrec_run import KIND, GenRecRun, load_genrec
+from models.training.runs import WEIGHTS, Runs
 from models.training.tracking import code_version
 
 LATEST, CONFIG, GOLDEN = "LATEST", "config.json", "golden.json"
@@ -233,7 +234,7 @@ def _copy_genrec(workspace: Workspace, name: str, generation: str, folder: Path)
     if run.generation != generation:
         raise _mixed(run.generation, generation)
     (folder / GENREC_WEIGHTS).parent.mkdir()
-    shutil.copyfile(run_folder(workspace, name) / WEIGHTS, folder / GENREC_WEIGHTS)
+    shutil.copyfile(Runs(workspace, KIND).folder(name) / WEIGHTS, folder / GENREC_WEIGHTS)
     _write_json(folder / GENREC_CONFIG, run.to_json())
 
 

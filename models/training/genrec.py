@@ -5,10 +5,8 @@ Under `torchrun` every process calls `train_genrec`; the first one evaluates alo
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from features.schemas import VALIDATION
 from features.semantic_ids import Catalogue
 from features.workspace import Workspace
 from models.genrec.config import DecodeConfig, GenRecConfig
-from models.genrec.data import SequenceData, load_sequences
+from models.genrec.data import load_sequences
 from models.genrec.model import GenRec
 from models.genrec.source import PackedSource
 from models.metrics import ranking_metrics
@@ -27,27 +25,16 @@ from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.requests import EvaluationCases, requests_from_sequences
 from models.tokenizer.bundle import Bundle
 from models.training.config import TrainConfig
-from models.training.genrec_run import (
-    ROOT,
-    STEPS,
-    TRACKED,
-    GenRecRun,
-    is_finished,
-    load_genrec,
-    point_to,
-    read_report,
-    run_folder,
-    write_run,
-)
-from models.training.loop import Evaluate, train
+from models.training.genrec_run import KIND, GenRecRun, load_genrec
+from models.training.loop import Evaluate
 from models.training.position import TrainReport
-from models.training.processes import barrier, rank, world_size
-from models.training.tracking import Tracker, code_version
+from models.training.publish import train_and_publish
+from models.training.runs import Runs
+from models.training.streams import CASES, ORDER, stream_seed
+from models.training.tracking import code_version
 
 __all__ = ["GenRecRun", "GenRecTraining", "load_genrec", "train_genrec"]
 
-_CASES, _ORDER, _WEIGHTS, _DROPOUT = range(4)
-"""Named streams of random numbers."""
 VALIDATED_AT = 10
 """Length of the lists that validation measures."""
 
@@ -106,7 +93,6 @@ def train_genrec(
         FileNotFoundError: A table or the semantic IDs are missing.
         ValueError: No training page remains, or the data make fewer batches than there are processes.
     """
-    say = progress or (lambda line: None)
     bundle = Bundle.load(workspace, generation)
     catalogue = catalogue_of(bundle, workspace)
     data = load_sequences(workspace, catalogue, model_config)
@@ -121,69 +107,34 @@ def train_genrec(
         sequences=workspace.table("sequences").manifest().fingerprint,
         code_version=code_version(),
     )
-    tracking: list[str] = []
-    if is_finished(workspace, run.name):
-        say(f"run {run.name} is finished already")
-        if rank() == 0:
-            point_to(workspace, run.name)
-            shutil.rmtree(run_folder(workspace, run.name) / STEPS, ignore_errors=True)  # killed at its very end
-    else:
-        tracking = _train(workspace, run, data, catalogue, track, tracking_uri, say)
+    tracking = train_and_publish(
+        workspace,
+        KIND,
+        run.name,
+        config=run.to_json(),
+        build=lambda: _build(run),
+        source=lambda rank, world_size: PackedSource(
+            data, catalogue, model_config, seed=stream_seed(seed, ORDER), rank=rank, world_size=world_size
+        ),
+        train_config=train_config,
+        seed=seed,
+        evaluate=lambda model: _validation(workspace, run, model, catalogue, progress or (lambda line: None)),
+        tags={"semantic_ids": run.generation, "catalogue": run.catalogue, "sequences": run.sequences},
+        track=track,
+        tracking_uri=tracking_uri,
+        progress=progress,
+    )
+    runs = Runs(workspace, KIND)
     return GenRecTraining(
         run=run.name,
-        folder=str(run_folder(workspace, run.name)),
+        folder=str(runs.folder(run.name)),
         generation=run.generation,
         pages=data.pages,
         dropped=data.dropped,
         parameters=_parameters(run),
-        train=read_report(workspace, run.name),
+        train=runs.read_report(run.name),
         tracking=tracking,
     )
-
-
-def _train(
-    workspace: Workspace,
-    run: GenRecRun,
-    data: SequenceData,
-    catalogue: Catalogue,
-    track: bool,
-    tracking_uri: str | None,
-    say: Callable[[str], None],
-) -> list[str]:
-    """Train and publish a run; return where it is tracked."""
-    # TorchRec takes seconds to import, and who only loads a model does not need it.
-    from models.training.distributed import process_group
-    from models.training.export import full_state
-
-    with process_group(torch.device("cpu")), contextlib.ExitStack() as stack:
-        tracker = None
-        if track and rank() == 0:
-            tracker = stack.enter_context(_tracked(workspace, run, tracking_uri))
-            for line in tracker.lines():
-                say(line)
-        source = PackedSource(
-            data, catalogue, run.model, seed=_seed(run.seed, _ORDER), rank=rank(), world_size=world_size()
-        )
-        model = _build(run)
-        report = train(
-            model,
-            source,
-            run.train,
-            checkpoints=run_folder(workspace, run.name) / STEPS,
-            seed=_seed(run.seed, _DROPOUT),
-            tracker=tracker,
-            evaluate=_validation(workspace, run, model, catalogue, say),
-            progress=say,
-        )
-        weights = full_state(model)
-        if rank() == 0:
-            write_run(workspace, run, weights, report)
-            # A finished run is never resumed: other options make another run.
-            shutil.rmtree(run_folder(workspace, run.name) / STEPS)
-        if tracker is not None:
-            tracker.text("\n".join(report.lines()), "training.txt")
-        barrier()
-        return tracker.lines() if tracker is not None else []
 
 
 def _parameters(run: GenRecRun) -> int:
@@ -194,7 +145,6 @@ def _parameters(run: GenRecRun) -> int:
 def _build(run: GenRecRun) -> GenRec:
     from models.training.tables import TorchRecTables
 
-    torch.manual_seed(_seed(run.seed, _WEIGHTS))
     specs = GenRec.table_specs(run.model, run.items)
     return run.build(TorchRecTables(specs) if specs else None)
 
@@ -208,7 +158,7 @@ def _validation(
     except ValueError as error:
         say(f"no validation, the last weights will be used: {error}")
         return None
-    rng = np.random.default_rng([run.seed, _CASES])
+    rng = np.random.default_rng([run.seed, CASES])
     count = min(len(cases), run.train.validation_pages)
     cases = cases.take(np.sort(rng.choice(len(cases), count, replace=False)))
     retriever = GenRecRetriever(model, catalogue, DecodeConfig(beams=2 * VALIDATED_AT))
@@ -223,25 +173,3 @@ def _metrics(retriever: GenRecRetriever, cases: EvaluationCases) -> dict[str, fl
     items_BK = retriever.retrieve(cases.requests, VALIDATED_AT).items_BK
     values = ranking_metrics(items_BK, cases.relevant_items, cases.relevant_offsets, ks=(VALIDATED_AT,))
     return {name: float(values_B.mean()) for name, values_B in values.items()}
-
-
-@contextlib.contextmanager
-def _tracked(workspace: Workspace, run: GenRecRun, uri: str | None) -> Iterator[Tracker]:
-    """Open the run's MLflow run, the earlier one if this is a resumption."""
-    note = run_folder(workspace, run.name) / TRACKED
-    tags = {
-        "semantic_ids": run.generation,
-        "catalogue": run.catalogue,
-        "sequences": run.sequences,
-        "checkpoint_run": run.name,
-    }
-    earlier = note.read_text() if note.exists() else None
-    with Tracker(workspace, "genrec", run.name, tags=tags, uri=uri, earlier_run=earlier) as tracker:
-        workspace.write_bytes(tracker.run_id.encode(), *ROOT, run.name, TRACKED)
-        tracker.parameters({"genrec": run.to_json()["model"], "train": run.to_json()["train"], "seed": run.seed})
-        yield tracker
-
-
-def _seed(seed: int, stream: int) -> int:
-    """Return the seed of a named stream."""
-    return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])

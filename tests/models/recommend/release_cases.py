@@ -16,9 +16,10 @@ from models.tokenizer.build import build_bundle
 from models.tokenizer.bundle import Bundle
 from models.tokenizer.config import SemanticIdConfig
 from models.training.config import TrainConfig
-from models.training.export import full_state
-from models.training.genrec_run import GenRecRun, write_run
+from models.training.export import full_state, weights_bytes
+from models.training.genrec_run import KIND, GenRecRun
 from models.training.position import TrainReport
+from models.training.runs import WEIGHTS, Runs
 
 DAY = 86_400_000
 ITEM_COUNT, USERS = 12, 10
@@ -115,7 +116,7 @@ def make_genrec(workspace: Workspace, seed: int = 0, generation: str | None = No
     with torch.no_grad():
         for parameter in model.parameters():  # far from ties, whatever the rounding
             parameter.normal_(std=0.5)
-    write_run(workspace, run, full_state(model), UNTRAINED)
+    Runs(workspace, KIND).write(run.name, run.to_json(), {WEIGHTS: weights_bytes(full_state(model))}, UNTRAINED)
     return run.name
 
 

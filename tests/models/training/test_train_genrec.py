@@ -6,7 +6,8 @@ import torch
 
 from features.workspace import Workspace
 from models.training.genrec import load_genrec, train_genrec
-from models.training.genrec_run import MissingRunError, run_folder
+from models.training.genrec_run import KIND
+from models.training.runs import MissingRunError, Runs
 
 pytestmark = pytest.mark.integration
 
@@ -59,7 +60,7 @@ def test_time_gaps_that_training_never_met_stay_zero(shop):
 def test_the_same_training_is_found_and_not_repeated(genrec_worker, shop):
     workspace, training, _ = shop
     told = []
-    steps = run_folder(workspace, training.run) / "steps"
+    steps = Runs(workspace, KIND).folder(training.run) / "steps"
     steps.mkdir()  # as where it was killed after its last write
     again = train(genrec_worker, workspace, progress=told.append)
     assert not steps.exists()
@@ -78,7 +79,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(genrec_worker, shop
     told = []
     train(genrec_worker, broken, progress=told.append)
     assert "resumed at step 36 of 108" in told
-    folders = [run_folder(place, training.run) for place in (workspace, broken)]
+    folders = [Runs(place, KIND).folder(training.run) for place in (workspace, broken)]
     assert (folders[0] / "weights.safetensors").read_bytes() == (folders[1] / "weights.safetensors").read_bytes()
     assert not (folders[1] / "steps").exists()
 
@@ -117,7 +118,7 @@ def test_a_run_that_is_not_there(shop):
 def test_damaged_weights_are_refused(shop, tmp_path):
     shutil.copytree(shop[0].root, tmp_path / "damaged")
     workspace = Workspace(tmp_path / "damaged")
-    weights = run_folder(workspace, shop[1].run) / "weights.safetensors"
+    weights = Runs(workspace, KIND).folder(shop[1].run) / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(ValueError, match=r"weights\.safetensors is damaged"):
         load_genrec(workspace)
