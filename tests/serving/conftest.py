@@ -60,4 +60,4 @@ def store(workspace: Workspace) -> Iterator[RedisStore]:
 
 @pytest.fixture
 def service(release: Release, store: RedisStore) -> RecommendService:
-    return RecommendService(release, store, history_length=STORE.history_length, arm="champion", seed=1)
+    return RecommendService(release, store, history_length=STORE.history_length, arm="champion")

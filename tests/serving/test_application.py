@@ -18,7 +18,7 @@ from features.workspace import Workspace
 from serving.config import ServeConfig
 from serving.run import ServiceError, start_background
 
-CONFIG = ServeConfig(port=0, max_batch=8, batch_wait_ms=50, request_timeout_s=60, seed=1)
+CONFIG = ServeConfig(port=0, max_batch=8, batch_wait_ms=50, request_timeout_s=60)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.recommend.fusion import fuse
+from models.recommend.fusion import fuse, rerank
 from models.recommend.interface import NO_ITEM, Candidates
 
 
@@ -45,6 +45,24 @@ def test_a_list_that_says_nothing_takes_no_share():
 def test_no_list_says_anything():
     fused = fuse([ranked("a", [[]], 1)], weights=[1.0], rrf_k=60, limit=2)
     assert fused.items_BF.tolist() == [[NO_ITEM, NO_ITEM]]
+
+
+def test_reranking_adds_a_damped_rank_to_each_score_and_orders_anew():
+    fused = fuse([ranked("a", [[7, 3, 5], [4]], 3)], weights=[1.0], rrf_k=0.0, limit=4)  # scores 1, 1/2, 1/3
+    scores_BF = np.array([[0.1, 0.9, 0.5, -np.inf], [0.3, -np.inf, -np.inf, -np.inf]], dtype=np.float32)
+    again = rerank(fused, scores_BF, "ranker", weight=2.0, rrf_k=0.0)  # ranks 3, 1, 2
+    assert again.items_BF.tolist() == [[3, 7, 5, NO_ITEM], [4, NO_ITEM, NO_ITEM, NO_ITEM]]
+    assert again.scores_BF[0] == pytest.approx([(1 / 2 + 2) / 3, (1 + 2 / 3) / 3, (1 / 3 + 2 / 2) / 3, 0])
+    assert again.sources == ("a", "ranker")
+    np.testing.assert_allclose(again.parts_BFR[0, 0], [1 / 2 / 3, 2 / 3])
+    np.testing.assert_allclose(again.parts_BFR.sum(axis=2), again.scores_BF, rtol=1e-6)
+    assert again.scores_BF[1].tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_equal_scores_of_a_ranker_keep_the_order_of_the_fusion():
+    fused = fuse([ranked("a", [[7, 3, 5]], 3)], weights=[1.0], rrf_k=60.0, limit=3)
+    again = rerank(fused, np.zeros((1, 3), dtype=np.float32), "ranker", weight=1.0, rrf_k=60.0)
+    assert again.items_BF.tolist() == [[7, 3, 5]]
 
 
 rows = st.lists(st.integers(0, 9), max_size=6, unique=True)

@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from models.recommend.policy import NO_CHOICE, Policy
+from models.recommend.policy import NO_CHOICE, Policy, uniform_numbers
 
 SCORES_K = np.array([1.0, 0.5, 0.25, -1.0])
 POLICIES = [
@@ -42,7 +43,7 @@ def test_all_ordered_pages_together_have_probability_one(policy, slots):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_logged_propensities_are_what_log_prob_says(policy):
     scores_BK, eligible_BK = repeated(SCORES_K, [True] * 4, 50)
-    choice_BP, propensity_BP = policy.draw(scores_BK, eligible_BK, 3, np.random.default_rng(1))
+    choice_BP, propensity_BP = policy.draw(scores_BK, eligible_BK, np.random.default_rng(1).random((50, 3)))
     np.testing.assert_allclose(np.exp(policy.log_prob(scores_BK, eligible_BK, choice_BP)), propensity_BP)
     assert all(len(set(page)) == 3 for page in choice_BP.tolist())
 
@@ -51,7 +52,7 @@ def test_logged_propensities_are_what_log_prob_says(policy):
 def test_frequencies_of_ordered_pages_follow_the_propensities(policy):
     draws = 20_000
     scores_BK, eligible_BK = repeated(SCORES_K[:3], [True] * 3, draws)
-    choice_BP, _ = policy.draw(scores_BK, eligible_BK, 2, np.random.default_rng(7))
+    choice_BP, _ = policy.draw(scores_BK, eligible_BK, uniform_numbers(np.arange(draws, dtype=np.uint64), 2))
     pages = np.array(list(itertools.permutations(range(3), 2)))
     log_BP = policy.log_prob(*repeated(SCORES_K[:3], [True] * 3, len(pages)), pages)
     expected = draws * np.exp(log_BP.sum(axis=1))
@@ -64,7 +65,7 @@ def test_frequencies_of_ordered_pages_follow_the_propensities(policy):
 def test_greedy_takes_the_best_with_certainty_and_the_first_of_equals():
     policy = Policy(epsilon=0.0, temperature=0.0)
     scores_BK = np.array([[0.1, 0.9, 0.9, 0.5]])
-    choice_BP, propensity_BP = policy.draw(scores_BK, np.ones((1, 4), dtype=bool), 4, np.random.default_rng(0))
+    choice_BP, propensity_BP = policy.draw(scores_BK, np.ones((1, 4), dtype=bool), np.full((1, 4), 0.9))
     assert choice_BP.tolist() == [[1, 2, 3, 0]]
     assert propensity_BP.tolist() == [[1.0, 1.0, 1.0, 1.0]]
 
@@ -72,7 +73,7 @@ def test_greedy_takes_the_best_with_certainty_and_the_first_of_equals():
 def test_slots_without_eligible_candidates_stay_empty():
     policy = Policy(epsilon=0.1, temperature=1.0)
     eligible_BK = np.array([[False, True, False], [False, False, False]])
-    choice_BP, propensity_BP = policy.draw(np.zeros((2, 3)), eligible_BK, 2, np.random.default_rng(0))
+    choice_BP, propensity_BP = policy.draw(np.zeros((2, 3)), eligible_BK, np.full((2, 2), 0.5))
     assert choice_BP.tolist() == [[1, NO_CHOICE], [NO_CHOICE, NO_CHOICE]]
     assert propensity_BP.tolist() == [[1.0, 1.0], [1.0, 1.0]]
     assert policy.log_prob(np.zeros((2, 3)), eligible_BK, choice_BP).sum() == 0.0
@@ -93,6 +94,32 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"epsilon: expected 0 to 1, got 1\.5; temperature: .* got -1"):
         Policy(epsilon=1.5, temperature=-1)
     with pytest.raises(ValueError, match=r"of one shape \[B, K\], got \(1, 2\) and \(1, 3\)"):
-        POLICIES[0].draw(np.zeros((1, 2)), np.ones((1, 3), dtype=bool), 1, np.random.default_rng(0))
+        POLICIES[0].draw(np.zeros((1, 2)), np.ones((1, 3), dtype=bool), np.zeros((1, 1)))
     with pytest.raises(ValueError, match="expected finite numbers"):
-        POLICIES[0].draw(np.array([[np.nan]]), np.ones((1, 1), dtype=bool), 1, np.random.default_rng(0))
+        POLICIES[0].draw(np.array([[np.nan]]), np.ones((1, 1), dtype=bool), np.zeros((1, 1)))
+
+
+def test_a_uniform_number_chooses_the_candidate_whose_share_it_falls_into():
+    policy = Policy(epsilon=1.0, temperature=0.0)  # four shares of a quarter, then three of a third
+    uniform_BP = np.array([[0.0, 0.0], [0.24, 0.34], [0.25, 0.99], [0.999, 0.5]])
+    choice_BP, _ = policy.draw(*repeated(SCORES_K, [True] * 4, 4), uniform_BP)
+    assert choice_BP.tolist() == [[0, 1], [0, 2], [1, 3], [3, 1]]
+
+
+def test_uniform_numbers_fill_the_unit_interval_evenly_and_slots_know_nothing_of_each_other():
+    uniform_BP = uniform_numbers(np.arange(20_000, dtype=np.uint64), 3)
+    assert uniform_BP.min() >= 0
+    assert uniform_BP.max() < 1
+    for slot in range(3):
+        assert scipy.stats.kstest(uniform_BP[:, slot], "uniform").pvalue > 0.001
+    assert np.abs(np.corrcoef(uniform_BP.T) - np.eye(3)).max() < 0.03
+
+
+def test_uniform_numbers_depend_on_seed_and_slot_only():
+    seeds_B = np.array([7, 2**64 - 1, 7, 0], dtype=np.uint64)
+    together_BP = uniform_numbers(seeds_B, 4)
+    for row, seed in enumerate(seeds_B):
+        assert uniform_numbers(np.array([seed]), 4)[0].tolist() == together_BP[row].tolist()
+    assert together_BP[0].tolist() == together_BP[2].tolist() != together_BP[1].tolist()
+    np.testing.assert_array_equal(uniform_numbers(seeds_B, 2), together_BP[:, :2])
+    assert uniform_numbers(seeds_B[:0], 4).shape == (0, 4)

@@ -8,8 +8,9 @@ import scipy.sparse as sp
 from recommend_cases import NOON, BrokenRetriever, ListRetriever, batch, small_catalogue, small_facts
 
 from models.recommend.config import RecommendConfig
+from models.recommend.interface import NO_ITEM, RequestBatch
 from models.recommend.policy import Policy
-from models.recommend.recommender import Recommender, RetrievalError
+from models.recommend.recommender import Recommender, RetrievalError, request_seeds
 from models.recommend.retrievers import TransitionsRetriever
 from models.recommend.rules import Filters
 
@@ -102,7 +103,7 @@ def test_candidates_raise_what_pages_would_replace():
 
 def test_logged_propensities_can_be_recomputed_from_the_logged_page():
     maker = recommender(epsilon=0.5, temperature=0.05)
-    for page in maker.pages(batch([[0]] * 20), page_size=2, rng=np.random.default_rng(3)):
+    for page in maker.pages(batch([[0]] * 20), page_size=2, seeds_B=np.arange(20, dtype=np.uint64)):
         choice_BP = np.array([[page.candidates.index(item) for item in page.items]])
         scores_BK = np.array([page.candidate_scores], dtype=np.float32)
         log_BP = Policy(epsilon=0.5, temperature=0.05).log_prob(scores_BK, np.ones(scores_BK.shape, bool), choice_BP)
@@ -111,15 +112,73 @@ def test_logged_propensities_can_be_recomputed_from_the_logged_page():
 
 def test_exploration_changes_pages_and_a_seed_repeats_them():
     maker = recommender(epsilon=1.0)
-    pages = [maker.pages(batch([[0]] * 10), 2, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    pages = [maker.pages(batch([[0]] * 10), 2, seed + np.arange(10, dtype=np.uint64)) for seed in (0, 0, 10)]
     assert pages[0] == pages[1] != pages[2]
     assert pages[0][0].propensities == pytest.approx([1 / 3, 1 / 2])
+
+
+def test_exploring_pages_are_those_of_single_requests_and_the_start_of_longer_ones():
+    maker, seeds_B = recommender(epsilon=0.8, temperature=0.1), request_seeds(["a", "b", "c"])
+    together = maker.pages(batch([[0], [], [2, 1]]), 3, seeds_B)
+    alone = [maker.pages(batch([history]), 3, seeds_B[[row]])[0] for row, history in enumerate(([0], [], [2, 1]))]
+    assert together == alone
+    shorter = maker.pages(batch([[0], [], [2, 1]]), 1, seeds_B)
+    assert [page.items for page in shorter] == [page.items[:1] for page in together]
 
 
 @pytest.mark.parametrize("size", [0, 51])
 def test_a_page_size_out_of_bounds_is_refused(size):
     with pytest.raises(ValueError, match=f"page_size: expected 1 to 50, got {size}"):
         recommender().pages(batch([[0]]), page_size=size)
+
+
+class FixedRanker:
+    """Scores every item by its number, the highest first; breaks where it is told to."""
+
+    name = "ranker"
+
+    def __init__(self, broken: bool = False) -> None:
+        self.broken = broken
+
+    def score(self, requests: RequestBatch, items_BK: np.ndarray) -> np.ndarray:
+        if self.broken:
+            raise RuntimeError("no weights")
+        return np.where(items_BK == NO_ITEM, -np.inf, items_BK).astype(np.float32)
+
+
+def ranking(ranker: FixedRanker, **options: Any) -> Recommender:
+    config = RecommendConfig(**options)
+    return Recommender(small_catalogue(), (GENREC, TRANSITIONS, POPULAR), config, small_facts(), ranker)
+
+
+def test_a_ranker_orders_the_candidates_and_is_no_source_of_them():
+    page = ranking(FixedRanker(), ranker_weight=3.0).pages(batch([[0]]), page_size=3)[0]
+    # the fusion says i1, i2, i3 (see the first test), the ranker i3, i2, i1
+    shares = np.array([1, 1, 0.01]) / 2.01
+    fused = [shares @ [61 / 62, 1, 61 / 62], shares @ [1, 0, 61 / 63], shares @ [0, 0, 1]]
+    expected = {
+        "i1": (fused[0] + 3 * 61 / 63) / 4,
+        "i2": (fused[1] + 3 * 61 / 62) / 4,
+        "i3": (fused[2] + 3 * 61 / 61) / 4,
+    }
+    assert dict(zip(page.items, page.scores, strict=True)) == pytest.approx(expected)
+    assert page.scores == sorted(page.scores, reverse=True)
+    assert dict(zip(page.items, page.sources, strict=True)) == {"i1": "transitions", "i2": "genrec", "i3": "popular"}
+    for parts, score in zip(page.parts, page.scores, strict=True):
+        assert list(parts) == ["genrec", "transitions", "popular", "ranker"]
+        assert sum(parts.values()) == pytest.approx(score)
+
+
+def test_a_ranker_that_is_much_heavier_than_the_retrievers_decides():
+    maker = ranking(FixedRanker(), ranker_weight=100.0)
+    assert maker.pages(batch([[0], []]), page_size=3)[0].items == ["i3", "i2", "i1"]
+    assert maker.ranked(batch([[0]]), 3).items_BK.tolist() == [[3, 2, 1]]
+
+
+@pytest.mark.parametrize(("broken", "weight"), [(True, 1.0), (False, 0.0)])
+def test_without_the_ranker_the_order_of_the_fusion_stands(broken, weight):
+    pages = ranking(FixedRanker(broken), ranker_weight=weight).pages(batch([[0], []]), page_size=3)
+    assert pages == recommender().pages(batch([[0], []]), page_size=3)
 
 
 def transitions(weights: dict[tuple[int, int], float]) -> TransitionsRetriever:
@@ -145,7 +204,7 @@ def test_popular_items_behind_the_transitions_count_as_popular():
 
 def test_nonsense_is_refused():
     with pytest.raises(
-        ValueError, match=r"distinct ones of genrec, transitions, popular with popular, got \['genrec'\]"
+        ValueError, match=r"distinct ones of genrec, transitions, two_tower, popular with popular, got \['genrec'\]"
     ):
         recommender(GENREC)
     with pytest.raises(ValueError, match=r"page_size: expected at most max_page_size = 5, got 6; epsilon: .* got 2"):
