@@ -203,7 +203,8 @@ TABLES: dict[str, pa.Schema] = {
     "item_statistics": ITEM_STATISTICS,
     "transitions": TRANSITIONS,
 }
-"""Every table of a workspace by name. `import_rejects` is written by importers, `dead_letters` by `validate`."""
+"""Every table of a workspace by name, but those whose columns are features (`features.definitions.feature_schemas`).
+`import_rejects` is written by importers, `dead_letters` by `validate`."""
 
 
 def schema_hash(schema: pa.Schema) -> str:

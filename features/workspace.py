@@ -13,7 +13,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from features.definitions import Feature, feature_schemas
 from features.schemas import TABLES, schema_hash
 
 MANIFEST = "manifest.json"
@@ -113,11 +114,17 @@ class Workspace:
             )
         return Path(self.path(*parts))
 
-    def table(self, name: str) -> Table:
-        """Return the handle of a table of `features.schemas.TABLES`; nothing is read yet."""
-        if name not in TABLES:
-            raise ValueError(f"unknown table {name!r}; known tables: {', '.join(sorted(TABLES))}")
-        return Table(self, name)
+    def table(self, name: str, features: Sequence[Feature] | None = None) -> Table:
+        """Return the handle of a table of `features.schemas.TABLES` or of features; nothing is read yet.
+
+        Args:
+            name: Its name.
+            features: Of which the columns of a table of features are, default `features.definitions.FEATURES`.
+        """
+        schemas = {**TABLES, **feature_schemas(features)}
+        if name not in schemas:
+            raise ValueError(f"unknown table {name!r}; known tables: {', '.join(sorted(schemas))}")
+        return Table(self, name, schemas[name])
 
     def read_bytes(self, *parts: str) -> bytes:
         """Read a whole file below the root."""
@@ -132,10 +139,10 @@ class Workspace:
 class Table:
     """A named table of a workspace: `write_part` any number of times, anywhere, then `commit` once."""
 
-    def __init__(self, workspace: Workspace, name: str) -> None:
+    def __init__(self, workspace: Workspace, name: str, schema: pa.Schema) -> None:
         self.workspace = workspace
         self.name = name
-        self.schema: pa.Schema = TABLES[name]
+        self.schema = schema
 
     @property
     def root(self) -> str:

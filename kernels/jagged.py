@@ -62,3 +62,18 @@ def columns(lengths: npt.NDArray[np.integer]) -> IntArray:
         [0, 1, 2, 0]
     """
     return concat_ranges(np.zeros(len(lengths), dtype=np.int64), lengths)
+
+
+def run_starts(*sorted_keys: npt.NDArray[np.generic]) -> IntArray:
+    """Return where each run of equal key tuples begins, in columns that lie sorted by them.
+
+    Example:
+        >>> run_starts(np.array([4, 4, 7]), np.array([1, 2, 2])).tolist()
+        [0, 1, 2]
+    """
+    size = len(sorted_keys[0])
+    begins = np.zeros(size, dtype=bool)
+    begins[:1] = True
+    for column in sorted_keys:
+        begins[1:] |= column[1:] != column[:-1]
+    return np.flatnonzero(begins)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.columns import Columns, IdColumn
+from features.events import category_prefixes
 
 ITEM_ID, CATEGORY, BRAND, TITLE, LOG_PRICE = "item_id", "category", "brand", "title", "log_price"
 ATTRIBUTE = "attribute."
@@ -39,20 +40,6 @@ def item_columns(items: pa.Table) -> Columns:
     }
     price_N = items.column("price").cast(pa.float64()).to_numpy()
     return Columns(rows=items.num_rows, ids=ids, numbers={LOG_PRICE: np.log1p(price_N).astype(np.float32)})
-
-
-def category_prefixes(paths: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Return every prefix of each path, root first.
-
-    Example:
-        >>> category_prefixes(pa.array([["Home", "Kitchen"], None])).to_pylist()
-        [['Home', 'Home/Kitchen'], []]
-    """
-    prefixes = []
-    for path in paths.to_pylist():
-        known = [part for part in path or () if part is not None]
-        prefixes.append(["/".join(known[: depth + 1]) for depth in range(len(known))])
-    return pa.array(prefixes, pa.list_(pa.string()))
 
 
 def title_words(titles: pa.ChunkedArray | pa.Array) -> pa.Array:

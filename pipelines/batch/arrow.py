@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kernels.hashing import hash_strings
+from kernels.jagged import run_starts
 
 DAY_MS = 86_400_000
 Ints = npt.NDArray[np.int64]
@@ -58,16 +59,6 @@ def split_by(rows: pa.Table, keys: Ints) -> Iterator[tuple[int, pa.Table]]:
     starts = run_starts(sorted_keys)
     for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True):
         yield int(sorted_keys[start]), ordered.slice(start, stop - start)
-
-
-def run_starts(*sorted_keys: npt.NDArray[np.generic]) -> Ints:
-    """Return where each run of equal key tuples begins, in columns that lie sorted by them."""
-    size = len(sorted_keys[0])
-    begins = np.zeros(size, dtype=bool)
-    begins[:1] = True
-    for column in sorted_keys:
-        begins[1:] |= column[1:] != column[:-1]
-    return np.flatnonzero(begins)
 
 
 def string_ranks(values: pa.ChunkedArray | pa.Array) -> Ints:

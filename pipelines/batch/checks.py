@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from features import schemas
 from features.schemas import DEAD_LETTERS, PURCHASE, RAW_TABLES
 from kernels.hashing import combine_hashes, hash_integers, hash_strings, hex_digits
-from pipelines.batch.arrow import Ints, Mask, milliseconds, run_starts, string_ranks
+from kernels.jagged import run_starts
+from pipelines.batch.arrow import Ints, Mask, milliseconds, string_ranks
 from pipelines.batch.parse import LATEST_TIME_MS, Parsed, parse_columns
 from pipelines.batch.raw import RawBatch
 

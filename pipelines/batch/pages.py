@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from features.schemas import EVENT_KINDS, PAGES
 from kernels.hashing import combine_hashes, hash_integers, hash_strings, hex_digits
-from pipelines.batch.arrow import DAY_MS, Ints, Mask, milliseconds, run_starts, string_ranks
+from kernels.jagged import run_starts
+from pipelines.batch.arrow import DAY_MS, Ints, Mask, milliseconds, string_ranks
 from pipelines.batch.config import PagesConfig
 
 NONE = np.iinfo(np.int64).max

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from features.schemas import SEQUENCES, SPLITS, TIMESTAMP
-from pipelines.batch.arrow import Ints, run_starts
+from kernels.jagged import run_starts
+from pipelines.batch.arrow import Ints
 from pipelines.batch.entries import Entries
 
 

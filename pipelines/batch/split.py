@@ -18,7 +18,8 @@ import pyarrow.dataset as ds
 
 from features.schemas import SPLITS, TEST, TRAIN, VALIDATION
 from features.workspace import Table
-from pipelines.batch.arrow import DAY_MS, Ints, Mask, run_starts
+from kernels.jagged import run_starts
+from pipelines.batch.arrow import DAY_MS, Ints, Mask
 from pipelines.batch.config import SplitConfig
 
 NEVER = np.iinfo(np.int64).max

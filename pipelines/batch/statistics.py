@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.schemas import EVENT_KINDS, ITEM_STATISTICS, TIMESTAMP, TRANSITIONS
-from pipelines.batch.arrow import DAY_MS, Ints, run_starts
+from kernels.jagged import run_starts
+from pipelines.batch.arrow import DAY_MS, Ints
 from pipelines.batch.config import TransitionsConfig
 from pipelines.batch.entries import Entries
 from pipelines.batch.split import TRAIN_CODE

@@ -74,7 +74,7 @@ class ShardRows(beam.PTransform):
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Split every table, then group the pieces."""
-        return rows | "split" >> beam.FlatMap(_split_by_shard, self.column, self.shards) | "group" >> GroupRows()
+        return rows | "split" >> beam.FlatMap(split_by_shard, self.column, self.shards) | "group" >> GroupRows()
 
 
 class GroupRows(beam.PTransform):
@@ -120,6 +120,12 @@ def open_workspace(uri: str) -> Workspace:
     return Workspace(uri)
 
 
+def split_by_shard(rows: pa.Table, column: str, shards: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (shard, IPC bytes of the rows whose id in `column` hashes to it)."""
+    for shard, piece in split_by(rows, shard_of(rows.column(column), shards)):
+        yield shard, encode(piece)
+
+
 def _file_groups(table: Table) -> list[list[str]]:
     groups: list[list[str]] = []
     rows = BATCH_ROWS
@@ -147,11 +153,6 @@ def _read_group(paths: list[str], uri: str, columns: list[str] | None) -> Iterat
 
 def _count_rows(rows: pa.Table, name: str) -> Counted:
     return Counted(name, rows.num_rows)
-
-
-def _split_by_shard(rows: pa.Table, column: str, shards: int) -> Iterator[tuple[int, bytes]]:
-    for shard, piece in split_by(rows, shard_of(rows.column(column), shards)):
-        yield shard, encode(piece)
 
 
 def _concatenate(key: int, pieces: Iterable[bytes]) -> tuple[int, pa.Table]:

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.schemas import BAD_VALUE, CANCELLATION, EVENTS, NEGATIVE_PRICE, NO_CUSTOMER, PURCHASE, TIMESTAMP
-from pipelines.batch.arrow import run_starts, string_ranks
+from kernels.jagged import run_starts
+from pipelines.batch.arrow import string_ranks
 from pipelines.batch.parse import parse_values
 from pipelines.batch.raw import RawBatch
 from pipelines.importers.base import Chunk, ImportOptions, events_table, item_chunks

@@ -1,0 +1,129 @@
+"""Values of features at moments: each from the events of its entity strictly before it, nothing later.
+
+The slow truth is `reference_values_at`, a loop that folds the earlier events of every moment anew. `values_at` does the
+same for all moments at once: events are combined between one moment of an entity and its next (where whole pages of
+impressions become a few rows), then every moment gathers the pieces that its memory still reaches.
+Legend: `A` anchors (an entity and a moment), `E` events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from features.columns import Columns, IdColumn
+from features.definitions import Feature, memories_of
+from features.events import Events
+from features.folds import NUMBER, Numbers
+from features.memories import Memory
+from features.states import ENTITY, State, take_rows
+from kernels.jagged import IntArray, concat_ranges, offsets_from_lengths
+
+ROWS_AT_ONCE = 2_000_000
+"""Most gathered rows of one step: bounds memory."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Anchors:
+    """Moments of entities, sorted by entity, then time.
+
+    Attributes:
+        entity: `A` numbers, as in the events.
+        time: `A` moments, milliseconds.
+    """
+
+    entity: IntArray
+    time: IntArray
+
+    def __len__(self) -> int:
+        return len(self.entity)
+
+    def first_after(self, entity: IntArray, time: IntArray) -> IntArray:
+        """Return the first anchor of each entity that lies later than the time; any other anchor, if none does."""
+        size = len(self)
+        is_query = np.repeat([0, 1], [size, len(entity)])
+        # an anchor at the very time comes before the query, so the query finds the one behind it
+        order = np.lexsort((is_query, np.append(self.time, time), np.append(self.entity, entity)))
+        before = np.cumsum(is_query[order] == 0)
+        found = np.empty(len(order), np.int64)
+        found[order] = before
+        return found[size:]
+
+
+def values_at(features: Sequence[Feature], streams: Mapping[str, Events], anchors: Anchors) -> Columns:
+    """Return the features' values at the anchors.
+
+    Args:
+        features: Of the entities in the events.
+        streams: Stream of `features.memories` -> its events, in any order.
+        anchors: `A` moments.
+
+    Returns:
+        `A` rows, columns named as the features.
+    """
+    parts: dict[str, list[Numbers | IdColumn]] = {feature.name: [] for feature in features}
+    for memory in memories_of(features):
+        sharing = [feature for feature in features if feature.fold.memory == memory]
+        for first, last, state in _states_at(memory, streams[memory.stream], anchors):
+            for feature in sharing:
+                parts[feature.name].append(feature.fold.finish(state, last - first, anchors.time[first:last]))
+    return gather_columns(features, parts, len(anchors))
+
+
+def reference_values_at(features: Sequence[Feature], streams: Mapping[str, Events], anchors: Anchors) -> Columns:
+    """Return what `values_at` returns, one anchor and one feature at a time."""
+    parts: dict[str, list[Numbers | IdColumn]] = {feature.name: [] for feature in features}
+    for entity, now in zip(anchors.entity.tolist(), anchors.time.tolist(), strict=True):
+        for feature in features:
+            events = streams[feature.fold.memory.stream]
+            earlier = events.take((events.entity == entity) & (events.time < now))
+            renumbered = dataclasses.replace(earlier, entity=np.zeros(len(earlier), np.int64))
+            state = feature.fold.add(feature.fold.empty(), renumbered)
+            parts[feature.name].append(feature.fold.finish(state, 1, np.array([now])))
+    return gather_columns(features, parts, len(anchors))
+
+
+def gather_columns(
+    features: Sequence[Feature], parts: Mapping[str, Sequence[Numbers | IdColumn]], rows: int
+) -> Columns:
+    """Put the finished values of consecutive rows together; numbers without a value get the feature's default."""
+    ids, numbers = {}, {}
+    for feature in features:
+        if feature.kind == NUMBER:
+            values = np.concatenate([part for part in parts[feature.name] if not isinstance(part, IdColumn)])
+            numbers[feature.name] = np.where(np.isnan(values), np.float32(feature.default), values)
+        else:
+            ids[feature.name] = _concat_ids([part for part in parts[feature.name] if isinstance(part, IdColumn)])
+    return Columns(rows=rows, ids=ids, numbers=numbers)
+
+
+def _states_at(memory: Memory, events: Events, anchors: Anchors) -> Iterator[tuple[int, int, State]]:
+    """Yield the states of anchors first to last - 1, entities numbered from 0, in steps of bounded size."""
+    after = anchors.first_after(events.entity, events.time)
+    owned = np.flatnonzero(after < len(anchors))
+    owned = owned[anchors.entity[after[owned]] == events.entity[owned]]
+    pieces = memory.add(memory.empty(), dataclasses.replace(events.take(owned), entity=after[owned]))
+    ends = np.searchsorted(pieces[ENTITY], np.arange(len(anchors) + 1))
+    # the pieces of anchor q hold events before q: only those of anchors within reach can hold what still counts
+    oldest = anchors.first_after(anchors.entity, anchors.time - memory.keep_ms)
+    starts, lengths = ends[oldest], ends[1:] - ends[oldest]
+    sizes = np.cumsum(lengths)
+    first = 0
+    while first < len(anchors) or first == 0:
+        done = sizes[first - 1] if first else 0
+        last = max(int(np.searchsorted(sizes, done + ROWS_AT_ONCE, side="right")), min(first + 1, len(anchors)))
+        rows = take_rows(pieces, concat_ranges(starts[first:last], lengths[first:last]))
+        rows[ENTITY] = np.repeat(np.arange(last - first), lengths[first:last])
+        yield first, last, memory.combine(rows)
+        first = max(last, 1)
+
+
+def _concat_ids(parts: Sequence[IdColumn]) -> IdColumn:
+    weights = [part.weights for part in parts if part.weights is not None]
+    return IdColumn(
+        hashes=np.concatenate([part.hashes for part in parts]),
+        offsets=offsets_from_lengths(np.concatenate([np.diff(part.offsets) for part in parts])),
+        weights=np.concatenate(weights) if weights else None,
+    )

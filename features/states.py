@@ -1,0 +1,157 @@
+"""States of folds: columns of int64, many entities at once; sorting and adding up their rows, packing them into bytes.
+
+A state is `{"entity": ..., "code": ..., "time": ..., ...}`, one int64 array per column, rows sorted by entity. Hashes
+are kept as the int64 with the same bits and amounts as whole numbers, so that merging never rounds and the order of
+merging never shows.
+
+A packed state holds the rows of all states of one entity, 8 bytes a word, little-endian::
+
+    layout u64 | rows of state 0 | rows of state 1 | ... | state 0: column 0, column 1, ... | state 1: ...
+
+`layout` is a digest of everything that gives the words their meaning: bytes of another layout are refused.
+Legend: `R` rows, `B` blobs, `S` states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from kernels.jagged import IntArray, concat_ranges, offsets_from_lengths, run_starts
+
+State = dict[str, IntArray]
+ENTITY = "entity"
+_PACKED_SPAN = 1 << 62
+
+
+class StaleStateError(ValueError):
+    """A packed state that was written for other features."""
+
+
+def empty_state(columns: Sequence[str]) -> State:
+    """Return a state without rows."""
+    return {name: np.zeros(0, np.int64) for name in (ENTITY, *columns)}
+
+
+def concat_states(states: Sequence[State]) -> State:
+    """Put the rows of several states of the same columns one after the other."""
+    return {name: np.concatenate([state[name] for state in states]) for name in states[0]}
+
+
+def take_rows(state: State, rows: IntArray | np.ndarray) -> State:
+    """Return these rows."""
+    return {name: column[rows] for name, column in state.items()}
+
+
+def sorted_order(columns: Sequence[IntArray]) -> IntArray:
+    """Return the order that sorts by the first column, then the second, ...
+
+    Columns of small range are packed into one number first: a sort by one key is several times faster than by four.
+    """
+    packed: list[IntArray] = []
+    span = _PACKED_SPAN
+    for column in columns:
+        low, high = (int(column.min()), int(column.max())) if len(column) else (0, 0)
+        width = high - low + 1
+        if width == 1:
+            continue
+        if span * width < _PACKED_SPAN:
+            packed[-1] = packed[-1] * width + (column - low)
+            span *= width
+        elif width < _PACKED_SPAN:
+            packed.append(column - low)
+            span = width
+        else:
+            packed.append(column)
+            span = _PACKED_SPAN
+    if not packed:
+        return np.arange(len(columns[0]))
+    return np.argsort(packed[0], kind="stable") if len(packed) == 1 else np.lexsort(packed[::-1])
+
+
+def sum_rows(state: State, keys: Sequence[str], amount: str) -> State:
+    """Merge the rows that are equal in `keys`, adding up `amount`; the result is sorted by `keys`."""
+    if not len(state[ENTITY]):
+        return state
+    ordered = take_rows(state, sorted_order([state[name] for name in keys]))
+    starts = run_starts(*(ordered[name] for name in keys))
+    return {name: ordered[name][starts] for name in keys} | {amount: np.add.reduceat(ordered[amount], starts)}
+
+
+def drop_old(state: State, keep_ms: int) -> State:
+    """Drop the rows more than `keep_ms` older than their entity's newest: no later moment can see them."""
+    if not len(state[ENTITY]):
+        return state
+    starts = run_starts(state[ENTITY])
+    newest = np.maximum.reduceat(state["time"], starts)
+    lengths = np.diff(starts, append=len(state[ENTITY]))
+    kept = state["time"] >= np.repeat(newest - keep_ms, lengths)
+    return state if kept.all() else take_rows(state, kept)
+
+
+def pack_states(states: Sequence[State], entities: int, layout: int) -> pa.BinaryArray:
+    """Pack the states of `entities` entities, numbered from 0.
+
+    Args:
+        states: `S` states, sorted by entity.
+        entities: Number of entities.
+        layout: See the module.
+
+    Returns:
+        One blob per entity.
+    """
+    counts_SE = [np.bincount(state[ENTITY], minlength=entities) for state in states]
+    widths = [len(state) - 1 for state in states]
+    header = 1 + len(states)
+    sizes_E = header + sum(counts * width for counts, width in zip(counts_SE, widths, strict=True))
+    offsets = offsets_from_lengths(np.broadcast_to(sizes_E, entities))
+    words = np.empty(offsets[-1], dtype="<i8")
+    words[offsets[:-1]] = np.uint64(layout).astype(np.int64)
+    at_E = offsets[:-1] + header
+    for number, (state, counts) in enumerate(zip(states, counts_SE, strict=True)):
+        words[offsets[:-1] + 1 + number] = counts
+        for name, column in state.items():
+            if name != ENTITY:
+                words[concat_ranges(at_E, counts)] = column
+                at_E = at_E + counts
+    ends = pa.array(offsets * 8, pa.int64())
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), entities, [None, ends.buffers()[1], pa.py_buffer(words.tobytes())]
+    ).cast(pa.binary())
+
+
+def unpack_states(blobs: Sequence[bytes | None], columns: Sequence[Sequence[str]], layout: int) -> list[State]:
+    """Unpack the blobs of entities 0, 1, ...; None is an entity without a state.
+
+    Args:
+        blobs: `B` blobs or None.
+        columns: Of each of the `S` states, without `entity`.
+        layout: What the blobs must have been packed with.
+
+    Raises:
+        StaleStateError: A blob was packed with another layout.
+    """
+    present = np.array([row for row, blob in enumerate(blobs) if blob], dtype=np.int64)
+    held = [blob for blob in blobs if blob]
+    words = np.frombuffer(b"".join(held), dtype="<i8").astype(np.int64, copy=False)
+    starts = offsets_from_lengths(np.array([len(blob) // 8 for blob in held], dtype=np.int64))[:-1]
+    found = {int(word) for word in words[starts].view(np.uint64)} - {layout}
+    if found:
+        raise StaleStateError(
+            f"state: expected layout {layout:016x}, got {min(found):016x}; the features changed since it was written: "
+            "build them and fill the store again"
+        )
+    at = starts + 1 + len(columns)
+    states = []
+    for number, names in enumerate(columns):
+        counts = words[starts + 1 + number]
+        # all columns of a state lie together: one gather per state, then cut into columns
+        index = concat_ranges(at, counts)
+        step = np.repeat(counts, counts)
+        state = {ENTITY: np.repeat(present, counts)}
+        state |= {name: words[index + place * step] for place, name in enumerate(names)}
+        states.append(state)
+        at = at + counts * len(names)
+    return states
