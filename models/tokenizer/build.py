@@ -1,9 +1,9 @@
 """Build a semantic-ID bundle from the tables of a workspace.
 
-Nothing is learned from after the split: vocabulary, SVD, co-occurrence, regression and codebooks come from the items
-known at the end of training (`available_from` not later than the last training page) and from training sequences. Items
-that come later are encoded by the frozen encoder and get their nearest codes, as appended items do. Where sequences
-have no real times (`order_only` in their manifest), every item counts as known.
+Nothing is learned from after the split: vocabulary, SVD, collaborative vectors, regression and codebooks come from the
+items known at the end of training (`available_from` not later than the last training page) and from training sequences,
+the two-tower model included. Items that come later are encoded by the frozen encoder and get their nearest codes, as
+appended items do. Where sequences have no real times (`order_only` in their manifest), every item counts as known.
 
 Legend: `N` items, `L` levels.
 """
@@ -33,7 +33,8 @@ from models.tokenizer.bundle import (
     publish,
     vectors_file,
 )
-from models.tokenizer.config import SemanticIdConfig
+from models.tokenizer.collaborative import Collaborative, from_sequences, from_vectors
+from models.tokenizer.config import COOCCURRENCE, TWO_TOWER, SemanticIdConfig
 from models.tokenizer.extra_level import with_extra_level
 from models.tokenizer.plots import health_plots
 from models.tokenizer.quantizer import Codes, Floats, Quantizer, make_quantizer, save_quantizer
@@ -70,19 +71,21 @@ def build_bundle(
     """Build, check and publish a generation; equal inputs, configuration and seed give the same one.
 
     Args:
-        workspace: Reads `clean_items` and, where the configuration or the items ask for it, `sequences`.
+        workspace: Reads `clean_items` and, where the configuration or the items ask for it, `sequences` or the newest
+            two-tower run.
         config: Shape, sources and gates.
         seed: Of decompositions, k-means and training.
         progress: Told what is being done.
 
     Raises:
         ValueError: The items do not fit the configuration, or a health gate failed; nothing is published.
+        FileNotFoundError: A table is missing, or the two-tower run.
     """
     started, say = time.monotonic(), progress or (lambda message: None)
     inputs = _read_inputs(workspace, config)
     say(f"vectors of {inputs.items.num_rows} items")
     encoder = ItemEncoder(config, seed)
-    vectors_ND = _item_vectors(encoder, inputs, config)
+    vectors_ND = _item_vectors(encoder, inputs, _collaborative(inputs, config, seed))
     say(f"{config.quantizer}: {config.levels} levels x {config.codes} codes")
     quantizer = make_quantizer(config, seed)
     codes_NL = _item_codes(quantizer, vectors_ND, inputs.known_N)
@@ -114,12 +117,19 @@ def build_bundle(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Inputs:
-    """Items in ascending id order, which of them were known before the split, training sequences if needed."""
+    """Items in ascending id order, which of them were known before the split, and what else is needed."""
 
     items: pa.Table
     known_N: npt.NDArray[np.bool_]
-    sequences: pa.Table | None
     fingerprints: dict[str, str]
+    sequences: pa.Table | None = None
+    two_tower: tuple[pa.Array, Floats] | None = None
+    """Ids and vectors of the two-tower run."""
+
+    @property
+    def known(self) -> pa.Table:
+        """The items that were known."""
+        return self.items.filter(self.known_N)
 
 
 def _read_inputs(workspace: Workspace, config: SemanticIdConfig) -> _Inputs:
@@ -128,14 +138,27 @@ def _read_inputs(workspace: Workspace, config: SemanticIdConfig) -> _Inputs:
     fingerprints = {table.name: table.manifest().fingerprint}
     known_N = np.ones(items.num_rows, bool)
     dated = items["available_from"].null_count < items.num_rows
-    if not dated and not config.collaborative_dimensions:
-        return _Inputs(items=items, known_N=known_N, sequences=None, fingerprints=fingerprints)
+    collaborative = config.collaborative if config.collaborative_dimensions else None
+    two_tower = None
+    if collaborative == TWO_TOWER:
+        fingerprints[TWO_TOWER], two_tower = _two_tower_vectors(workspace)
+    if not dated and collaborative != COOCCURRENCE:
+        return _Inputs(items=items, known_N=known_N, fingerprints=fingerprints, two_tower=two_tower)
     source = workspace.table("sequences")
     sequences = source.read(["split", "page_times", "items", "events"])
     fingerprints[source.name] = source.manifest().fingerprint
     if dated and not source.manifest().notes.get("order_only"):
         known_N = known_items(items, sequences)
-    return _Inputs(items=items, known_N=known_N, sequences=sequences, fingerprints=fingerprints)
+    return _Inputs(items=items, known_N=known_N, fingerprints=fingerprints, sequences=sequences, two_tower=two_tower)
+
+
+def _two_tower_vectors(workspace: Workspace) -> tuple[str, tuple[pa.Array, Floats]]:
+    """Return the name of the newest two-tower run, its item ids and vectors."""
+    from models.training.runs import Runs
+    from models.training.two_tower_run import KIND, read_item_vectors
+
+    run = Runs(workspace, KIND).open()
+    return run.name, read_item_vectors(run.folder)
 
 
 def known_items(items: pa.Table, sequences: pa.Table) -> npt.NDArray[np.bool_]:
@@ -148,9 +171,23 @@ def known_items(items: pa.Table, sequences: pa.Table) -> npt.NDArray[np.bool_]:
     return known
 
 
-def _item_vectors(encoder: ItemEncoder, inputs: _Inputs, config: SemanticIdConfig) -> Floats:
+def _collaborative(inputs: _Inputs, config: SemanticIdConfig, seed: int) -> Collaborative | None:
+    """Return the collaborative vectors of the known items, None where there shall be none."""
+    if not config.collaborative_dimensions:
+        return None
+    known_ids = inputs.known["item_id"].combine_chunks()
+    if inputs.two_tower is not None:
+        their_ids, vectors_MK = inputs.two_tower
+        return from_vectors(vectors_MK, their_ids, known_ids)
+    assert inputs.sequences is not None
+    return from_sequences(
+        inputs.sequences, known_ids, window=config.window, dimensions=config.collaborative_dimensions, seed=seed
+    )
+
+
+def _item_vectors(encoder: ItemEncoder, inputs: _Inputs, collaborative: Collaborative | None) -> Floats:
     items, known_N = inputs.items, inputs.known_N
-    known_ND = encoder.fit(items.filter(known_N), inputs.sequences if config.collaborative_dimensions else None)
+    known_ND = encoder.fit(inputs.known, collaborative)
     vectors_ND = np.empty((items.num_rows, known_ND.shape[1]), np.float32)
     vectors_ND[known_N] = known_ND
     if not known_N.all():

@@ -1,9 +1,11 @@
-"""Collaborative vectors: which items the same people want, from training sequences only.
+"""Collaborative vectors: which items the same people want, from training sequences or the two-tower model's.
 
 Legend: `N` items, `D` width of a content vector, `K` width of a collaborative vector.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,65 @@ SMOOTHING = 0.75
 """Power of the context frequencies in PMI (Levy, Goldberg and Dagan, 2015): rare contexts are worth less."""
 RIDGE = 1.0
 """L2 penalty of the regression for cold items; rows have length 1, so this is one item's worth of evidence."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collaborative:
+    """The collaborative vectors of some items.
+
+    Attributes:
+        vectors_NK: Rows of length 1, of any value where there is none.
+        warm_N: Which items have one.
+    """
+
+    vectors_NK: Floats
+    warm_N: npt.NDArray[np.bool_]
+
+
+def from_sequences(
+    sequences: pa.Table, item_ids: pa.Array, *, window: int, dimensions: int, seed: int
+) -> Collaborative:
+    """Return co-occurrence vectors; items without a training co-occurrence have none.
+
+    Args:
+        sequences: Columns split, items, events of the table `sequences`.
+        item_ids: `N` ids.
+        window: Items of one user at most this many places apart co-occur.
+        dimensions: Width `K`.
+        seed: Of the decomposition.
+
+    Raises:
+        ValueError: There are fewer than two positive training events of these items.
+    """
+    users, numbers = training_items(sequences, item_ids)
+    if len(numbers) < 2:
+        raise ValueError(
+            "collaborative_dimensions: expected training sequences with positive events of known items, got "
+            f"{len(numbers)} such events; set collaborative_dimensions to 0"
+        )
+    counts_NN = cooccurrence(users, numbers, len(item_ids), window)
+    vectors_NK, warm_N = collaborative_vectors(counts_NN, dimensions, seed)
+    return Collaborative(vectors_NK=vectors_NK, warm_N=warm_N)
+
+
+def from_vectors(vectors_MK: Floats, their_ids: pa.Array, item_ids: pa.Array) -> Collaborative:
+    """Return vectors made elsewhere in the order of `item_ids`.
+
+    Args:
+        vectors_MK: `M` rows of length 1.
+        their_ids: `M` ids.
+        item_ids: `N` ids; those that have no vector are not warm.
+
+    Raises:
+        ValueError: None of the items has a vector.
+    """
+    places_N = np.asarray(pc.fill_null(pc.index_in(item_ids, value_set=their_ids), -1), np.int64)
+    if not (places_N >= 0).any():
+        raise ValueError(
+            f"collaborative: expected vectors of the {len(item_ids)} items, got {len(their_ids)} of other items; train "
+            "the two-tower model on these items (`pagewise train two-tower`)"
+        )
+    return Collaborative(vectors_NK=vectors_MK[places_N], warm_N=places_N >= 0)
 
 
 def training_items(sequences: pa.Table, item_ids: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

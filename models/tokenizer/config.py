@@ -6,6 +6,7 @@ import dataclasses
 
 RESIDUAL_KMEANS, RQ_VAE = "residual_kmeans", "rq_vae"
 TFIDF, SENTENCE_TRANSFORMERS, VECTORS = "tfidf", "sentence_transformers", "vectors"
+COOCCURRENCE, TWO_TOWER = "cooccurrence", "two_tower"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,11 @@ class SemanticIdConfig:
     """Most frequent terms kept by `tfidf`."""
     text_dimensions: int = 128
     """Size of the content vector of `tfidf` (rank of the truncated SVD)."""
+    collaborative: str = COOCCURRENCE
+    """The collaborative vector that is put beside the content vector: `cooccurrence` in training sequences, or
+    `two_tower`, the item vector of the newest two-tower run."""
     collaborative_dimensions: int = 64
-    """Size of the co-occurrence vector from training sequences that is put beside the content vector; 0 = none."""
+    """Size of the co-occurrence vector; 0 = no collaborative part. Two-tower vectors have the size of their model."""
     window: int = 5
     """Items of one user at most this many places apart co-occur, with weight 1 / distance."""
     content_weight: float = 1.0
@@ -116,4 +120,8 @@ _AT_LEAST = {
     "vae_epochs": 1,
     "vae_batch": 1,
 }
-_CHOICES = {"quantizer": (RESIDUAL_KMEANS, RQ_VAE), "source": (TFIDF, SENTENCE_TRANSFORMERS, VECTORS)}
+_CHOICES = {
+    "quantizer": (RESIDUAL_KMEANS, RQ_VAE),
+    "source": (TFIDF, SENTENCE_TRANSFORMERS, VECTORS),
+    "collaborative": (COOCCURRENCE, TWO_TOWER),
+}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from safetensors.numpy import load, save
 
-from models.tokenizer.collaborative import collaborative_vectors, cooccurrence, fit_regression, training_items
+from models.tokenizer.collaborative import Collaborative, fit_regression
 from models.tokenizer.config import SemanticIdConfig
 from models.tokenizer.content import ContentEncoder, Floats, make_content_encoder, unit_rows
 
@@ -22,36 +22,28 @@ class ItemEncoder:
 
     Args:
         config: Sources, sizes and weights of the two parts.
-        seed: Of the decompositions.
+        seed: Of the decomposition of the texts.
     """
 
     def __init__(self, config: SemanticIdConfig, seed: int) -> None:
         self.config = config
-        self.seed = seed
         self.content: ContentEncoder = make_content_encoder(config, seed)
         self.regression_DK: Floats | None = None
 
-    def fit(self, items: pa.Table, sequences: pa.Table | None) -> Floats:
-        """Learn from items known before the split and from training sequences; return the items' vectors.
+    def fit(self, items: pa.Table, collaborative: Collaborative | None) -> Floats:
+        """Learn from items known before the split and their collaborative vectors; return the items' vectors.
 
-        Items without a training co-occurrence get the regression's guess for the collaborative part.
+        Items without a collaborative vector get the regression's guess for it.
 
         Args:
             items: Rows of the items table.
-            sequences: Columns split, items, events; None for no collaborative part.
+            collaborative: Vectors of these rows; None for no collaborative part.
         """
         self.content.fit(items)
         content_ND = self.content.encode(items)
-        if sequences is None:
+        if collaborative is None:
             return self._weighted(content_ND, None)
-        users, numbers = training_items(sequences, items["item_id"].combine_chunks())
-        if len(numbers) < 2:
-            raise ValueError(
-                "collaborative_dimensions: expected training sequences with positive events of known items, got "
-                f"{len(numbers)} such events; set collaborative_dimensions to 0"
-            )
-        counts_NN = cooccurrence(users, numbers, items.num_rows, self.config.window)
-        measured_NK, warm_N = collaborative_vectors(counts_NN, self.config.collaborative_dimensions, self.seed)
+        measured_NK, warm_N = collaborative.vectors_NK, collaborative.warm_N
         self.regression_DK = fit_regression(content_ND[warm_N], measured_NK[warm_N])
         return self._weighted(
             content_ND, np.where(warm_N[:, None], measured_NK, _guess(content_ND, self.regression_DK))

@@ -11,6 +11,7 @@ from models.tokenizer.collaborative import (
     collaborative_vectors,
     cooccurrence,
     fit_regression,
+    from_vectors,
     ppmi,
     training_items,
 )
@@ -58,6 +59,15 @@ def test_items_of_one_crowd_get_near_vectors_and_strangers_none() -> None:
     cosine = vectors @ vectors.T
     assert cosine[:5, :5].min() > 0.9
     assert abs(cosine[:5, 5:10]).max() < 0.1
+
+
+def test_vectors_made_elsewhere_are_put_in_order() -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    found = from_vectors(vectors, pa.array(["c", "x", "a"]), IDS)
+    assert found.warm_N.tolist() == [True, False, True]
+    assert found.vectors_NK[found.warm_N].tolist() == vectors[[2, 0]].tolist()
+    with pytest.raises(ValueError, match="expected vectors of the 3 items, got 1 of other items"):
+        from_vectors(vectors[:1], pa.array(["x"]), IDS)
 
 
 def test_regression_finds_a_linear_truth() -> None:

@@ -10,9 +10,10 @@ from models.tokenizer.config import SemanticIdConfig
 
 def test_all_mistakes_are_shown_at_once() -> None:
     with pytest.raises(ValueError, match="levels: expected at least 1, got 0") as caught:
-        SemanticIdConfig(levels=0, quantizer="pq", balance_slack=0.9, max_collision_rate=2.0)
+        SemanticIdConfig(levels=0, quantizer="pq", collaborative="als", balance_slack=0.9, max_collision_rate=2.0)
     message = str(caught.value)
     assert "quantizer: expected one of residual_kmeans, rq_vae, got 'pq'" in message
+    assert "collaborative: expected one of cooccurrence, two_tower, got 'als'" in message
     assert "balance_slack: expected at least 1 (or null), got 0.9" in message
     assert "max_collision_rate: expected 0 to 1, got 2.0" in message
 
