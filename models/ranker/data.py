@@ -1,0 +1,143 @@
+"""Examples of the ranker as columns of all sides, and as encoded rows from which batches are cut.
+
+Legend: `P` pages, `R` candidates of all pages, `N` items of the catalogue.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from features.columns import Columns
+from kernels.jagged import concat_ranges
+from models.inputs.items import BRAND, CATEGORY, ITEM_ID
+from models.inputs.requests import request_columns
+from models.ranker.batch import deepest_categories, entries, history_of
+from models.ranker.config import RankerConfig
+from models.ranker.cross import pair_columns
+from models.ranker.examples import RankerExamples
+from models.ranker.layout import EncodedRows, Layout, encode, make_layout
+from models.ranker.model import RankerBatch
+from models.ranker.unified import Values
+
+Ints = npt.NDArray[np.int64]
+HISTORY_FEATURES = (ITEM_ID, CATEGORY, BRAND)
+"""What is known of the items of a history."""
+
+
+class Snapshots(Protocol):
+    """Item features over time: `features.values.ItemSnapshots`."""
+
+    def at(self, items_n: Ints, times_n: Ints) -> Columns:
+        """Return the features of items as known at times."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sides:
+    """The columns of examples: `P` rows of `request`, `N` of `item`, `R` of `moment` and `pair`."""
+
+    request: Columns
+    item: Columns
+    moment: Columns
+    pair: Columns
+
+    @classmethod
+    def of(cls, examples: RankerExamples, items: Columns, snapshots: Snapshots) -> Sides:
+        """Collect what is known of each page, item and candidate, strictly before the page.
+
+        Args:
+            examples: Pages and candidates.
+            items: `item_columns` of the catalogue.
+            snapshots: Item features over time.
+        """
+        request = request_columns(examples.requests)
+        return cls(
+            request=request,
+            item=items,
+            moment=snapshots.at(examples.items_R, examples.times),
+            pair=pair_columns(request, items, examples.pages, examples.items_R),
+        )
+
+    def layout(self, config: RankerConfig) -> Layout:
+        """Decide the layout; these must be the training rows."""
+        return make_layout(
+            config, request=self.request, item=self.item, moment=self.moment, pair=self.pair, history=HISTORY_FEATURES
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RankerData:
+    """Examples, encoded.
+
+    Attributes:
+        examples: Pages, items, labels.
+        layout: What the rows hold.
+        request: `P` rows.
+        item, history: `N` rows.
+        moment, pair: `R` rows.
+        category_N: `deepest_categories`.
+        shared_rows: Rows of the shared table.
+        max_history: Newest entries that count.
+    """
+
+    examples: RankerExamples
+    layout: Layout
+    request: EncodedRows
+    item: EncodedRows
+    history: EncodedRows
+    moment: EncodedRows
+    pair: EncodedRows
+    category_N: Ints
+    shared_rows: int
+    max_history: int
+
+    @classmethod
+    def of(cls, config: RankerConfig, layout: Layout, examples: RankerExamples, sides: Sides) -> RankerData:
+        """Encode the columns of examples."""
+        return cls(
+            examples=examples,
+            layout=layout,
+            request=encode(layout.request, sides.request, config.rows),
+            item=encode(layout.item, sides.item, config.rows),
+            history=encode(layout.history_side, sides.item, config.rows),
+            moment=encode(layout.moment, sides.moment, config.rows),
+            pair=encode(layout.pair, sides.pair, config.rows),
+            category_N=deepest_categories(sides.item),
+            shared_rows=config.rows,
+            max_history=config.max_history,
+        )
+
+    def batch(self, pages: Ints, share: float) -> RankerBatch:
+        """Return the batch of these pages; see `RankerBatch.share`."""
+        examples = self.examples
+        lengths_B = np.diff(examples.offsets)[pages]
+        rows_R = concat_ranges(examples.offsets[pages], lengths_B)
+        items_R = examples.items_R[rows_R]
+        distinct, place_R = np.unique(items_R, return_inverse=True)
+        history, history_items = history_of(examples.requests.take(pages), self.category_N, self.max_history)
+        request, item = self.request.take(pages), self.item.take(distinct)
+        moment, seen = self.moment.take(rows_R), self.history.take(history_items)
+        parts = [
+            (self.layout.request, request),
+            (self.layout.item, item),
+            (self.layout.moment, moment),
+            (self.layout.history_side, seen),
+        ]
+        return RankerBatch(
+            values=Values.of(parts, self.shared_rows),
+            request_BX=torch.from_numpy(request.numbers_RX),
+            item_UX=torch.from_numpy(item.numbers_RX),
+            moment_RX=torch.from_numpy(moment.numbers_RX),
+            pair_RX=torch.from_numpy(self.pair.numbers_RX[rows_R]),
+            candidates=entries(lengths_B, self.category_N[items_R]),
+            item_R=torch.from_numpy(place_R.reshape(-1)),
+            history=history,
+            label_RH=torch.from_numpy(examples.label_RH[rows_R]),
+            rate_R=torch.from_numpy(examples.rate_R[rows_R]),
+            share=share,
+        )
