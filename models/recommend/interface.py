@@ -7,7 +7,7 @@ Legend: `B` requests, `H` history entries of all requests, `E` excluded items of
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -144,5 +144,18 @@ class Ranker(Protocol):
 
         Returns:
             float32 `[B, K]`, `-inf` where there is no item.
+        """
+        ...
+
+
+@runtime_checkable
+class FeatureFedRanker(Ranker, Protocol):
+    """A ranker that looks at item features, which change between two releases."""
+
+    def with_item_features(self, columns: Columns) -> Ranker:
+        """Return this ranker with other item features; it stays as it is.
+
+        Args:
+            columns: `N` rows in catalogue order: the item features of `features.definitions` by their names.
         """
         ...
