@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 import torch
-from two_tower_cases import PlantedEncoder
+from planted_encoder import PlantedEncoder
 
 from features.schemas import CLICK, DISLIKE, EVENT_CODE, IMPRESSION, PURCHASE
 from features.semantic_ids import Catalogue

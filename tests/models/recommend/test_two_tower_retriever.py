@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from planted_encoder import PlantedEncoder
 from recommend_cases import batch
-from two_tower_cases import PlantedEncoder
 
 from features.semantic_ids import Catalogue
 from models.recommend.catalogue import plain_catalogue
