@@ -1,0 +1,332 @@
+"""The ranker's training run: pages in, a finished run in `checkpoints/ranker/` out.
+
+It needs no semantic IDs: items are numbered as `clean_items` has them. Legend: `P` pages, `N` items.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from torch import Tensor, nn
+
+from features.schemas import TRAIN, VALIDATION
+from features.semantic_ids import Catalogue
+from features.values import ItemSnapshots
+from features.workspace import Workspace
+from models.inputs.items import item_columns
+from models.ranker.calibration import Calibration
+from models.ranker.config import HEADS, RankerConfig
+from models.ranker.data import RankerData, Sides
+from models.ranker.examples import RankerExamples, load_examples
+from models.ranker.layout import Layout
+from models.ranker.measure import METRICS, HeadCalibration, calibrate, metrics, predict
+from models.ranker.model import UnifiedRanker
+from models.ranker.source import PageSource
+from models.ranker.unified import TableStatistics, UnifiedEmbedding, table_statistics
+from models.recommend.catalogue import plain_catalogue
+from models.training.config import TrainConfig
+from models.training.export import load_weights
+from models.training.loop import Evaluate
+from models.training.position import TrainReport
+from models.training.publish import train_and_publish
+from models.training.runs import WEIGHTS, Runs
+from models.training.streams import CASES, ORDER, stream_seed
+from models.training.tracking import code_version
+
+KIND = "ranker"
+CALIBRATION = "calibration.json"
+_TABLES = ("clean_items", "sequences", "page_features", "item_features")
+"""What a run depends on."""
+_NEGATIVES = 10
+"""Names the streams of drawn negatives, apart from those of `models.training.streams`; one per split."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RankerRun:
+    """A trained ranker: its layout, what it was trained from, its calibration."""
+
+    name: str
+    model: RankerConfig
+    layout: Layout
+    log_odds: tuple[float, ...]
+    calibration: Calibration
+    config: dict[str, Any]
+    """The whole `config.json`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RankerTraining:
+    """What a training run did and where it lies."""
+
+    run: str
+    folder: str
+    pages: int
+    """Training pages."""
+    candidates: int
+    """Of these pages."""
+    drawn: bool
+    """Whether negatives were drawn because the log holds no impressions."""
+    dropped: dict[str, int]
+    """What of the training pages is no candidate, by reason."""
+    parameters: int
+    table: TableStatistics
+    popularity_auc: float | None
+    """Of a click, by the items' popularity alone, on the validation pages that calibration is measured on."""
+    calibration: list[HeadCalibration]
+    """On all validation pages; empty without any."""
+    train: TrainReport
+    tracking: list[str]
+    """Where to look at the curves."""
+
+    def lines(self) -> list[str]:
+        """Return the report for a terminal."""
+        negatives = "drawn negatives" if self.drawn else "what was shown and left alone"
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
+        popularity = "" if self.popularity_auc is None else f"popularity alone: AUC {self.popularity_auc:.4f}"
+        return [
+            f"ranker: {self.parameters:,} parameters, {self.pages:,} training pages with {self.candidates:,} "
+            f"candidates, negatives are {negatives} (left out: {dropped or 'nothing'})",
+            *self.table.lines(),
+            *self.train.lines(),
+            *(head.line() for head in self.calibration),
+            *([popularity] if popularity else []),
+            *self.tracking,
+            f"run {self.run}: {self.folder}",
+        ]
+
+
+def train_ranker(
+    workspace: Workspace,
+    model_config: RankerConfig,
+    train_config: TrainConfig,
+    *,
+    seed: int,
+    track: bool = True,
+    tracking_uri: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> RankerTraining:
+    """Train the ranker on pages and publish it; the same call again finds the finished run, or resumes it.
+
+    Args:
+        workspace: Holds `clean_items`, `sequences`, `item_statistics` and the feature tables; on this machine.
+        model_config: Shape of the model, its inputs and its batches.
+        train_config: The loop. Weights are chosen by `monitor`, one of `models.ranker.measure.METRICS`, on the
+            validation split where that has pages.
+        seed: Everything random follows from it.
+        track: Whether to record the run with MLflow.
+        tracking_uri: An MLflow server; None for the workspace's own store.
+        progress: Receives a line of text now and then.
+
+    Raises:
+        FileNotFoundError: A table is missing.
+        ValueError: A feature or `monitor` is unknown, no training page remains, or there are fewer than processes.
+    """
+    if train_config.monitor not in METRICS:
+        raise ValueError(f"monitor: expected one of {', '.join(METRICS)}, got {train_config.monitor!r}")
+    job = _Job(workspace, model_config, train_config, seed, progress or (lambda line: None))
+    tracking = train_and_publish(
+        workspace,
+        KIND,
+        job.name,
+        config=job.config,
+        build=job.build,
+        source=job.source,
+        train_config=train_config,
+        seed=seed,
+        evaluate=job.evaluation,
+        files=job.files,
+        tags=job.inputs,
+        track=track,
+        tracking_uri=tracking_uri,
+        progress=progress,
+    )
+    return _training(workspace, job.name, tracking)
+
+
+def load_ranker(workspace: Workspace, run: str | None = None) -> tuple[UnifiedRanker, RankerRun]:
+    """Load a finished run for evaluation or serving.
+
+    Args:
+        workspace: A workspace on this machine.
+        run: The run's name; None for the latest.
+
+    Returns:
+        The model in evaluation mode, with a plain table, and what it was trained from.
+
+    Raises:
+        MissingRunError: There is no finished run of that name, or none at all.
+        ValueError: A file does not have the digest its manifest tells.
+    """
+    finished = Runs(workspace, KIND).open(run)
+    config = finished.config
+    document = json.loads((finished.folder / CALIBRATION).read_bytes())["calibration"]
+    ranker_run = RankerRun(
+        name=finished.name,
+        model=_model_config(config["model"]),
+        layout=Layout.from_json(config["layout"]),
+        log_odds=tuple(config["log_odds"]),
+        calibration=Calibration(slopes=tuple(document["slopes"]), intercepts=tuple(document["intercepts"])),
+        config=config,
+    )
+    model = UnifiedRanker(ranker_run.model, ranker_run.layout, log_odds=ranker_run.log_odds)
+    load_weights(model, finished.folder / WEIGHTS)
+    return model.eval(), ranker_run
+
+
+class _Job:
+    """The data of a run and what `train_and_publish` asks for."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        model_config: RankerConfig,
+        train_config: TrainConfig,
+        seed: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self.model_config, self.train_config, self.seed, self.say = model_config, train_config, seed, say
+        self.inputs = {name: workspace.table(name).manifest().fingerprint for name in _TABLES}
+        items = workspace.table("clean_items").read().sort_by("item_id")
+        self.catalogue = plain_catalogue(items["item_id"].combine_chunks())
+        self.popularity_N = _popularity(workspace, self.catalogue)
+        columns = item_columns(items)
+        snapshots = ItemSnapshots.load(workspace, self.catalogue.item_ids)
+        examples = self._examples(workspace, TRAIN)
+        sides = Sides.of(examples, columns, snapshots)
+        self.layout = sides.layout(model_config)
+        self.data = RankerData.of(model_config, self.layout, examples, sides)
+        self.log_odds = _log_odds(examples)
+        self.table = table_statistics(
+            model_config, self.layout, {"request": sides.request, "item": sides.item, "moment": sides.moment}
+        )
+        self.validation: RankerData | None = None
+        try:
+            held_out = self._examples(workspace, VALIDATION)
+            held_out_sides = Sides.of(held_out, columns, snapshots)
+            self.validation = RankerData.of(model_config, self.layout, held_out, held_out_sides)
+        except ValueError as error:
+            say(f"no validation, the last weights will be used, uncalibrated: {error}")
+
+    def _examples(self, workspace: Workspace, split: str) -> RankerExamples:
+        rng = np.random.default_rng([self.seed, _NEGATIVES, split == TRAIN])
+        return load_examples(
+            workspace, self.catalogue, split, self.model_config, popularity_N=self.popularity_N, rng=rng
+        )
+
+    @property
+    def name(self) -> str:
+        """A digest of all inputs."""
+        inputs = [dataclasses.asdict(self.model_config), dataclasses.asdict(self.train_config), self.seed, self.inputs]
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the weights are, as JSON."""
+        examples = self.data.examples
+        return {
+            "model": dataclasses.asdict(self.model_config),
+            "train": dataclasses.asdict(self.train_config),
+            "seed": self.seed,
+            "inputs": self.inputs,
+            "items": len(self.catalogue),
+            "layout": dataclasses.asdict(self.layout),
+            "log_odds": list(self.log_odds),
+            "code_version": code_version(),
+            "data": {
+                "pages": len(examples),
+                "candidates": len(examples.items_R),
+                "drawn": examples.drawn,
+                "dropped": examples.dropped,
+            },
+            "table": dataclasses.asdict(self.table),
+        }
+
+    def build(self) -> UnifiedRanker:
+        """Return the untrained model with a TorchRec table."""
+        from models.training.tables import TorchRecTables
+
+        tables = TorchRecTables(UnifiedEmbedding.table_specs(self.model_config))
+        return UnifiedRanker(self.model_config, self.layout, tables, self.log_odds)
+
+    def source(self, rank: int, world_size: int) -> PageSource:
+        """Return the batches of a process."""
+        seed = stream_seed(self.seed, ORDER)
+        return PageSource(self.data, self.model_config.batch_size, seed=seed, rank=rank, world_size=world_size)
+
+    def evaluation(self, model: UnifiedRanker) -> Evaluate | None:
+        """Return the measurement on a sample of validation pages."""
+        data = self.validation
+        if data is None:
+            return None
+        rng = np.random.default_rng([self.seed, CASES])
+        count = min(len(data.examples), self.train_config.validation_pages)
+        pages = np.sort(rng.choice(len(data.examples), count, replace=False))
+        rows = np.flatnonzero(np.isin(data.examples.pages, pages))
+
+        def evaluate(_: nn.Module) -> dict[str, float]:
+            return metrics(predict(model, data, pages), data.examples.label_RH[rows], data.examples.rate_R[rows])
+
+        return evaluate
+
+    def files(self, weights: Mapping[str, Tensor]) -> dict[str, bytes]:
+        """Calibrate the finished model."""
+        calibration, popularity_auc = Calibration(), None
+        heads: list[HeadCalibration] = []
+        if self.validation is not None:
+            model = UnifiedRanker(self.model_config, self.layout)
+            model.load_state_dict(dict(weights))
+            examples = self.validation.examples
+            logit_RH = predict(model.eval(), self.validation, np.arange(len(examples)))
+            calibration, heads = calibrate(logit_RH, examples.label_RH, examples.rate_R, np.diff(examples.offsets))
+            popular_R3 = np.log1p(self.popularity_N[examples.items_R])[:, None].repeat(len(HEADS), axis=1)
+            popularity_auc = metrics(popular_R3, examples.label_RH, examples.rate_R)["auc"]
+        document = {
+            "calibration": dataclasses.asdict(calibration),
+            "heads": [dataclasses.asdict(head) for head in heads],
+            "popularity_auc": popularity_auc,
+        }
+        return {CALIBRATION: json.dumps(document, indent=2).encode()}
+
+
+def _training(workspace: Workspace, name: str, tracking: list[str]) -> RankerTraining:
+    runs = Runs(workspace, KIND)
+    finished = runs.open(name)
+    calibration = json.loads((finished.folder / CALIBRATION).read_bytes())
+    model, _ = load_ranker(workspace, name)
+    return RankerTraining(
+        run=name,
+        folder=str(finished.folder),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        table=TableStatistics(**finished.config["table"]),
+        popularity_auc=calibration["popularity_auc"],
+        calibration=[HeadCalibration(**head) for head in calibration["heads"]],
+        train=runs.read_report(name),
+        tracking=tracking,
+        **finished.config["data"],
+    )
+
+
+def _popularity(workspace: Workspace, catalogue: Catalogue) -> np.ndarray:
+    """Return the number of positive events of each item before the split."""
+    statistics = workspace.table("item_statistics").read(["item_id", "popularity"])
+    row_N = pc.index_in(catalogue.item_ids, value_set=statistics["item_id"].combine_chunks())
+    return pc.fill_null(statistics["popularity"].combine_chunks().take(row_N), 0.0).to_numpy(zero_copy_only=False)
+
+
+def _log_odds(examples: RankerExamples) -> tuple[float, ...]:
+    """Return where the heads start: the log-odds of each label, a little off where all are alike."""
+    rates_H = (examples.label_RH.sum(axis=0) + 1) / (len(examples.items_R) + 2)
+    shift = float(examples.rate_R.mean())
+    return tuple(math.log(rate / (1 - rate)) + shift for rate in rates_H.tolist())
+
+
+def _model_config(document: Mapping[str, Any]) -> RankerConfig:
+    lists = {name: tuple(value) for name, value in document.items() if isinstance(value, list)}
+    return RankerConfig(**{**document, **lists})
