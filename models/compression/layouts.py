@@ -170,7 +170,10 @@ def build_layout(
     row_bytes = width // pieces * FLOAT_BYTES
     least = used + _least_rows(method, len(large))
     if budget_bytes < least * row_bytes:
-        raise ValueError(f"{method}: expected a budget of at least {least * row_bytes} bytes, got {budget_bytes}")
+        raise ValueError(
+            f"{method}: expected a budget of at least {least * row_bytes} bytes, got {budget_bytes}; "
+            "give it more or lower exact_values"
+        )
     if large:
         left = budget_bytes // row_bytes - used
         if method in (MULTIPLEXED, MULTI_PROBE):

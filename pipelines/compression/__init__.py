@@ -1,0 +1,1 @@
+"""Compares embedding methods at equal bytes on public click data: examples, runs, baselines, one table and one plot."""
