@@ -259,3 +259,9 @@ def state_layout(features: Sequence[Feature] | None = None) -> int:
     """
     text = repr((_STATE_VERSION, memories_of(features_of(USER, features))))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def features_digest(features: Sequence[Feature] | None = None) -> str:
+    """Return 16 digits that name the definitions of all features: tables of other definitions are out of date."""
+    text = repr((_STATE_VERSION, features_of(USER, features), features_of(ITEM, features)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.definitions import Feature
 from features.workspace import FileEntry, Table, Workspace
 from pipelines.batch.arrow import DAY_MS, decode, encode, milliseconds, shard_of, split_by
 from pipelines.batch.raw import BATCH_ROWS
@@ -103,15 +104,21 @@ class WriteByDay(beam.PTransform):
 
 
 class WriteShards(beam.PTransform):
-    """(shard, table) -> one Parquet file per shard; emits `Written`."""
+    """(shard, table) -> one Parquet file per shard; emits `Written`.
 
-    def __init__(self, uri: str, name: str) -> None:
+    Args:
+        uri: The workspace.
+        name: The table.
+        features: See `Workspace.table`.
+    """
+
+    def __init__(self, uri: str, name: str, features: Sequence[Feature] | None = None) -> None:
         super().__init__()
-        self.uri, self.name = uri, name
+        self.uri, self.name, self.features = uri, name, features
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Write each shard as it is."""
-        return rows | "write" >> beam.FlatMap(_write_shard, self.uri, self.name)
+        return rows | "write" >> beam.FlatMap(_write_shard, self.uri, self.name, self.features)
 
 
 @lru_cache(maxsize=8)
@@ -175,11 +182,13 @@ def _write_days(shard: tuple[int, pa.Table], uri: str, name: str) -> Iterator[Wr
         yield Written(name, open_workspace(uri).table(name).write_part(part, shard=0, date=date))
 
 
-def _write_shard(shard: tuple[int, pa.Table], uri: str, name: str) -> Sequence[Written]:
+def _write_shard(
+    shard: tuple[int, pa.Table], uri: str, name: str, features: Sequence[Feature] | None
+) -> Sequence[Written]:
     number, rows = shard
     if not rows.num_rows:
         return []
-    entry: FileEntry = open_workspace(uri).table(name).write_part(rows, shard=number)
+    entry: FileEntry = open_workspace(uri).table(name, features).write_part(rows, shard=number)
     return [Written(name, entry)]
 
 
