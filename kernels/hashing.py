@@ -19,6 +19,8 @@ HashArray = npt.NDArray[np.uint64]
 GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLY_1, _MULTIPLY_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
+_BLOCK = 1 << 15
+"""Strings hashed at a time: few enough that their hashes and words stay in the processor's cache."""
 NULL_LENGTH = _MASK
 """A null hashes like an empty value of this length, so that it differs from the empty string."""
 
@@ -95,9 +97,13 @@ def reference_mix(word: int) -> int:
 
 
 def _mix(words: HashArray) -> HashArray:
-    words = (words ^ words >> np.uint64(30)) * np.uint64(_MULTIPLY_1)
-    words = (words ^ words >> np.uint64(27)) * np.uint64(_MULTIPLY_2)
-    return words ^ words >> np.uint64(31)
+    """Apply the finaliser in place and return its argument: callers give it an array that is theirs."""
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(_MULTIPLY_1)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(_MULTIPLY_2)
+    words ^= words >> np.uint64(31)
+    return words
 
 
 def _words(content: pa.Buffer | None, used_bytes: int) -> HashArray:
@@ -112,11 +118,24 @@ def _hash_words(
     words: HashArray, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], salt: int
 ) -> HashArray:
     hashes = np.full(len(starts), reference_mix(salt + GOLDEN & _MASK), dtype=np.uint64)
-    active = np.arange(len(starts))
-    for consumed in range(0, int(lengths.max(initial=0)), 8):
-        active = active[lengths[active] > consumed]
-        left = np.minimum(lengths[active] - consumed, 8).astype(np.uint64)
-        kept_bits = np.uint64(_MASK) >> (np.uint64(64) - np.uint64(8) * left)
-        word = words[starts[active] + consumed] & kept_bits
-        hashes[active] = _mix((hashes[active] ^ word) + np.uint64(GOLDEN))
+    for first in range(0, len(starts), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        _absorb(hashes[block], words, starts[block], lengths[block])
     return hashes
+
+
+def _absorb(hashes: HashArray, words: HashArray, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> None:
+    """Mix the words of a block's values into their hashes, in place."""
+    common = int(lengths.min()) // 8 * 8
+    for consumed in range(0, common, 8):
+        hashes ^= words[starts + consumed]
+        hashes += np.uint64(GOLDEN)
+        _mix(hashes)
+    for consumed in range(common, int(lengths.max()), 8):
+        active = np.flatnonzero(lengths > consumed)
+        left = np.minimum(lengths[active] - consumed, 8).astype(np.uint64)
+        word = words[starts[active] + consumed]
+        word &= np.uint64(_MASK) >> (np.uint64(64) - np.uint64(8) * left)
+        word ^= hashes[active]
+        word += np.uint64(GOLDEN)
+        hashes[active] = _mix(word)

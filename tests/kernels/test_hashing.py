@@ -70,3 +70,14 @@ def test_another_process_hashes_alike():
     code = "import pyarrow as pa; from kernels.hashing import hash_strings; print(hash_strings(pa.array(['x']))[0])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(printed) == int(hash_strings(pa.array(["x"]))[0])
+
+
+def test_more_strings_than_a_block_hash_like_pieces_of_them():
+    numbers = np.arange(100_000)
+    strings = pa.array([f"{'long ' * (number % 5)}{number}" for number in numbers])
+    pieces = [hash_strings(strings.slice(start, 7_001)) for start in range(0, 100_000, 7_001)]
+    hashes = hash_strings(strings)
+    assert np.array_equal(hashes, np.concatenate(pieces))
+    assert [int(hashes[row]) for row in (0, 32_767, 32_768, 99_999)] == [
+        reference_hash(strings[row].as_py().encode()) for row in (0, 32_767, 32_768, 99_999)
+    ]
