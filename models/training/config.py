@@ -18,7 +18,9 @@ class TrainConfig:
     learning_rate: float = 1e-3
     """Peak rate of AdamW, which trains everything but embedding tables."""
     table_learning_rate: float = 0.05
-    """Peak rate of row-wise Adagrad, which trains the embedding tables."""
+    """Peak rate of `table_optimizer`, which trains the embedding tables."""
+    table_optimizer: Literal["rowwise_adagrad", "adagrad", "sgd"] = "rowwise_adagrad"
+    """`rowwise_adagrad` keeps one number per row, `adagrad` one per weight (twice a table's memory), `sgd` none."""
     warmup_fraction: float = 0.02
     """Share of the run in which rates grow linearly from zero."""
     schedule: Literal["cosine", "linear"] = "cosine"
@@ -33,6 +35,9 @@ class TrainConfig:
     """Of matrix products. `auto`: bfloat16 where the processor multiplies it natively, else float32."""
     row_wise_from_rows: int = 1_000_000
     """Tables of at least so many rows are split over all processes; smaller ones live whole on one of them."""
+    column_wise_from_dimensions: int | None = None
+    """Smaller tables of at least so many dimensions are split by columns instead, over all processes. Row-wise Adagrad
+    cannot train these: choose `table_optimizer` adagrad or sgd. None: never."""
     checkpoint_every_steps: int | None = None
     """Save after every so many steps. None: by `checkpoint_every_seconds` alone."""
     checkpoint_every_seconds: float | None = 300.0
@@ -69,12 +74,22 @@ class TrainConfig:
             mistakes.append(f"weight_decay: expected >= 0, got {self.weight_decay}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             mistakes.append(f"ema_decay: expected 0 < decay < 1 or none, got {self.ema_decay}")
-        for name, choices in (("schedule", ("cosine", "linear")), ("precision", ("auto", "float32", "bfloat16"))):
+        if self.column_wise_from_dimensions is not None and self.table_optimizer == "rowwise_adagrad":
+            mistakes.append(
+                "column_wise_from_dimensions: expected none with table_optimizer=rowwise_adagrad, got "
+                f"{self.column_wise_from_dimensions}; use table_optimizer=adagrad"
+            )
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 mistakes.append(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         return mistakes
 
 
+_CHOICES = {
+    "schedule": ("cosine", "linear"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "table_optimizer": ("rowwise_adagrad", "adagrad", "sgd"),
+}
 _POSITIVE = (
     "epochs",
     "max_seconds",
@@ -82,6 +97,7 @@ _POSITIVE = (
     "table_learning_rate",
     "gradient_clip",
     "row_wise_from_rows",
+    "column_wise_from_dimensions",
     "checkpoint_every_steps",
     "checkpoint_every_seconds",
     "evaluate_every_epochs",

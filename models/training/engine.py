@@ -14,9 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from models.embedding.bags import PlainBags
 from models.embedding.plain import PlainTables
 from models.training.config import TrainConfig
-from models.training.optimizers import DenseOptimizer, MovingAverage, RowWiseAdagrad, no_decay_names
+from models.training.optimizers import TABLE_OPTIMIZERS, DenseOptimizer, MovingAverage, no_decay_names
 
 
 class Engine(Protocol):
@@ -43,14 +44,15 @@ class Engine(Protocol):
 
 
 def build_engine(model: nn.Module, config: TrainConfig, device: torch.device) -> Engine:
-    """Return the engine a model needs; its process group must stand already if it holds `TorchRecTables`."""
+    """Return the engine a model needs; its process group must stand already if it holds TorchRec's tables or bags."""
     return ShardedEngine(model, config, device) if holds_torchrec(model) else PlainEngine(model, config, device)
 
 
 def holds_torchrec(model: nn.Module) -> bool:
-    """Whether a part of `model` is a `TorchRecTables`; does not import TorchRec where no model can hold one."""
-    module = sys.modules.get("models.training.tables")
-    return module is not None and any(isinstance(part, module.TorchRecTables) for part in model.modules())
+    """Whether a part of `model` is sharded by TorchRec; does not import it where no model can hold one."""
+    forms = (("models.training.tables", "TorchRecTables"), ("models.training.bags", "TorchRecBags"))
+    kinds = tuple(getattr(sys.modules[module], name) for module, name in forms if module in sys.modules)
+    return any(isinstance(part, kinds) for part in model.modules())
 
 
 def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
@@ -118,17 +120,24 @@ class PlainEngine(_BaseEngine):
         self.model = model.to(device)
         self.plan = []
         tables = {
-            id(weight) for part in model.modules() if isinstance(part, PlainTables) for weight in part.parameters()
+            id(weight)
+            for part in model.modules()
+            if isinstance(part, PlainTables | PlainBags)
+            for weight in part.parameters()
         }
         named = dict(model.named_parameters())
         super().__init__(
             model, {name: value for name, value in named.items() if id(value) not in tables}, config, device
         )
-        self.tables = RowWiseAdagrad({name: value for name, value in named.items() if id(value) in tables})
+        self.tables = TABLE_OPTIMIZERS[config.table_optimizer](
+            {name: value for name, value in named.items() if id(value) in tables}
+        )
         self.module = model
         if dist.is_initialized() and dist.get_world_size() > 1:
             if tables:
-                raise ValueError("plain tables train in one process only; build the model with TorchRecTables for more")
+                raise ValueError(
+                    "plain tables train in one process only; build the model with TorchRecTables or TorchRecBags"
+                )
             self.module = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
 
     def step(self, batch: Any, rate_factor: float) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -140,23 +149,20 @@ class PlainEngine(_BaseEngine):
     def state_dict(self) -> dict[str, Any]:
         """Return live state for a checkpoint."""
         state = {"model": self.model.state_dict(), **self._dense_state()}
-        return {**state, "tables": self.tables.state_dict()} if self.tables.parameters else state
+        sums = self.tables.state_dict()
+        return {**state, "tables": sums} if sums else state
 
 
 class ShardedEngine(_BaseEngine):
-    """A model with `TorchRecTables` under `DistributedModelParallel`, in any number of processes."""
+    """A model with `TorchRecTables` or `TorchRecBags` under `DistributedModelParallel`, in any number of processes."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, device: torch.device) -> None:
         from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-        from models.training.distributed import FirstStepCheck, shard
+        from models.training.distributed import shard
+        from models.training.first_step import FirstStepCheck
 
-        self.sharded = shard(
-            model,
-            learning_rate=config.table_learning_rate,
-            row_wise_from_rows=config.row_wise_from_rows,
-            device=device,
-        )
+        self.sharded = shard(model, config, device)
         self.module, self.plan = self.sharded.module, self.sharded.plan
         dense = dict(in_backward_optimizer_filter(self.module.named_parameters()))
         super().__init__(model, dense, config, device)
@@ -173,5 +179,6 @@ class ShardedEngine(_BaseEngine):
 
     def state_dict(self) -> dict[str, Any]:
         """Return live state for a checkpoint."""
-        tables = self.sharded.table_optimizer.state_dict()
-        return {"model": self.module.state_dict(), **self._dense_state(), "tables": tables["state"]}
+        sums = {name: part for name, part in self.sharded.table_optimizer.state_dict()["state"].items() if part}
+        state = {"model": self.module.state_dict(), **self._dense_state()}
+        return {**state, "tables": sums} if sums else state

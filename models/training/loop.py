@@ -64,7 +64,7 @@ def train(
     the first only.
 
     Args:
-        model: `forward(batch) -> (loss, diagnostics)`. With `TorchRecTables` it must be called within
+        model: `forward(batch) -> (loss, diagnostics)`. With TorchRec's tables it must be called within
             `models.training.distributed.process_group`.
         source: Batches of this process.
         config: Options.
@@ -83,7 +83,9 @@ def train(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if holds_torchrec(model) and not dist.is_initialized():
-        raise ValueError("a model with TorchRecTables needs `with models.training.distributed.process_group(device):`")
+        raise ValueError(
+            "a model with TorchRec's tables needs `with models.training.distributed.process_group(device):`"
+        )
     first = rank() == 0
     run = _Run(model, source, config, Checkpoints(checkpoints), torch.device(device))
     run.evaluate = evaluate

@@ -1,4 +1,4 @@
-"""Learning-rate schedule, AdamW for dense parameters, row-wise Adagrad for plain tables, moving average of weights."""
+"""Learning-rate schedule, AdamW for dense parameters, optimisers of plain tables, moving average of weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 TABLE_EPSILON = 1e-8
-"""Row-wise Adagrad's epsilon, in FBGEMM and here (torch's own default differs)."""
+"""Adagrad's epsilon for tables, in FBGEMM and here (torch's own default differs)."""
 
 
 def rate_factor(progress: float, warmup_fraction: float, schedule: str) -> float:
@@ -81,10 +81,10 @@ def _adamw_state(parameter: nn.Parameter) -> dict[str, Tensor]:
     }
 
 
-class RowWiseAdagrad:
-    """FBGEMM's EXACT_ROWWISE_ADAGRAD for plain tables with sparse gradients, equal to it step by step.
+class TableOptimizer:
+    """Plain SGD for tables with sparse gradients, equal to FBGEMM's EXACT_SGD; base of the optimisers with a memory.
 
-    For each row with gradient g: `sum += mean(g^2); weight -= rate * g / (sqrt(sum) + epsilon)`.
+    For each row with gradient g: `weight -= rate * g / divisor`, here with divisor 1.
 
     Args:
         parameters: Name -> table `[rows, D]`.
@@ -92,7 +92,9 @@ class RowWiseAdagrad:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self.parameters = dict(parameters)
-        self._sums = {name: torch.zeros(len(table), device=table.device) for name, table in self.parameters.items()}
+        self._sums = {
+            name: memory for name, table in self.parameters.items() if (memory := self._memory(table)) is not None
+        }
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -102,14 +104,49 @@ class RowWiseAdagrad:
                 continue
             gradient = table.grad.coalesce()
             rows_r, gradient_rD = gradient.indices()[0], gradient.values()
-            sums_r = self._sums[name].index_add_(0, rows_r, gradient_rD.square().mean(1)).index_select(0, rows_r)
-            scale_r = -learning_rate / (sums_r.sqrt() + TABLE_EPSILON)
-            table.index_add_(0, rows_r, gradient_rD * scale_r.unsqueeze(1))
+            scale = -learning_rate / self._divisor(name, rows_r, gradient_rD)
+            table.index_add_(0, rows_r, gradient_rD * scale)
             table.grad = None
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the live sums by parameter name; loading a checkpoint writes into them."""
         return self._sums
+
+    def _memory(self, table: Tensor) -> Tensor | None:
+        return None
+
+    def _divisor(self, name: str, rows_r: Tensor, gradient_rD: Tensor) -> Tensor:
+        return gradient_rD.new_ones(1, 1)
+
+
+class RowWiseAdagrad(TableOptimizer):
+    """FBGEMM's EXACT_ROWWISE_ADAGRAD: `sum += mean(g^2); divisor = sqrt(sum) + epsilon`, one sum per row."""
+
+    def _memory(self, table: Tensor) -> Tensor:
+        return torch.zeros(len(table), device=table.device)
+
+    def _divisor(self, name: str, rows_r: Tensor, gradient_rD: Tensor) -> Tensor:
+        sums_r = self._sums[name].index_add_(0, rows_r, gradient_rD.square().mean(1)).index_select(0, rows_r)
+        return (sums_r.sqrt() + TABLE_EPSILON).unsqueeze(1)
+
+
+class Adagrad(TableOptimizer):
+    """FBGEMM's EXACT_ADAGRAD: `sum += g^2; divisor = sqrt(sum) + epsilon`, one sum per weight."""
+
+    def _memory(self, table: Tensor) -> Tensor:
+        return torch.zeros_like(table)
+
+    def _divisor(self, name: str, rows_r: Tensor, gradient_rD: Tensor) -> Tensor:
+        sums_rD = self._sums[name].index_add_(0, rows_r, gradient_rD.square()).index_select(0, rows_r)
+        return sums_rD.sqrt() + TABLE_EPSILON
+
+
+TABLE_OPTIMIZERS: dict[str, type[TableOptimizer]] = {
+    "rowwise_adagrad": RowWiseAdagrad,
+    "adagrad": Adagrad,
+    "sgd": TableOptimizer,
+}
+"""By their names in `TrainConfig.table_optimizer`."""
 
 
 class MovingAverage:

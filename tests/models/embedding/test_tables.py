@@ -14,6 +14,7 @@ def tables(request):
     if request.param == "plain":
         yield _filled(PlainTables(SPECS))
         return
+    from models.training.config import TrainConfig
     from models.training.distributed import process_group, shard
     from models.training.tables import TorchRecTables
 
@@ -23,7 +24,7 @@ def tables(request):
         return
     device = torch.device("cpu")
     with process_group(device):
-        shard(model, learning_rate=0.1, row_wise_from_rows=4, device=device)
+        shard(model, TrainConfig(table_learning_rate=0.1, row_wise_from_rows=4), device)
         yield model
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -6,24 +8,64 @@ from torchrec.distributed import sharding_plan as plans
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.types import ShardingPlan
 
-from models.training.distributed import FirstStepCheck, check_plan, plan_tables, process_group, shard
+from models.embedding.spec import BagSpec, TableSpec
+from models.training.bags import TorchRecBags
+from models.training.config import TrainConfig
+from models.training.distributed import process_group, shard
 from models.training.export import full_state
+from models.training.first_step import FirstStepCheck
+from models.training.plan import check_plan, describe_plan, plan_tables, sharders
 
 CPU = torch.device("cpu")
+ADAGRAD = EmbOptimType.EXACT_ADAGRAD
+CONFIG = TrainConfig(row_wise_from_rows=100, column_wise_from_dimensions=16, table_optimizer="adagrad")
+
+
+def plan(model, world_size=2, **options):
+    config = dataclasses.replace(CONFIG, **options)
+    return plan_tables(model, sharders(ADAGRAD, 0.1), config, world_size=world_size, device=CPU)
+
+
+def bags(*tables):
+    return TorchRecBags(tables, [BagSpec(f"{table.name} seen", table.name) for table in tables])
 
 
 def test_small_tables_go_to_the_emptiest_process_and_large_ones_to_all(worker):
-    plan = plan_tables(
-        worker.sharded(), EmbeddingCollectionSharder(), row_wise_from_rows=100, world_size=2, device=CPU
-    ).plan["tables.collection"]
-    assert {name: (place.sharding_type, place.ranks) for name, place in plan.items()} == {
+    placed = plan(worker.sharded()).plan["tables.collection"]
+    assert {name: (place.sharding_type, place.ranks) for name, place in placed.items()} == {
         "item": ("table_wise", [0]),
         "user": ("table_wise", [1]),
     }
-    split = plan_tables(
-        worker.sharded(), EmbeddingCollectionSharder(), row_wise_from_rows=5, world_size=2, device=CPU
-    ).plan["tables.collection"]
+    split = plan(worker.sharded(), row_wise_from_rows=5).plan["tables.collection"]
     assert {place.sharding_type for place in split.values()} == {"row_wise"}
+
+
+def test_rows_then_columns_are_split_and_every_table_is_told():
+    model = bags(TableSpec("long", 100, 4), TableSpec("wide", 99, 16), TableSpec("small", 99, 12))
+    placed = plan(model)
+    assert {name: place.sharding_type for name, place in placed.plan["collection"].items()} == {
+        "long": "row_wise",
+        "wide": "column_wise",
+        "small": "table_wise",
+    }
+    assert describe_plan(placed, model)[1] == "table wide: 99 x 16 (0.0 MB), column_wise on [0, 1], kernel fused"
+
+
+@pytest.mark.parametrize(
+    ("table", "world_size", "told"),
+    [
+        (
+            TableSpec("wide", 99, 20),
+            2,
+            "'wide': expected a multiple of 8 as dimensions to split them over 2.*got 20",
+        ),
+        (TableSpec("long", 101, 4), 102, "'long': 101 rows in 102 shards of 1 leave a process without any"),
+        (TableSpec("long", 105, 4), 50, "'long': 105 rows in 50 shards of 3 leave a process without any"),
+    ],
+)
+def test_tables_that_do_not_split_over_so_many_processes(table, world_size, told):
+    with pytest.raises(ValueError, match=told):
+        plan(bags(table), world_size)
 
 
 def test_a_plan_that_would_not_train_is_refused(worker):
@@ -38,15 +80,22 @@ def test_a_plan_that_would_not_train_is_refused(worker):
     )
     with pytest.raises(ValueError, match="table 'item': expected kernel 'fused', got 'dense'"):
         check_plan(ShardingPlan(plan={"tables.collection": dense}), model, EmbOptimType.EXACT_SGD, CPU)
-    with pytest.raises(ValueError, match=r"EXACT_ROWWISE_ADAGRAD on CPU, got ADAM\n.*'item' has no placement"):
+    with pytest.raises(ValueError, match=r"EXACT_SGD on CPU, got ADAM\n.*'item' has no placement"):
         check_plan(ShardingPlan(plan={}), model, EmbOptimType.ADAM, CPU)
+
+
+def test_row_wise_sums_of_columns_are_refused():
+    """Each shard of columns would keep sums of its own."""
+    model = bags(TableSpec("wide", 99, 16))
+    with pytest.raises(ValueError, match=r"'wide' is split by columns.*use table_optimizer=adagrad"):
+        check_plan(plan(model), model, EmbOptimType.EXACT_ROWWISE_ADAGRAD, CPU)
 
 
 def test_sharding_keeps_the_weights(worker):
     model = worker.sharded()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with process_group(CPU):
-        shard(model, learning_rate=0.1, row_wise_from_rows=10, device=CPU)
+        shard(model, TrainConfig(row_wise_from_rows=10), CPU)
         after = full_state(model)
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
@@ -56,7 +105,8 @@ def test_the_first_step_tells_whether_tables_train(worker, rate):
     batch = next(worker.Source().iterate(0, 0))
     with process_group(CPU):
         model = worker.sharded()
-        sharded = shard(model, learning_rate=rate, row_wise_from_rows=10, device=CPU)
+        sharded = shard(model, TrainConfig(row_wise_from_rows=10), CPU)
+        sharded.set_table_rate(rate)
         check = FirstStepCheck(model)
         sharded.module(batch)[0].backward()
         if rate:
@@ -70,7 +120,7 @@ def test_a_new_rate_counts_from_the_next_backward_pass(worker):
     batch = next(worker.Source().iterate(0, 0))
     with process_group(CPU):
         model = worker.sharded()
-        sharded = shard(model, learning_rate=0.1, row_wise_from_rows=10, device=CPU)
+        sharded = shard(model, TrainConfig(row_wise_from_rows=10), CPU)
         weight = dict(model.tables.named_parameters())["collection.embeddings.item.weight"]
         before = weight.detach().clone()
         sharded.set_table_rate(0.0)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.training.config import TrainConfig
 from models.training.distributed import process_group, shard
 from models.training.export import full_state, load_weights, weights_bytes
 
@@ -11,7 +12,7 @@ def test_weights_of_sharded_tables_load_into_plain_ones(worker, tmp_path):
     expected = {name: value.clone() for name, value in model.state_dict().items()}
     nn.init.zeros_(plain.head.weight)
     with process_group(worker.CPU):
-        shard(model, learning_rate=0.1, row_wise_from_rows=10, device=worker.CPU)
+        shard(model, TrainConfig(table_learning_rate=0.1, row_wise_from_rows=10), worker.CPU)
         (tmp_path / "weights.safetensors").write_bytes(weights_bytes(full_state(model)))
     load_weights(plain, tmp_path / "weights.safetensors")
     assert all(torch.equal(value, expected[name]) for name, value in plain.state_dict().items())
