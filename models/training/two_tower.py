@@ -1,0 +1,226 @@
+"""The two-tower model's training run: pages and items in, a finished run in `checkpoints/two_tower/` out.
+
+It needs no semantic IDs: items are numbered in order of their ids. Under `torchrun` every process calls
+`train_two_tower`; the batch's other positives are negatives within a process only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from features import schemas
+from features.schemas import TRAIN, VALIDATION
+from features.semantic_ids import Catalogue
+from features.workspace import Workspace
+from models.inputs.items import item_columns
+from models.metrics import ranking_metrics
+from models.recommend.catalogue import plain_catalogue
+from models.recommend.requests import EvaluationCases, requests_from_sequences
+from models.training.config import TrainConfig
+from models.training.loop import Evaluate
+from models.training.position import TrainReport
+from models.training.publish import train_and_publish
+from models.training.runs import Runs
+from models.training.streams import CASES, ORDER, stream_seed
+from models.training.tracking import code_version
+from models.training.two_tower_run import KIND, TwoTowerRun, load_two_tower, run_files
+from models.two_tower.config import TwoTowerConfig
+from models.two_tower.inputs import ItemRows, positive_history, tower_columns
+from models.two_tower.model import TwoTower
+from models.two_tower.schema import Schema, make_schema
+from models.two_tower.source import TowerSource, drop_short_histories
+from models.two_tower.towers import TwoTowerNet, bag_specs
+
+__all__ = ["TwoTowerRun", "TwoTowerTraining", "load_two_tower", "train_two_tower"]
+
+VALIDATED_AT = (10, 50)
+"""Lengths of the lists that validation measures."""
+TABLES = ("clean_items", "clean_users", "sequences", "pages", "page_features")
+"""What a training depends on, as far as the workspace has it."""
+BATCH = 1024
+"""Validation cases ranked together; bounds memory."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoTowerTraining:
+    """What a training run did and where it lies."""
+
+    run: str
+    folder: str
+    pages: int
+    """Training pages."""
+    examples: int
+    """Positive items of these pages."""
+    left_out: Mapping[str, int]
+    """What of the training split is no page or no example, by reason."""
+    features: Mapping[str, tuple[str, ...]]
+    """Blocks of each tower's input."""
+    parameters: int
+    train: TrainReport
+    tracking: list[str]
+    """Where to look at the curves."""
+
+    def lines(self) -> list[str]:
+        """Return the report for a terminal."""
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
+        return [
+            f"two-tower: {self.parameters:,} parameters, {self.examples:,} examples on {self.pages:,} training pages "
+            f"(left out: {left_out or 'nothing'})",
+            *(f"{tower} tower reads {', '.join(names)}" for tower, names in self.features.items()),
+            *self.train.lines(),
+            *self.tracking,
+            f"run {self.run}: {self.folder}",
+        ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Data:
+    """What a training reads."""
+
+    catalogue: Catalogue
+    cases: EvaluationCases
+    schema: Schema
+    items: ItemRows
+
+
+def train_two_tower(
+    workspace: Workspace,
+    model_config: TwoTowerConfig,
+    train_config: TrainConfig,
+    *,
+    seed: int,
+    track: bool = True,
+    tracking_uri: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> TwoTowerTraining:
+    """Train the two towers and publish them; the same call again finds the finished run, or resumes it.
+
+    Args:
+        workspace: Holds `sequences` and `clean_items`; on this machine.
+        model_config: Features, towers, losses and batches.
+        train_config: The loop. Weights are chosen by `monitor` on the validation split where that has pages.
+        seed: Everything random follows from it.
+        track: Whether to record the run with MLflow.
+        tracking_uri: An MLflow server; None for the workspace's own store.
+        progress: Receives a line of text now and then.
+
+    Raises:
+        FileNotFoundError: A table is missing.
+        ValueError: A feature does not exist, no training page remains, or there are too few examples.
+    """
+    data = _load(workspace, model_config)
+    tables = [workspace.table(name) for name in TABLES if _is_there(workspace, name)]
+    run = TwoTowerRun(
+        model=model_config,
+        train=train_config,
+        seed=seed,
+        items=len(data.catalogue),
+        inputs={table.name: table.manifest().fingerprint for table in tables},
+        schema=hashlib.sha256(data.schema.to_bytes()).hexdigest()[:16],
+        code_version=code_version(),
+    )
+    tracking = train_and_publish(
+        workspace,
+        KIND,
+        run.name,
+        config=run.to_json(),
+        build=lambda: _build(run, data.schema),
+        source=lambda rank, world_size: TowerSource(
+            data.cases, data.items, model_config, seed=stream_seed(seed, ORDER), rank=rank, world_size=world_size
+        ),
+        train_config=train_config,
+        seed=seed,
+        evaluate=lambda net: _validation(workspace, run, net, data, progress or (lambda line: None)),
+        files=lambda weights: run_files(run, data.schema, data.catalogue.item_ids, data.items, weights),
+        tags=run.inputs,
+        track=track,
+        tracking_uri=tracking_uri,
+        progress=progress,
+    )
+    runs = Runs(workspace, KIND)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in TwoTowerNet(data.schema, model_config, 1).parameters())
+    return TwoTowerTraining(
+        run=run.name,
+        folder=str(runs.folder(run.name)),
+        pages=len(data.cases),
+        examples=len(data.cases.relevant_items),
+        left_out=data.cases.left_out,
+        features={
+            "user": tuple(block.name for block in data.schema.user),
+            "item": tuple(block.name for block in data.schema.item),
+        },
+        parameters=parameters,
+        train=runs.read_report(run.name),
+        tracking=tracking,
+    )
+
+
+def _load(workspace: Workspace, config: TwoTowerConfig) -> _Data:
+    """Read items and training pages, and decide features and vocabularies."""
+    table = workspace.table("clean_items").read().sort_by("item_id")
+    catalogue = plain_catalogue(table.column("item_id").to_pylist())
+    columns = item_columns(table)
+    cases = requests_from_sequences(workspace, catalogue, TRAIN, max_history=config.max_history)
+    cases = drop_short_histories(cases, config.min_history)
+    trained = np.unique(np.concatenate([cases.relevant_items, positive_history(cases.requests)[0]]))
+    schema = make_schema(columns, tower_columns(cases.requests), trained, config, order_only=cases.order_only)
+    return _Data(catalogue=catalogue, cases=cases, schema=schema, items=ItemRows.of(schema, columns))
+
+
+def _is_there(workspace: Workspace, name: str) -> bool:
+    return name in schemas.TABLES and workspace.table(name).exists()
+
+
+def _build(run: TwoTowerRun, schema: Schema) -> TwoTowerNet:
+    from models.training.bags import TorchRecBags
+
+    return TwoTowerNet(schema, run.model, run.items, TorchRecBags(*bag_specs(schema, run.model)))
+
+
+def _validation(
+    workspace: Workspace, run: TwoTowerRun, net: TwoTowerNet, data: _Data, say: Callable[[str], None]
+) -> Evaluate | None:
+    """Return the measurement of the model on a sample of validation pages, None where there are none."""
+    max_history = run.model.max_history
+    try:
+        cases = requests_from_sequences(workspace, data.catalogue, VALIDATION, max_history=max_history)
+    except ValueError as error:
+        say(f"no validation, the last weights will be used: {error}")
+        return None
+    rng = np.random.default_rng([run.seed, CASES])
+    count = min(len(cases), run.train.validation_pages)
+    cases = cases.take(np.sort(rng.choice(len(cases), count, replace=False)))
+    model = TwoTower(net, data.schema, data.catalogue.item_ids, data.items)
+
+    def evaluate(_: nn.Module) -> dict[str, float]:
+        return exact_metrics(model, cases, data.catalogue)
+
+    return evaluate
+
+
+def exact_metrics(model: TwoTower, cases: EvaluationCases, catalogue: Catalogue) -> dict[str, float]:
+    """Return the means of `ranking_metrics` when all known items are ranked by cosine, without any index.
+
+    Args:
+        model: The model whose known items are those of the catalogue.
+        cases: Pages to be predicted.
+        catalogue: Numbers the items.
+
+    Raises:
+        ValueError: The model knows other items than the catalogue holds.
+    """
+    if not model.item_ids.equals(catalogue.item_ids):
+        raise ValueError("exact metrics: expected a catalogue of the items the model knows, in their order")
+    item_ND = torch.from_numpy(model.known_item_vectors())
+    user_BD = torch.from_numpy(model.user_vectors(cases.requests, catalogue))
+    depth = min(max(VALIDATED_AT), len(item_ND))
+    ranked = [(part_bD @ item_ND.T).topk(depth).indices for part_bD in torch.split(user_BD, BATCH)]
+    values = ranking_metrics(torch.cat(ranked).numpy(), cases.relevant_items, cases.relevant_offsets, ks=VALIDATED_AT)
+    return {name: float(values_B.mean()) for name, values_B in values.items()}
