@@ -32,30 +32,32 @@ def compare(
     """Run the comparison and write `comparison.{txt,json,csv,png}`.
 
     Every method has the same network, optimiser, seeds, order of examples and stopping rule; only the table differs.
+    A seed also salts the values' hashes: the spread over seeds contains the luck of who collides with whom.
     Vocabularies are those of the training part; the test part is only measured, at the end of each run.
 
     Args:
         config: Data set, methods, sizes, network.
         source: Folder with the data set's files as published, or the main file.
         folder: Where the results are written; made if need be.
-        seeds: Of initial weights and order of examples; each cell is run with each.
+        seeds: Of initial weights, order of examples and hashes, from 0; each cell is run with each.
         progress: Called with one line per run.
 
     Raises:
         FileNotFoundError: The data are not there.
         ValueError: No seeds, a seed twice, unusable data, or a size too small for a method; before any training.
     """
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds: expected one or more, each once, got {list(seeds)}")
+    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds: expected one or more from 0, each once, got {list(seeds)}")
     say = progress or (lambda line: None)
-    split = split_by_time(load_examples(config.dataset, source))
-    layouts = _layouts(config, split)
+    examples = load_examples(config.dataset, source)
+    split = split_by_time(examples)
+    _layouts(config, split)  # a table too small is told before anything is trained
     runs = _baselines(split, say)
-    for (method, share), layout in layouts.items():
-        placed = [_placed(layout, part) for part in (split.train, split.validation, split.test)]
-        for seed in seeds:
-            runs.append(_run(config, method, share, layout, placed, seed))
-            say(f"{method} {fraction(share)}, seed {seed}: AUC {runs[-1].auc:.4f}, {runs[-1].seconds:.1f} s")
+    for seed in seeds:
+        salted = split_by_time(examples, salt=seed)
+        for (method, share), layout in _layouts(config, salted).items():
+            runs.append(_run(config, method, share, layout, salted, seed))
+            say(f"seed {seed}, {method} {fraction(share)}: AUC {runs[-1].auc:.4f}, {runs[-1].seconds:.1f} s")
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     report = ComparisonReport(
         dataset=config.dataset,
@@ -95,10 +97,10 @@ def _placed(layout: Layout, part: Part) -> PlacedPart:
 
 
 def _run(
-    config: CompareConfig, method: str, share: float | None, layout: Layout, placed: Sequence[PlacedPart], seed: int
+    config: CompareConfig, method: str, share: float | None, layout: Layout, split: SplitExamples, seed: int
 ) -> RunResult:
     started = time.monotonic()
-    train, validation, test = placed
+    train, validation, test = (_placed(layout, part) for part in (split.train, split.validation, split.test))
     fitted = fit(layout, train, validation, config, seed=seed)
     return RunResult(
         method=method,

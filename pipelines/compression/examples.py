@@ -81,8 +81,12 @@ def load_examples(dataset: str, source: Path) -> Examples:
     return examples
 
 
-def split_by_time(examples: Examples) -> SplitExamples:
+def split_by_time(examples: Examples, salt: int = 0) -> SplitExamples:
     """Hash the columns and cut them at two moments.
+
+    Args:
+        examples: In any order.
+        salt: Of the values' hashes: with another one other values share a row of a hashed table.
 
     Raises:
         ValueError: A part would have no example, no positive or no negative.
@@ -90,7 +94,7 @@ def split_by_time(examples: Examples) -> SplitExamples:
     times = np.sort(examples.time_E)
     moments = [times[int(share * len(times))] for share in _SHARES]
     part_E = np.searchsorted(moments, examples.time_E, side="right")
-    hashes = {name: hash_strings(column) for name, column in examples.columns.items()}
+    hashes = {name: hash_strings(column, salt) for name, column in examples.columns.items()}
     parts = []
     for number, name in enumerate(("train", "validation", "test")):
         rows = np.flatnonzero(part_E == number)

@@ -46,7 +46,11 @@ def test_the_same_seed_gives_the_same_figures(report: ComparisonReport, films: P
     lines: list[str] = []
     again = compare(one, films, tmp_path / "new" / "folder", seeds=(2,), progress=lines.append)
     assert again.values("multiplexed", 1 / 4, "auc") == report.values("multiplexed", 1 / 4, "auc")[1:]
-    assert [line.split(",")[0] for line in lines] == ["logistic_regression", "popularity_prior", "multiplexed 1/4"]
+    assert [line.split(":")[0].split(", setting")[0] for line in lines] == [
+        "logistic_regression",
+        "popularity_prior",
+        "seed 2, multiplexed 1/4",
+    ]
 
 
 def test_files_hold_the_runs(report: ComparisonReport):
@@ -111,6 +115,8 @@ def test_mistakes_are_told(films: Path, tmp_path: Path):
         CompareConfig(probes=4)
     with pytest.raises(ValueError, match=r"each once, got \[1, 1\]"):
         compare(SMALL, films, tmp_path, seeds=(1, 1))
+    with pytest.raises(ValueError, match=r"from 0, each once, got \[-1\]"):
+        compare(SMALL, films, tmp_path, seeds=(-1,))
     tiny = CompareConfig(**{**vars(SMALL), "budgets": (1 / 100,)})
     lines: list[str] = []
     with pytest.raises(ValueError, match="per_feature: expected a budget of at least"):

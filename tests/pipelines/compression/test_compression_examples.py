@@ -84,6 +84,13 @@ def test_the_split_follows_time_and_keeps_moments_whole():
     assert split.fields[0].values_V.tolist() == sorted(expected.tolist())
 
 
+def test_a_salt_changes_the_hashes_and_nothing_else():
+    examples = made(list(range(20)), [0, 1] * 10)
+    plain, salted = split_by_time(examples), split_by_time(examples, salt=1)
+    assert plain.test.label_E.tolist() == salted.test.label_E.tolist()
+    assert not set(plain.fields[0].values_V.tolist()) & set(salted.fields[0].values_V.tolist())
+
+
 def test_parts_without_positives_are_told():
     with pytest.raises(ValueError, match="test: expected positives and negatives, got 0 of 2"):
         split_by_time(made(list(range(20)), [0, 1] * 9 + [0, 0]))
