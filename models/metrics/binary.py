@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 _LEAST = 1e-7
 """Probabilities are kept this far from 0 and 1 by `log_loss`, so that one sure mistake does not make it infinite."""
@@ -28,7 +27,9 @@ def auc(probability_E: npt.ArrayLike, label_E: npt.ArrayLike) -> float:
     negatives = len(positive_E) - positives
     if not positives or not negatives:
         raise ValueError(f"auc: expected positives and negatives, got {positives} and {negatives}")
-    ranks = float(rankdata(np.asarray(probability_E))[positive_E].sum())
+    _, level_E, counts = np.unique(np.asarray(probability_E), return_inverse=True, return_counts=True)
+    mean_ranks = np.cumsum(counts) - (counts - 1) / 2
+    ranks = float(mean_ranks[level_E][positive_E].sum())
     return (ranks - positives * (positives + 1) / 2) / (positives * negatives)
 
 
