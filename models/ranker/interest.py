@@ -122,7 +122,8 @@ class Interest(nn.Module):
         return attended_BKA[place], matches_BK[place]
 
     def _heads(self, padded_BLA: Tensor) -> Tensor:
-        return padded_BLA.view(*padded_BLA.shape[:2], self.heads, -1).transpose(1, 2)
+        requests, longest, width = padded_BLA.shape
+        return padded_BLA.view(requests, longest, self.heads, width // self.heads).transpose(1, 2)
 
 
 def reference_interest(

@@ -21,6 +21,8 @@ from models.ranker.model import UnifiedRanker
 
 _PAGES = 256
 """Pages measured together."""
+_FLATTEST = 1e-3
+"""The smallest slope of a calibration."""
 METRICS = ("auc", "logloss", "calibration", *(f"auc_{head}" for head in HEADS[1:]))
 """What `metrics` returns; the first three are of the click."""
 
@@ -112,21 +114,24 @@ def _fit(logit_RH: Floats, label_RH: Floats, rate_R: Floats) -> Calibration:
 def platt(logit_R: Floats, label_R: Floats, rate_R: Floats) -> tuple[float, float]:
     """Return the slope and intercept of the largest likelihood of `sigmoid(slope * logit + intercept - rate)`.
 
-    Labels that are all alike say nothing: slope 1, intercept 0. The slope is kept above 0 by fitting its logarithm, so
-    that calibration never turns an order around.
+    Labels that are all alike say nothing: slope 1, intercept 0. The slope is kept above 0, so that calibration never
+    turns an order around; in these two numbers the loss is convex.
     """
     if not 0 < label_R.sum() < len(label_R):
         return 1.0, 0.0
     logit, label, rate = (np.asarray(values, dtype=np.float64) for values in (logit_R, label_R, rate_R))
 
     def loss(parameters: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        slope, shifted = np.exp(parameters[0]), np.exp(parameters[0]) * logit + parameters[1] - rate
+        shifted = parameters[0] * logit + parameters[1] - rate
         error = sigmoid(shifted) - label
         value = float((np.logaddexp(0, shifted) - label * shifted).mean())
-        return value, np.array([(error * logit).mean() * slope, error.mean()])
+        return value, np.array([(error * logit).mean(), error.mean()])
 
-    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-5, 5), (-20, 20)])
-    return float(np.exp(found.x[0])), float(found.x[1])
+    options = {"ftol": 1e-12, "gtol": 1e-8}
+    found = minimize(
+        loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=[(_FLATTEST, None), (None, None)], options=options
+    )
+    return float(found.x[0]), float(found.x[1])
 
 
 def _head(number: int, before_R: Floats, after_R: Floats, label_R: Floats) -> HeadCalibration:
