@@ -1,24 +1,27 @@
-"""Fill the online store from a workspace's tables: histories from `sequences`, facts from `clean_items`."""
+"""Fill the online store from a workspace's tables.
+
+Histories come from `sequences`, facts from `clean_items`; where there are such tables, states of user features from
+`user_states`, user attributes from `clean_users`, item features from `item_features`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import time
-from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features import schemas
-from features.store.base import Freshness, Histories, ItemFacts, OnlineStore
+from features.columns import Columns
+from features.definitions import ITEM_FEATURES, USER_STATES
+from features.schemas import CLEAN_TABLES
+from features.store.base import Freshness, ItemFacts, OnlineStore
 from features.store.config import StoreConfig
+from features.store.histories import SEQUENCE_COLUMNS, histories_of, history_entries
+from features.values import ItemSnapshots
 from features.workspace import Workspace
-from kernels.jagged import offsets_from_lengths, row_numbers
-
-IntArray = npt.NDArray[np.int64]
 
 USERS_PER_WRITE = 20_000
 ITEMS_PER_WRITE = 10_000
@@ -38,38 +41,37 @@ class BackfillReport:
     """Entries left out because their user has `history_length` newer ones."""
     items: int
     """Items with facts."""
+    states: int
+    """Users with a state of features."""
+    attributes: int
+    """Users with attributes."""
+    item_features: int
+    """Items with features."""
     generation: str
     """Names the inputs; equal inputs have equal names."""
     seconds: float
 
+    @property
+    def keys(self) -> int:
+        """Keys written."""
+        return self.users + self.items + self.states + self.attributes + self.item_features
+
     def lines(self) -> list[str]:
         """Return the report as lines for a terminal."""
-        rate = (self.users + self.items) / self.seconds if self.seconds > 0 else 0.0
+        rate = self.keys / self.seconds if self.seconds > 0 else 0.0
         return [
             f"store: {self.users:,} users with {self.entries:,} history entries, {self.items:,} items; left out "
-            f"{self.impressions:,} impressions and {self.overflow:,} entries beyond the history length; "
-            f"{self.seconds:.1f} s, {rate:,.0f} keys/s, generation {self.generation}"
+            f"{self.impressions:,} impressions and {self.overflow:,} entries beyond the history length",
+            f"store: feature states of {self.states:,} users, attributes of {self.attributes:,}, features of "
+            f"{self.item_features:,} items; {self.seconds:.1f} s, {rate:,.0f} keys/s, generation {self.generation}",
         ]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Entries:
-    """History entries in the order of their users and times, and where their items stand in the flat column."""
-
-    users: pa.StringArray
-    offsets: IntArray
-    places: IntArray
-    events: npt.NDArray[np.int8]
-    times: IntArray
-    impressions: int
-    overflow: int
-
-
 def backfill(workspace: Workspace, store: OnlineStore, config: StoreConfig) -> BackfillReport:
-    """Write every user's newest events (of all splits) and every item's facts; doing it again changes nothing.
+    """Write what is known of every user and item; doing it again changes nothing.
 
     Args:
-        workspace: Holds the tables `sequences` and `clean_items`.
+        workspace: Holds the tables `sequences` and `clean_items`, perhaps the others.
         store: Where to write.
         config: `history_length` applies.
 
@@ -79,15 +81,19 @@ def backfill(workspace: Workspace, store: OnlineStore, config: StoreConfig) -> B
     """
     began = time.monotonic()
     sequences, items = workspace.table("sequences"), workspace.table("clean_items")
-    generation = _generation(sequences.manifest().fingerprint, items.manifest().fingerprint)
-    table = sequences.read(columns=["user_id", "split", "page_times", "page_lengths", "items", "events", "times"])
-    flat_items = pc.list_flatten(table.column("items"))
-    entries = _entries(table, config.history_length)
-    for histories in _histories(entries, flat_items):
+    extra = [workspace.table(name) for name in (USER_STATES, CLEAN_TABLES["users"], ITEM_FEATURES)]
+    present = [table for table in extra if table.exists()]
+    generation = _generation(*(table.manifest().fingerprint for table in (sequences, items, *present)))
+    table = sequences.read(columns=SEQUENCE_COLUMNS)
+    entries = history_entries(table, config.history_length)
+    for histories in histories_of(table, entries, USERS_PER_WRITE):
         store.write_histories(histories, generation=generation)
     facts = items.read()
     for start in range(0, facts.num_rows, ITEMS_PER_WRITE):
         store.write_items(item_facts(facts.slice(start, ITEMS_PER_WRITE)), generation=generation)
+    states = _write_states(workspace, store, generation)
+    attributes = _write_attributes(workspace, store, generation)
+    item_features = _write_item_features(workspace, store, generation)
     name = f"{generation:016x}"
     newest = int(entries.times.max()) if len(entries.times) else None
     users = len(entries.users)
@@ -98,6 +104,9 @@ def backfill(workspace: Workspace, store: OnlineStore, config: StoreConfig) -> B
         impressions=entries.impressions,
         overflow=entries.overflow,
         items=facts.num_rows,
+        states=states,
+        attributes=attributes,
+        item_features=item_features,
         generation=name,
         seconds=time.monotonic() - began,
     )
@@ -129,54 +138,58 @@ def item_facts(items: pa.Table) -> list[ItemFacts]:
     ]
 
 
-def _entries(table: pa.Table, length: int) -> _Entries:
-    users = table.column("user_id").combine_chunks().dictionary_encode()
-    pages_of_row = np.asarray(pc.list_value_length(table.column("page_times")))
-    page_of_entry = row_numbers(_flat(table, "page_lengths"))
-    user = np.repeat(np.asarray(users.indices, dtype=np.int64), pages_of_row)[page_of_entry]
-    splits = pc.index_in(table.column("split"), value_set=pa.array(schemas.SPLITS))
-    split = np.repeat(np.asarray(splits), pages_of_row)[page_of_entry]
-    page_time = _flat(table, "page_times")[page_of_entry]
-    events = pc.list_flatten(table.column("events")).to_numpy()
-    times = np.maximum(_flat(table, "times"), page_time)  # nobody reacts to a page before it was shown
-
-    kept = np.flatnonzero(np.isin(events, schemas.HISTORY_CODES))
-    # ties keep the order of pages and, within a page, of the response: what training and evaluation see
-    order = kept[np.lexsort((kept, split[kept], page_time[kept], times[kept], user[kept]))]
-    offsets = offsets_from_lengths(np.bincount(user[order], minlength=len(users.dictionary)))
-    newest = np.arange(len(order)) >= offsets[1:][user[order]] - length
-    order = order[newest]
-    counts = np.bincount(user[order], minlength=len(users.dictionary))
-    active = np.flatnonzero(counts)
-    return _Entries(
-        users=users.dictionary.take(pa.array(active)),
-        offsets=offsets_from_lengths(counts[active]),
-        places=order,
-        events=events[order],
-        times=times[order],
-        impressions=len(events) - len(kept),
-        overflow=len(kept) - len(order),
-    )
+def newest_item_features(workspace: Workspace, item_ids: pa.Array) -> Columns | None:
+    """Return the newest features of these items, the defaults for an unknown one; None where all are unknown."""
+    if not workspace.table(ITEM_FEATURES).exists():
+        return None
+    snapshots = ItemSnapshots.load(workspace, item_ids)
+    return snapshots.latest() if len(snapshots.keys_S) else None
 
 
-def _flat(table: pa.Table, column: str) -> IntArray:
-    return np.asarray(pc.list_flatten(table.column(column)).cast(pa.int64()))
+def user_attributes(rows: pa.Table) -> list[dict[str, str]]:
+    """Return the attributes in rows of `features.schemas.USERS`; those without a value are left out."""
+    return [
+        {name: value for name, value in attributes or () if value is not None}
+        for attributes in rows.column("attributes").to_pylist()
+    ]
 
 
-def _histories(entries: _Entries, flat_items: pa.ChunkedArray) -> Iterator[Histories]:
-    """Yield the histories of some thousand users at a time: Arrow strings hold 2 GB at most."""
-    for start in range(0, len(entries.users), USERS_PER_WRITE):
-        users = entries.users.slice(start, USERS_PER_WRITE).to_pylist()
-        offsets = entries.offsets[start : start + len(users) + 1]
-        part = slice(int(offsets[0]), int(offsets[-1]))
-        items = flat_items.take(pa.array(entries.places[part])).combine_chunks()
-        yield Histories(
-            user_ids=users,
-            offsets=offsets - offsets[0],
-            item_ids=items if isinstance(items, pa.Array) else items.chunk(0),
-            events=entries.events[part],
-            times=entries.times[part],
-        )
+def _write_states(workspace: Workspace, store: OnlineStore, generation: int) -> int:
+    table, written = workspace.table(USER_STATES), 0
+    if not table.exists():
+        return 0
+    for batch in table.dataset().to_batches(["user_id", "state"], batch_size=USERS_PER_WRITE):
+        user_ids, states = (column.to_pylist() for column in batch.columns)
+        store.write_states(user_ids, states, generation=generation)
+        written += batch.num_rows
+    return written
+
+
+def _write_attributes(workspace: Workspace, store: OnlineStore, generation: int) -> int:
+    table, written = workspace.table(CLEAN_TABLES["users"]), 0
+    if not table.exists():
+        return 0
+    known = pc.field("attributes").is_valid()
+    for batch in table.dataset().to_batches(filter=known, batch_size=USERS_PER_WRITE):
+        rows = pa.Table.from_batches([batch])
+        store.write_attributes(rows.column("user_id").to_pylist(), user_attributes(rows), generation=generation)
+        written += batch.num_rows
+    return written
+
+
+def _write_item_features(workspace: Workspace, store: OnlineStore, generation: int) -> int:
+    table = workspace.table(ITEM_FEATURES)
+    if not table.exists():
+        return 0
+    item_ids = pc.unique(table.read(["item_id"]).column("item_id"))
+    features = newest_item_features(workspace, item_ids)
+    if features is None:
+        return 0
+    for start in range(0, len(item_ids), ITEMS_PER_WRITE):
+        part = item_ids.slice(start, ITEMS_PER_WRITE)
+        rows = features.take(np.arange(start, start + len(part)))
+        store.write_item_features(part.to_pylist(), rows, generation=generation)
+    return len(item_ids)
 
 
 def _generation(*fingerprints: str) -> int:

@@ -1,5 +1,8 @@
 """The online store's interface: one conformance suite holds for all who implement it.
 
+Of users it holds histories, attributes and the states of their features, which are finished at the moment of a request;
+of items their facts and their features.
+
 Histories hold item ids, never semantic IDs: an item keeps its id when a new generation of semantic IDs is published.
 Legend: `B` users asked for, `H` history entries of all of them.
 """
@@ -7,12 +10,14 @@ Legend: `B` users asked for, `H` history entries of all of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from features.columns import Columns
 
 
 class StoreUnavailableError(ConnectionError):
@@ -56,6 +61,37 @@ class Histories:
         return len(self.user_ids)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KnownUsers:
+    """What is known of `B` users.
+
+    Attributes:
+        histories: Their newest events.
+        states: Packed states of their features (`features.states`), None for a user without events.
+        attributes: What `users` says of them, None for an unknown user.
+    """
+
+    histories: Histories
+    states: Sequence[bytes | None]
+    attributes: Sequence[Mapping[str, str] | None]
+
+    @classmethod
+    def strangers(cls, user_ids: Sequence[str]) -> KnownUsers:
+        """Return users of whom nothing is known."""
+        nobody = [None] * len(user_ids)
+        histories = Histories(
+            user_ids=user_ids,
+            offsets=np.zeros(len(user_ids) + 1, dtype=np.int64),
+            item_ids=pa.array([], pa.string()),
+            events=np.zeros(0, dtype=np.int8),
+            times=np.zeros(0, dtype=np.int64),
+        )
+        return cls(histories=histories, states=nobody, attributes=nobody)
+
+    def __len__(self) -> int:
+        return len(self.histories)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ItemFacts:
     """What a request's filters and a result page need to know of an item.
@@ -97,7 +133,7 @@ class Freshness:
 
 
 class OnlineStore(Protocol):
-    """Histories by user and facts by item, read in one round trip.
+    """What is known by user and by item, each read in one round trip.
 
     Every method raises `StoreUnavailableError` when the store does not answer. A blob of another schema version or with
     a wrong checksum counts as missing, and in `corrupted`.
@@ -113,12 +149,34 @@ class OnlineStore(Protocol):
         """Return the newest `limit` events of each user; an unknown user has none."""
         ...
 
+    def write_states(self, user_ids: Sequence[str], states: Sequence[bytes], *, generation: int) -> None:
+        """Replace the packed states of these users' features."""
+        ...
+
+    def write_attributes(
+        self, user_ids: Sequence[str], attributes: Sequence[Mapping[str, str]], *, generation: int
+    ) -> None:
+        """Replace the attributes of these users."""
+        ...
+
+    def users(self, user_ids: Sequence[str], limit: int) -> KnownUsers:
+        """Return the newest `limit` events, the states and the attributes of each user."""
+        ...
+
     def write_items(self, facts: Sequence[ItemFacts], *, generation: int) -> None:
         """Replace the facts of these items."""
         ...
 
     def items(self, item_ids: Sequence[str]) -> list[ItemFacts | None]:
         """Return the facts of each item, None for an unknown one."""
+        ...
+
+    def write_item_features(self, item_ids: Sequence[str], columns: Columns, *, generation: int) -> None:
+        """Replace the features of these items: one row of `columns` each, named as in `features.definitions`."""
+        ...
+
+    def item_features(self, item_ids: Sequence[str]) -> Columns | None:
+        """Return the features of each item, the defaults for an unknown one; None where all are unknown."""
         ...
 
     def write_freshness(self, freshness: Freshness) -> None:

@@ -5,17 +5,21 @@
     header   schema u32 | generation u64 | event time i64 | crc32 u32        little-endian, 24 bytes
     history  n u32 | times i64[n] | events i8[n] | id lengths u32[n] | ids UTF-8
     item     price f64 | available from i64 | flags u8 | m u32 | lengths u32[m] | item id, title, brand, categories
+    state    as packed by `features.states`
+    user     attributes as JSON
 
-`schema` names the layout, so that a reader never decodes what another version wrote. The checksum covers everything
-but itself. Strings of many users are gathered without decoding one of them.
+Item features have a module of their own, `feature_codec`. `schema` names the layout, so that a reader never decodes
+what another version wrote. The checksum covers everything but itself. Strings of many users are gathered without
+decoding one of them.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +30,8 @@ from kernels.jagged import offsets_from_lengths
 
 HISTORY_SCHEMA = zlib.crc32(b"history:1:n,times_i64,events_i8,lengths_u32,ids")
 ITEM_SCHEMA = zlib.crc32(b"item:1:price_f64,from_i64,flags_u8,n,lengths_u32,id,title,brand,categories")
+ATTRIBUTES_SCHEMA = zlib.crc32(b"user:1:attributes_json")
+_STATE = b"state:1:layout="
 
 _HEADER = struct.Struct("<IQqI")
 _CHECKED = struct.Struct("<IQq")
@@ -33,6 +39,7 @@ _COUNT = struct.Struct("<I")
 _ITEM = struct.Struct("<dqBI")
 _AVAILABLE, _HAS_BRAND = 1, 2
 _NO_TIME = -(2**63)
+_LAYOUT_BYTES = 8
 
 
 class CorruptBlobError(ValueError):
@@ -164,6 +171,43 @@ def decode_item(blob: bytes) -> ItemFacts:
         available_from=None if available_from == _NO_TIME else available_from,
         available=bool(flags & _AVAILABLE),
     )
+
+
+def encode_state(state: bytes, *, generation: int) -> bytes:
+    """Return the blob of a packed state of features; its `schema` covers the state's own layout, its first word."""
+    return pack(_state_schema(state[:_LAYOUT_BYTES]), generation, 0, state)
+
+
+def decode_state(blob: bytes, layout: int) -> bytes:
+    """Read what `encode_state` wrote.
+
+    Args:
+        blob: The blob.
+        layout: Of the features by now (`features.definitions.state_layout`).
+
+    Raises:
+        CorruptBlobError: See `unpack`; also a state of other features.
+    """
+    return bytes(unpack(blob, _state_schema(layout.to_bytes(_LAYOUT_BYTES, "little"))))
+
+
+def encode_attributes(attributes: Mapping[str, str], *, generation: int) -> bytes:
+    """Return the blob of a user's attributes."""
+    return pack(ATTRIBUTES_SCHEMA, generation, 0, json.dumps(dict(attributes), sort_keys=True).encode())
+
+
+def decode_attributes(blob: bytes) -> dict[str, str]:
+    """Read what `encode_attributes` wrote.
+
+    Raises:
+        CorruptBlobError: See `unpack`.
+    """
+    attributes: dict[str, str] = json.loads(bytes(unpack(blob, ATTRIBUTES_SCHEMA)))
+    return attributes
+
+
+def _state_schema(layout: bytes) -> int:
+    return zlib.crc32(layout, zlib.crc32(_STATE))
 
 
 def _string_offsets(strings: pa.StringArray) -> npt.NDArray[np.int32]:

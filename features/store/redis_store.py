@@ -5,27 +5,34 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import Self, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from features.columns import Columns
+from features.definitions import state_layout
 from features.secrets import without_passwords
-from features.store.base import Freshness, Histories, ItemFacts, StoreUnavailableError
+from features.store.base import Freshness, Histories, ItemFacts, KnownUsers, StoreUnavailableError
 from features.store.codec import (
     EMPTY_HISTORY,
     CorruptBlobError,
+    decode_attributes,
     decode_history,
     decode_item,
+    decode_state,
+    encode_attributes,
     encode_histories,
     encode_item,
+    encode_state,
     join_histories,
 )
 from features.store.config import StoreConfig
 from features.store.embedded import EmbeddedRedis
+from features.store.feature_codec import decode_features, encode_features
 from features.workspace import Workspace
 
 WRITE_CHUNK = 1000
@@ -33,13 +40,18 @@ WRITE_CHUNK = 1000
 READ_CHUNK = 5000
 """Keys per MGET; Redis answers nobody else meanwhile (1000 keys of 512 bytes take about a millisecond)."""
 
+HISTORY, STATE, USER, ITEM, ITEM_FEATURES = "history", "state", "user", "item", "item_features"
+"""Views: the part of a key that says what of an entity it holds."""
+Decoded = TypeVar("Decoded")
+
 _SECONDS_PER_DAY = 86_400
 
 
 class RedisStore:
     """An `OnlineStore` (see `features.store.base`) on one Redis database.
 
-    Keys are `{namespace}:v1:history:{user_id}`, `...:item:{item_id}` and `...:freshness`.
+    Keys are `{namespace}:v1:{view}:{id}`, views of users `history`, `state` and `user` (attributes), views of items
+    `item` (facts) and `item_features`; and `{namespace}:v1:freshness`.
 
     Args:
         url: `redis://`, `rediss://` or `unix://` URL.
@@ -71,31 +83,51 @@ class RedisStore:
     def write_histories(self, histories: Histories, *, generation: int) -> None:
         """Replace the histories of these users; the newest `history_length` events of each are kept."""
         blobs = encode_histories(histories, length=self._length, generation=generation)
-        self._write("history", zip(histories.user_ids, blobs, strict=True))
+        self._write(HISTORY, zip(histories.user_ids, blobs, strict=True))
 
     def histories(self, user_ids: Sequence[str], limit: int) -> Histories:
         """Return the newest `limit` events of each user; an unknown user has none."""
-        parts = [EMPTY_HISTORY] * len(user_ids)
-        for row, blob in self._read("history", user_ids):
-            try:
-                parts[row] = decode_history(blob, limit)
-            except CorruptBlobError:
-                self.corrupted += 1
-        return join_histories(user_ids, parts)
+        return self._histories(user_ids, self._read([(HISTORY, user) for user in user_ids]), limit)
+
+    def write_states(self, user_ids: Sequence[str], states: Sequence[bytes], *, generation: int) -> None:
+        """Replace the packed states of these users' features."""
+        blobs = (encode_state(state, generation=generation) for state in states)
+        self._write(STATE, zip(user_ids, blobs, strict=True))
+
+    def write_attributes(
+        self, user_ids: Sequence[str], attributes: Sequence[Mapping[str, str]], *, generation: int
+    ) -> None:
+        """Replace the attributes of these users."""
+        blobs = (encode_attributes(row, generation=generation) for row in attributes)
+        self._write(USER, zip(user_ids, blobs, strict=True))
+
+    def users(self, user_ids: Sequence[str], limit: int) -> KnownUsers:
+        """Return the newest `limit` events, the states and the attributes of each user."""
+        blobs = self._read([(view, user) for view in (HISTORY, STATE, USER) for user in user_ids])
+        size, layout = len(user_ids), state_layout()
+        return KnownUsers(
+            histories=self._histories(user_ids, blobs[:size], limit),
+            states=[self._decoded(lambda blob: decode_state(blob, layout), blob) for blob in blobs[size : 2 * size]],
+            attributes=[self._decoded(decode_attributes, blob) for blob in blobs[2 * size :]],
+        )
 
     def write_items(self, facts: Sequence[ItemFacts], *, generation: int) -> None:
         """Replace the facts of these items."""
-        self._write("item", ((item.item_id, encode_item(item, generation=generation)) for item in facts))
+        self._write(ITEM, ((item.item_id, encode_item(item, generation=generation)) for item in facts))
 
     def items(self, item_ids: Sequence[str]) -> list[ItemFacts | None]:
         """Return the facts of each item, None for an unknown one."""
-        facts: list[ItemFacts | None] = [None] * len(item_ids)
-        for row, blob in self._read("item", item_ids):
-            try:
-                facts[row] = decode_item(blob)
-            except CorruptBlobError:
-                self.corrupted += 1
-        return facts
+        return [self._decoded(decode_item, blob) for blob in self._read([(ITEM, item) for item in item_ids])]
+
+    def write_item_features(self, item_ids: Sequence[str], columns: Columns, *, generation: int) -> None:
+        """Replace the features of these items: one row of `columns` each, named as in `features.definitions`."""
+        self._write(ITEM_FEATURES, zip(item_ids, encode_features(columns, generation=generation), strict=True))
+
+    def item_features(self, item_ids: Sequence[str]) -> Columns | None:
+        """Return the features of each item, the defaults for an unknown one; None where all are unknown."""
+        columns, corrupted = decode_features(self._read([(ITEM_FEATURES, item) for item in item_ids]))
+        self.corrupted += corrupted
+        return columns
 
     def write_freshness(self, freshness: Freshness) -> None:
         """Say what the store holds, after everything has been written."""
@@ -126,13 +158,26 @@ class RedisStore:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _read(self, view: str, entities: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        """Yield the row and blob of each entity that has one."""
-        for start in range(0, len(entities), READ_CHUNK):
-            keys = [f"{self._prefix}:{view}:{entity}" for entity in entities[start : start + READ_CHUNK]]
+    def _histories(self, user_ids: Sequence[str], blobs: Sequence[bytes | None], limit: int) -> Histories:
+        parts = [self._decoded(lambda blob: decode_history(blob, limit), blob) or EMPTY_HISTORY for blob in blobs]
+        return join_histories(user_ids, parts)
+
+    def _decoded(self, decode: Callable[[bytes], Decoded], blob: bytes | None) -> Decoded | None:
+        """Decode a blob if there is one; a corrupt one counts as missing."""
+        try:
+            return None if blob is None else decode(blob)
+        except CorruptBlobError:
+            self.corrupted += 1
+            return None
+
+    def _read(self, wanted: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        """Return the blob of each (view, entity), None where there is none."""
+        blobs: list[bytes | None] = []
+        for start in range(0, len(wanted), READ_CHUNK):
+            keys = [f"{self._prefix}:{view}:{entity}" for view, entity in wanted[start : start + READ_CHUNK]]
             with self._answering():
-                blobs = self._client.mget(keys)
-            yield from ((start + row, blob) for row, blob in enumerate(blobs) if blob is not None)
+                blobs += self._client.mget(keys)
+        return blobs
 
     def _write(self, view: str, blobs: Iterable[tuple[str, bytes]]) -> None:
         remaining = iter(blobs)

@@ -152,10 +152,10 @@ class Ranker(Protocol):
 class FeatureFedRanker(Ranker, Protocol):
     """A ranker that looks at item features, which change between two releases."""
 
-    def with_item_features(self, columns: Columns) -> Ranker:
+    def with_item_features(self, item_features: Columns) -> Ranker:
         """Return this ranker with other item features; it stays as it is.
 
         Args:
-            columns: `N` rows in catalogue order: the item features of `features.definitions` by their names.
+            item_features: `N` rows in catalogue order: the item features of `features.definitions` by their names.
         """
         ...

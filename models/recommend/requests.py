@@ -18,6 +18,7 @@ from features.semantic_ids import Catalogue
 from features.workspace import Workspace
 from kernels.jagged import concat_ranges, offsets_from_lengths, row_numbers
 from models.recommend.interface import RequestBatch
+from models.recommend.known import columns_of_pages
 
 Ints = npt.NDArray[np.int64]
 
@@ -80,16 +81,18 @@ def requests_from_sequences(
     max_history: int,
     exclude_seen: bool = False,
     every_page: bool = False,
+    columns: bool = True,
 ) -> EvaluationCases:
     """Return a case for every page of `split` with a positive item that the catalogue knows.
 
     Args:
-        workspace: Holds the table `sequences`.
+        workspace: Holds the table `sequences`, perhaps `page_features`, `clean_users` and `pages`.
         catalogue: Numbers the items.
         split: One of `SPLITS`; histories reach back through the earlier splits and pages.
         max_history: Entries kept per request, the newest.
         exclude_seen: Whether the user's earlier items are excluded from answers and targets.
         every_page: Whether pages without a relevant item are cases, too: for models of what was shown and not liked.
+        columns: Whether requests carry what is known beside histories (`models.recommend.known`).
 
     Raises:
         ValueError: The split is unknown or has no case.
@@ -99,7 +102,7 @@ def requests_from_sequences(
     table = workspace.table("sequences")
     notes = table.manifest().notes
     sequences = table.read(filter=pc.field("split").isin(SPLITS[: SPLITS.index(split) + 1]))
-    return cases_from_table(
+    cases = cases_from_table(
         sequences,
         catalogue,
         split,
@@ -109,6 +112,11 @@ def requests_from_sequences(
         order_only=bool(notes.get("order_only", False)),
         dataset=str(notes.get("dataset", "unnamed")),
     )
+    if not columns:
+        return cases
+    user_ids = pa.array(cases.requests.user_ids, pa.string())
+    known = columns_of_pages(workspace, pa.array(cases.page_ids, pa.string()), user_ids)
+    return dataclasses.replace(cases, requests=dataclasses.replace(cases.requests, columns=known))
 
 
 def cases_from_table(

@@ -9,11 +9,17 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.columns import Columns, IdColumn
+from features.definitions import ITEM, USER, features_of, memories_of, state_layout
+from features.folds import NUMBER, WEIGHTS
 from features.schemas import CLICK, DISLIKE, EVENT_CODE, PURCHASE
+from features.states import ENTITY, pack_states
 from features.store.base import Freshness, Histories, ItemFacts, StoreUnavailableError
 from features.store.config import StoreConfig
 from features.store.redis_store import RedisStore, open_store
+from features.values import take_or_default
 from features.workspace import Workspace
+from kernels.jagged import offsets_from_lengths
 
 C, P, D = EVENT_CODE[CLICK], EVENT_CODE[PURCHASE], EVENT_CODE[DISLIKE]
 
@@ -137,6 +143,94 @@ def test_namespaces_are_apart(store):
     store.write_items([ItemFacts(item_id="i1", title="t")], generation=1)
     with RedisStore(store.url, StoreConfig(namespace="another")) as other:
         assert other.items(["i1"]) == [None]
+
+
+def item_columns(rows: int, seed: int = 0) -> Columns:
+    """Random values of all item features."""
+    rng = np.random.default_rng(seed)
+    numbers, ids = {}, {}
+    for feature in features_of(ITEM):
+        if feature.kind == NUMBER:
+            numbers[feature.name] = rng.normal(size=rows).astype(np.float32)
+            continue
+        lengths = rng.integers(0, 4, rows)
+        ids[feature.name] = IdColumn(
+            hashes=rng.integers(0, 2**64, lengths.sum(), dtype=np.uint64),
+            offsets=offsets_from_lengths(lengths),
+            weights=rng.random(lengths.sum()).astype(np.float32) if feature.kind == WEIGHTS else None,
+        )
+    return Columns(rows=rows, ids=ids, numbers=numbers)
+
+
+def assert_equal_columns(found: Columns, expected: Columns) -> None:
+    assert [*found.numbers, *found.ids] == [*expected.numbers, *expected.ids]
+    for name, values in expected.numbers.items():
+        np.testing.assert_array_equal(found.numbers[name], values)
+    for name, column in expected.ids.items():
+        for part in ("hashes", "offsets", "weights"):
+            np.testing.assert_array_equal(getattr(found.ids[name], part), getattr(column, part))
+
+
+def packed_states(users: int, layout: int | None = None) -> list[bytes]:
+    """States of all user features: user n has n events in each memory."""
+    states = []
+    for memory in memories_of(features_of(USER)):
+        rows = np.repeat(np.arange(users), np.arange(users))
+        states.append({ENTITY: rows, **{name: np.arange(len(rows)) for name in memory.columns}})
+    return pack_states(states, users, state_layout() if layout is None else layout).to_pylist()
+
+
+def test_all_that_is_known_of_users_comes_together(store):
+    states = packed_states(3)
+    store.write_histories(histories(ann=[("i1", C, 1)], bob=[("i2", P, 2)]), generation=1)
+    store.write_states(["bob", "eve"], states[1:], generation=1)
+    store.write_attributes(["ann", "bob"], [{"plan": "gold", "name": "Ann Ä"}, {}], generation=1)
+    found = store.users(["bob", "eve", "nobody", "ann"], 10)
+    assert as_rows(found.histories) == {"bob": [("i2", P, 2)], "eve": [], "nobody": [], "ann": [("i1", C, 1)]}
+    assert found.states == [states[1], states[2], None, None]
+    assert found.attributes == [{}, None, None, {"plan": "gold", "name": "Ann Ä"}]
+    assert store.corrupted == 0
+
+
+def test_users_are_read_in_one_round_trip(store):
+    def reads() -> int:
+        with redis.Redis.from_url(store.url) as client:
+            return client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"]
+
+    before = reads()
+    store.users([f"u{n}" for n in range(100)], 10)
+    assert reads() == before + 1
+
+
+def test_item_features_are_read_as_written(store):
+    columns = item_columns(3)
+    assert store.item_features(["i0"]) is None
+    store.write_item_features(["i0", "i1", "i2"], columns, generation=1)
+    assert_equal_columns(store.item_features(["i2", "i0"]), columns.take(np.array([2, 0])))
+    found = store.item_features(["missing", "i1"])
+    assert_equal_columns(found, take_or_default(columns, np.array([-1, 1]), features_of(ITEM)))
+
+
+def test_damaged_users_and_item_features_are_missing_and_counted(store):
+    store.write_states(["ann"], packed_states(1), generation=1)
+    store.write_attributes(["ann"], [{"plan": "gold"}], generation=1)
+    store.write_item_features(["i0", "i1"], item_columns(2), generation=1)
+    with redis.Redis.from_url(store.url) as client:
+        for name in ("state:ann", "user:ann", "item_features:i1"):
+            key = f"{store.namespace}:v1:{name}"
+            blob = client.get(key)
+            client.set(key, blob[:-1] + bytes([blob[-1] ^ 1]))
+    found = store.users(["ann"], 10)
+    assert (found.states, found.attributes, store.corrupted) == ([None], [None], 2)
+    expected = take_or_default(item_columns(2), np.array([0, -1]), features_of(ITEM))
+    assert_equal_columns(store.item_features(["i0", "i1"]), expected)
+    assert store.corrupted == 3
+
+
+def test_states_of_other_features_are_missing_and_counted(store):
+    store.write_states(["ann"], packed_states(1, layout=state_layout() ^ 1), generation=1)
+    assert store.users(["ann"], 10).states == [None]
+    assert store.corrupted == 1
 
 
 def test_freshness_is_what_was_said_last(store):
