@@ -166,7 +166,7 @@ def build_layout(
         field.name: Exact(field=field, start=start, pieces=pieces)
         for field, start in zip(tiny, itertools.accumulate(sizes, initial=0), strict=False)
     }
-    used = first_factor = sum(sizes)
+    used = sum(sizes)
     row_bytes = width // pieces * FLOAT_BYTES
     least = used + _least_rows(method, len(large))
     if budget_bytes < least * row_bytes:
@@ -174,31 +174,31 @@ def build_layout(
             f"{method}: expected a budget of at least {least * row_bytes} bytes, got {budget_bytes}; "
             "give it more or lower exact_values"
         )
-    if large:
-        left = budget_bytes // row_bytes - used
-        if method in (MULTIPLEXED, MULTI_PROBE):
-            added, first_factor = _shared(large, used, left, pieces), used + left
-        elif method == PER_FEATURE:
-            added, first_factor = _separate(large, used, left), used + left
-        else:
-            added, first_factor = _quotients(large, used, left)
-        lookups, used = {**lookups, **added}, used + left
+    rows = budget_bytes // row_bytes if large else used
+    hashed, first_factor = _large(method, large, used, rows, pieces) if large else ({}, rows)
+    lookups |= hashed
     return Layout(
         width=width // pieces,
-        rows=used,
+        rows=rows,
         lookups={field.name: lookups[field.name] for field in fields},
         product=method == QUOTIENT_REMAINDER,
         first_factor=first_factor,
     )
 
 
+def _large(method: str, fields: Sequence[Field], start: int, stop: int, probes: int) -> tuple[dict[str, Lookup], int]:
+    """Give the fields of many values the rows from `start` to `stop`; return the first row of factors, too."""
+    if method == QUOTIENT_REMAINDER:
+        return _quotients(fields, start, stop - start)
+    if method == PER_FEATURE:
+        return _separate(fields, start, stop - start), stop
+    size = stop - start
+    return {field.name: Hashed(name=field.name, start=start, size=size, probes=probes) for field in fields}, stop
+
+
 def _least_rows(method: str, fields: int) -> int:
     each = {COLLISIONLESS: 0, PER_FEATURE: 1, QUOTIENT_REMAINDER: 2}
     return each[method] * fields if method in each else min(fields, 1)
-
-
-def _shared(fields: Sequence[Field], start: int, rows: int, probes: int) -> dict[str, Lookup]:
-    return {field.name: Hashed(name=field.name, start=start, size=rows, probes=probes) for field in fields}
 
 
 def _separate(fields: Sequence[Field], start: int, rows: int) -> dict[str, Lookup]:
