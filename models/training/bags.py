@@ -41,25 +41,33 @@ class TorchRecBags(nn.Module):
         """Look up and pool the vectors of each bag; arguments, result and errors as those of `PlainBags.forward`."""
         check_values(values, self.specs, self.bags)
         rows = {bag.name: len(values[bag.name][1]) - 1 for bag in self.bags}
-        most = max(rows.values())
+        most = max(1, *rows.values())
         if not isinstance(self.collection, EmbeddingBagCollection):
             most = int(largest(most)[0])
-        lengths = [F.pad(values[name][1].diff(), (0, most - count)) for name, count in rows.items()]
+        lengths = {name: values[name][1].diff() for name in rows}
         features = KeyedJaggedTensor(
-            keys=list(rows), values=torch.cat([values[name][0] for name in rows]), lengths=torch.cat(lengths)
+            keys=list(rows),
+            values=torch.cat([values[name][0] for name in rows]),
+            lengths=torch.cat([F.pad(part_R, (0, most - len(part_R))) for part_R in lengths.values()]),
         )
         pooled = self.collection(features).to_dict()
-        return {name: pooled[name][:count] for name, count in rows.items()}
+        sums = {name: pooled[name][:count] for name, count in rows.items()}
+        return {
+            bag.name: sums[bag.name] / lengths[bag.name].clamp_min(1).unsqueeze(1)
+            if bag.pooling == "mean"
+            else sums[bag.name]
+            for bag in self.bags
+        }
 
 
 def _config(table: TableSpec, bags: Sequence[BagSpec]) -> EmbeddingBagConfig:
-    own = [bag for bag in bags if bag.table == table.name]
     return EmbeddingBagConfig(
         name=table.name,
         num_embeddings=table.rows,
         embedding_dim=table.dimensions,
-        feature_names=[bag.name for bag in own],
-        pooling=PoolingType.MEAN if own[0].pooling == "mean" else PoolingType.SUM,
+        feature_names=[bag.name for bag in bags if bag.table == table.name],
+        # TorchRec's means are wrong once a table is split by rows: then it divides all tables by their lengths
+        pooling=PoolingType.SUM,
         weight_init_min=-table.scale,
         weight_init_max=table.scale,
     )
