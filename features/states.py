@@ -133,8 +133,11 @@ def unpack_states(blobs: Sequence[bytes | None], columns: Sequence[Sequence[str]
     Raises:
         StaleStateError: A blob was packed with another layout.
     """
-    present = np.array([row for row, blob in enumerate(blobs) if blob], dtype=np.int64)
-    held = [blob for blob in blobs if blob]
+    present = np.array([row for row, blob in enumerate(blobs) if blob is not None], dtype=np.int64)
+    held = [blob for blob in blobs if blob is not None]
+    cut = [len(blob) for blob in held if len(blob) % 8 or not blob]
+    if cut:
+        raise StaleStateError(f"state: expected whole words of 8 bytes, got {cut[0]} bytes; fill the store again")
     words = np.frombuffer(b"".join(held), dtype="<i8").astype(np.int64, copy=False)
     starts = offsets_from_lengths(np.array([len(blob) // 8 for blob in held], dtype=np.int64))[:-1]
     found = {int(word) for word in words[starts].view(np.uint64)} - {layout}
