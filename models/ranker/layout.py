@@ -25,6 +25,7 @@ from kernels.jagged import concat_ranges, offsets_from_lengths, row_numbers
 from kernels.multiplex import multiplex_rows
 from models.ranker.config import RankerConfig
 
+FARTHEST = 4.0
 _SMALLEST_SCALE = 1e-6
 
 
@@ -57,7 +58,10 @@ class IdFeature:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NumberFeature:
-    """A number: `(sign(x) log(1 + |x|) - mean) / scale`, 0 where absent; `missing` adds whether it is."""
+    """A number: `(sign(x) log(1 + |x|) - mean) / scale`, 0 where absent; `missing` adds whether it is.
+
+    What lies further from the mean than `FARTHEST` scales counts as so far: crosses would multiply it up.
+    """
 
     name: str
     mean: float
@@ -292,7 +296,7 @@ def _numbers(side: Side, columns: Columns) -> npt.NDArray[np.float32]:
         there_R = np.zeros(columns.rows, bool) if values_R is None else ~np.isnan(values_R)
         if values_R is not None:
             standard_R = (squash(values_R) - np.float32(number.mean)) / np.float32(number.scale)
-            numbers_RX[:, place] = np.where(there_R, standard_R, 0)
+            numbers_RX[:, place] = np.where(there_R, np.clip(standard_R, -FARTHEST, FARTHEST), 0)
         if number.missing:
             numbers_RX[:, place + 1] = ~there_R
         place += 1 + number.missing

@@ -84,6 +84,12 @@ def test_numbers_are_squashed_and_standardised_and_missing_ones_told():
     np.testing.assert_allclose(encoded.numbers_RX, [[low, 0], [-2 * low, 0], [0, 1], [low, 0]], rtol=1e-5)
 
 
+def test_far_numbers_count_as_four_scales():
+    layout = layout_of(request_columns())
+    far = Columns(rows=2, numbers={"visits": np.array([1e9, -1e9], np.float32)})
+    assert encode(layout.request, far, CONFIG.rows).numbers_RX[:, 0].tolist() == [4.0, -4.0]
+
+
 def test_weights_are_shares_of_their_row():
     column = IdColumn(
         hashes=np.array([1, 2, 3], np.uint64), offsets=np.array([0, 2, 3]), weights=np.array([3, 1, 5], np.float32)
@@ -132,5 +138,10 @@ def test_mistakes_in_the_configuration_are_told_together():
     with pytest.raises(ValueError, match="probes: expected at least 1, got 0") as caught:
         RankerConfig(probes=0, dimensions=6, values=(0, 0, 0), popular_share=1.0, attention_heads=3)
     message = str(caught.value)
-    for part in ("multiple of 4, got 6", "values: expected", "popular_share", "multiple of attention_heads = 3, got 32"):
+    for part in (
+        "multiple of 4, got 6",
+        "values: expected",
+        "popular_share",
+        "multiple of attention_heads = 3, got 32",
+    ):
         assert part in message

@@ -23,6 +23,18 @@ def genrec_worker():
 
 
 @pytest.fixture(scope="session")
+def ranker_worker():
+    """The module `ranker_worker.py` beside this file: users who like one category each, and the ranker's training."""
+    return load("ranker_worker")
+
+
+@pytest.fixture(scope="session")
+def sharding_worker():
+    """The module `sharding_worker.py` beside this file: a model with unpooled and pooled tables."""
+    return load("sharding_worker")
+
+
+@pytest.fixture(scope="session")
 def launch() -> Callable[..., subprocess.CompletedProcess]:
     """Run `python ARGUMENTS`; a run that hangs is ended together with the processes it started."""
     return _launch

@@ -1,0 +1,113 @@
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from features.workspace import Workspace
+from models.ranker.model import UnifiedRanker
+from models.training.ranker import load_ranker, train_ranker
+from models.training.runs import MissingRunError, Runs
+
+pytestmark = pytest.mark.integration
+
+WORKER = Path(__file__).with_name("ranker_worker.py")
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER)
+
+
+@pytest.fixture(scope="module")
+def shop(ranker_worker, tmp_path_factory):
+    """A workspace and the one training run in it, and an untrained copy of the workspace."""
+    folder = tmp_path_factory.mktemp("shop")
+    workspace = ranker_worker.make_workspace(folder / "workspace")
+    shutil.copytree(folder / "workspace", folder / "copy")
+    return workspace, train(ranker_worker, workspace), folder / "copy"
+
+
+def train(ranker_worker, workspace, progress=None, **changes):
+    model = dataclasses.replace(ranker_worker.MODEL, **changes)
+    return train_ranker(workspace, model, ranker_worker.TRAIN_CONFIG, seed=3, track=False, progress=progress)
+
+
+def test_learns_what_each_user_likes(shop):
+    _, training, _ = shop
+    assert (training.pages, training.candidates, training.drawn) == (40 * 8, 40 * 8 * 6, False)
+    assert training.popularity_auc == pytest.approx(0.5, abs=0.1), "no category is liked by more users than another"
+    assert training.train.metrics["auc"] > 0.8
+    assert training.train.losses[-1][1] < 0.8 * training.train.losses[0][1]
+    click = training.calibration[0]
+    assert click.auc > training.popularity_auc + 0.25
+    assert click.ratio_after == pytest.approx(1, abs=0.1)
+    assert training.lines()[0].startswith("ranker: ")
+    assert any(line.startswith("popularity alone: AUC 0.") for line in training.lines())
+
+
+def test_every_parameter_was_trained(shop):
+    workspace, training, _ = shop
+    model, run = load_ranker(workspace)
+    assert run.name == training.run
+    assert not model.training
+    torch.manual_seed(0)
+    other = UnifiedRanker(run.model, run.layout, log_odds=run.log_odds)
+    for name, value in model.state_dict().items():
+        assert not torch.equal(value, other.state_dict()[name]), name
+
+
+def test_the_same_training_is_found_and_not_repeated(ranker_worker, shop):
+    workspace, training, _ = shop
+    told = []
+    again = train(ranker_worker, workspace, progress=told.append)
+    assert told == [f"run {training.run} is finished already"]
+    assert dataclasses.replace(again, tracking=training.tracking) == training
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(ranker_worker, shop, tmp_path):
+    workspace, training, untrained = shop
+    shutil.copytree(untrained, tmp_path / "broken")
+    broken = Workspace(tmp_path / "broken")
+    with pytest.raises(ConnectionResetError):
+        train(ranker_worker, broken, progress=break_at_step_55)
+    with pytest.raises(MissingRunError, match="has no trained ranker"):
+        load_ranker(broken)
+    told = []
+    train(ranker_worker, broken, progress=told.append)
+    assert "resumed at step 48 of 120" in told
+    folders = [Runs(place, "ranker").folder(training.run) for place in (workspace, broken)]
+    for file in ("weights.safetensors", "calibration.json"):
+        assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
+
+
+def break_at_step_55(line):
+    if " step 55/" in line:
+        raise ConnectionResetError
+
+
+def test_two_processes_equal_one(launch, shop, tmp_path):
+    shutil.copytree(shop[2], tmp_path / "two")
+    done = launch(*TWO, tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    assert ", 2 processes, " in done.stdout
+    one, _ = load_ranker(shop[0])
+    two, _ = load_ranker(Workspace(tmp_path / "two"))
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def test_negatives_are_drawn_where_the_log_holds_no_impressions(ranker_worker, tmp_path):
+    workspace = ranker_worker.make_workspace(tmp_path, impressions=False)
+    training = train(ranker_worker, workspace)
+    assert training.drawn
+    assert training.calibration[0].auc > 0.75
+    assert training.calibration[0].ratio_after == pytest.approx(1, abs=0.15)
+    assert "negatives are drawn negatives" in training.lines()[0]
+
+
+def test_bad_configurations_fail_before_training(ranker_worker, shop):
+    told = []
+    with pytest.raises(ValueError, match=r"unknown shoe_size; known features: .*item_id.*user_id"):
+        train(ranker_worker, shop[0], progress=told.append, features=("item_id", "shoe_size"))
+    config = dataclasses.replace(ranker_worker.TRAIN_CONFIG, monitor="ndcg_at_10")
+    with pytest.raises(ValueError, match=r"monitor: expected one of auc, logloss.*got 'ndcg_at_10'"):
+        train_ranker(shop[0], ranker_worker.MODEL, config, seed=3, track=False)
+    assert not told
