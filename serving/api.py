@@ -42,7 +42,9 @@ class RecommendRequest(_Strict):
     user_id: NonEmpty = Field(description="Any id; an unknown one gets the popular list.")
     page_size: int | None = Field(None, ge=1, description="Items on the page; the release has a default and a maximum.")
     filters: FilterSpec | None = None
-    context: dict[str, str] | None = Field(None, description="The situation, in free names and values; not ranked by.")
+    context: dict[str, str] | None = Field(
+        None, description="The situation, as names and values; models look at what they saw in logged contexts."
+    )
 
 
 class RecommendedItem(BaseModel):

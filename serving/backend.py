@@ -1,4 +1,4 @@
-"""What stands between HTTP and the core: one thread for torch, a deadline per request, fresh item facts."""
+"""What stands between HTTP and the core: one thread for torch, a deadline per request, fresh items."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Backend:
 
     Args:
         service: The core.
-        config: The deadline and how often to look for new item facts.
+        config: The deadline and how often to look for newer items.
         enqueue: Puts a request into a batch that ends in `make_pages`; None makes each page alone.
     """
 
@@ -67,14 +67,14 @@ class Backend:
         await self._run(self.service.check_ready)
 
     async def refresh_forever(self) -> None:
-        """Take new item facts from the store whenever there are some, until cancelled."""
+        """Take newer items from the store whenever there are some, until cancelled."""
         while True:
             try:
                 await self._run(self.service.refresh_facts)
             except StoreUnavailableError as error:
-                _log.warning("item facts stay as they are: %s", error)
+                _log.warning("items stay as they are: %s", error)
             except Exception:  # an end of this task would go unnoticed
-                _log.exception("item facts stay as they are")
+                _log.exception("items stay as they are")
             await asyncio.sleep(self._config.refresh_s)
 
     def close(self) -> None:

@@ -1,11 +1,10 @@
-"""The service's core: histories from the online store -> the release's page maker -> answers. No Ray, no HTTP.
+"""The service's core: what the online store knows of users -> the release's page maker -> answers. No Ray, no HTTP.
 
-Legend: `B` requests answered together, `H` history entries of all of them.
+Legend: `B` requests answered together.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import logging
 import math
@@ -14,14 +13,13 @@ import uuid
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import pyarrow as pa
 
-from features.store.base import Histories, ItemFacts, OnlineStore, StoreUnavailableError
-from kernels.jagged import offsets_from_lengths, row_numbers
-from models.recommend.interface import RequestBatch
+from features.store.base import ItemFacts, KnownUsers, OnlineStore, StoreUnavailableError
+from models.recommend.fresh import with_fresh_items
+from models.recommend.known import request_of_users
 from models.recommend.recommender import POPULAR, TRANSITIONS, Page, Recommender, request_seeds
 from models.recommend.release import Release
-from models.recommend.rules import CatalogueFacts, Filters
+from models.recommend.rules import Filters
 from serving.api import (
     ApiError,
     FilterSpec,
@@ -35,7 +33,7 @@ from serving.api import (
 from serving.metrics import ServiceMetrics
 
 STORE_UNAVAILABLE, DEADLINE = "store_unavailable", "deadline"
-"""Fallbacks of the service itself, beside the retrievers' names: no history could be read; the answer took too long."""
+"""Fallbacks of the service itself, beside retrievers' names: nothing is known of users; the answer took too long."""
 
 FACTS_PER_READ = 5000
 STORE_REST_S = 1.0
@@ -50,10 +48,11 @@ class RecommendService:
 
     Args:
         release: What makes the pages.
-        store: Histories and item facts.
+        store: What is known of users, and newer facts and features of items.
         history_length: Newest events read per user.
         arm: Name of the release's part in an experiment, or of the alias it was found by.
         clock: Returns Unix seconds.
+        id_factory: Names each request; its exploration follows from the name.
     """
 
     def __init__(
@@ -64,6 +63,7 @@ class RecommendService:
         history_length: int,
         arm: str,
         clock: Callable[[], float] = time.time,
+        id_factory: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self.release = release
         self.store = store
@@ -71,7 +71,7 @@ class RecommendService:
         self.metrics = ServiceMetrics()
         self.metrics.release.labels(release.manifest.release_id, arm).set(1)
         self._history_length = history_length
-        self._clock = clock
+        self._clock, self._id_factory = clock, id_factory
         self._facts_generation: str | None = None
         self._store_rests_until = -math.inf
         self._use(release.recommender)
@@ -146,10 +146,10 @@ class RecommendService:
             raise ApiError(503, "store_unavailable", str(error)) from error
 
     def refresh_facts(self) -> bool:
-        """Take item facts from the store if it holds another generation of them; the release's fill the gaps.
+        """Take item facts and features from the store if it holds another generation; the release's fill the gaps.
 
         Returns:
-            Whether new facts are in use.
+            Whether new ones are in use.
         """
         freshness = self.store.freshness()
         if freshness is None or freshness.generation == self._facts_generation:
@@ -161,18 +161,14 @@ class RecommendService:
         facts: list[ItemFacts | None] = []
         for start in range(0, len(ids), FACTS_PER_READ):
             facts += self.store.items(ids[start : start + FACTS_PER_READ])
-        table = _overlay(base.facts.table, facts)
-        retrievers = list(base.retrievers.values())
-        facts_now = CatalogueFacts(table, base.catalogue)
-        self._use(Recommender(base.catalogue, retrievers, base.config, facts_now, base.ranker))
+        self._use(with_fresh_items(base, facts, self.store.item_features(ids)))
         self._facts_generation = freshness.generation
         return True
 
     @property
     def policy(self) -> str:
         """Name of the stochastic last stage: its parameters."""
-        policy = self._recommender.policy
-        return f"epsilon={policy.epsilon:g},temperature={policy.temperature:g}"
+        return self._recommender.policy.name
 
     def _use(self, recommender: Recommender) -> None:
         """Serve with this recommender from the next request on."""
@@ -185,15 +181,16 @@ class RecommendService:
         self, recommender: Recommender, requests: Sequence[RecommendRequest], reason: str | None
     ) -> list[RecommendResponse]:
         user_ids = [request.user_id for request in requests]
-        now = self._now()
-        histories = self._histories(user_ids)
-        if histories is None:
-            histories, reason = _no_histories(user_ids), STORE_UNAVAILABLE
+        users = self._users(user_ids)
+        if users is None:
+            users, reason = KnownUsers.strangers(user_ids), STORE_UNAVAILABLE
+        times_B = np.full(len(requests), self._now(), dtype=np.int64)
+        contexts = [request.context for request in requests]
         sizes = [request.page_size or recommender.config.page_size for request in requests]
         # slots are drawn one after the other, so the first slots of a longer page are a page of their own
-        request_ids = [uuid.uuid4().hex for _ in requests]
+        request_ids = [self._id_factory() for _ in requests]
         pages = recommender.pages(
-            request_batch(histories, recommender, now),
+            request_of_users(users, recommender.catalogue, times_B, contexts),
             page_size=max(sizes),
             seeds_B=request_seeds(request_ids),
             filters=[_filters(request.filters) for request in requests],
@@ -201,20 +198,20 @@ class RecommendService:
         answers = zip(request_ids, pages, sizes, strict=True)
         return [self._response(request_id, page, size, reason) for request_id, page, size in answers]
 
-    def _histories(self, user_ids: list[str]) -> Histories | None:
-        """Read histories; None while the store does not answer."""
+    def _users(self, user_ids: list[str]) -> KnownUsers | None:
+        """Read what is known of users; None while the store does not answer."""
         if time.monotonic() < self._store_rests_until:
             return None
         try:
             with self.metrics.store_seconds.time():
-                histories = self.store.histories(user_ids, self._history_length)
+                users = self.store.users(user_ids, self._history_length)
         except StoreUnavailableError:
-            _log.exception("pages are made without histories")
+            _log.exception("pages are made without knowing users")
             self.metrics.store_failures.inc()
             self._store_rests_until = time.monotonic() + STORE_REST_S
             return None
         self.metrics.store_corrupted.set(self.store.corrupted)
-        return histories
+        return users
 
     def _response(self, request_id: str, page: Page, size: int, reason: str | None) -> RecommendResponse:
         fallback = reason or page.fallback
@@ -236,44 +233,5 @@ class RecommendService:
         return int(self._clock() * 1000)
 
 
-def request_batch(histories: Histories, recommender: Recommender, now: int) -> RequestBatch:
-    """Turn histories by item id into requests by catalogue number.
-
-    Items outside the catalogue and events that are not strictly before `now` (milliseconds) are left out.
-    """
-    numbers = recommender.catalogue.numbers(histories.item_ids)
-    kept = np.flatnonzero((numbers >= 0) & (histories.times < now))
-    rows = row_numbers(np.diff(histories.offsets))[kept]
-    return RequestBatch(
-        user_ids=list(histories.user_ids),
-        times_B=np.full(len(histories), now, dtype=np.int64),
-        history_items=numbers[kept],
-        history_events=histories.events[kept],
-        history_times=histories.times[kept],
-        history_offsets=offsets_from_lengths(np.bincount(rows, minlength=len(histories))),
-        excluded_items=np.zeros(0, dtype=np.int64),
-        excluded_offsets=np.zeros(len(histories) + 1, dtype=np.int64),
-    )
-
-
-def _no_histories(user_ids: list[str]) -> Histories:
-    return Histories(
-        user_ids=user_ids,
-        offsets=np.zeros(len(user_ids) + 1, dtype=np.int64),
-        item_ids=pa.array([], pa.string()),
-        events=np.zeros(0, dtype=np.int8),
-        times=np.zeros(0, dtype=np.int64),
-    )
-
-
 def _filters(spec: FilterSpec | None) -> Filters | None:
     return None if spec is None else Filters(**spec.model_dump())
-
-
-def _overlay(table: pa.Table, facts: Sequence[ItemFacts | None]) -> pa.Table:
-    """Replace rows of the `items` schema by the store's facts where it has some."""
-    rows = table.to_pylist()
-    for row, fact in zip(rows, facts, strict=True):
-        if fact is not None:
-            row.update(dataclasses.asdict(fact))
-    return pa.Table.from_pylist(rows, table.schema)

@@ -46,6 +46,11 @@ class Policy:
         if mistakes:
             raise ValueError("; ".join(mistakes))
 
+    @property
+    def name(self) -> str:
+        """Its parameters, as logged with every page."""
+        return f"epsilon={self.epsilon:g},temperature={self.temperature:g}"
+
     def probabilities(self, scores_BK: npt.NDArray[np.floating], eligible_BK: BoolArray) -> FloatArray:
         """Return the distribution of one draw, shape `[B, K]`; rows sum to 1, or to 0 where nothing is eligible.
 

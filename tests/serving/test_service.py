@@ -16,7 +16,7 @@ from features.store.config import StoreConfig
 from features.store.redis_store import RedisStore
 from models.recommend.recommender import Recommender
 from serving.api import ApiError, FilterSpec, RecommendRequest
-from serving.service import DEADLINE, STORE_UNAVAILABLE, RecommendService, request_batch
+from serving.service import DEADLINE, STORE_UNAVAILABLE, RecommendService
 
 
 def ask(service: RecommendService, user_id: str, **options):
@@ -108,20 +108,6 @@ def test_history_is_what_the_store_holds_now(service, store):
         store.write_histories(visits(), generation=1)
 
 
-def test_requests_leave_out_unknown_items_and_what_is_not_yet_past(release):
-    histories = Histories(
-        user_ids=["a", "b"],
-        offsets=np.array([0, 3, 4]),
-        item_ids=pa.array(["i01", "gone", "i02", "i03"]),
-        events=np.ones(4, np.int8),
-        times=np.array([1, 2, 100, 99]),
-    )
-    batch = request_batch(histories, release.recommender, now=100)
-    assert batch.history_offsets.tolist() == [0, 1, 2]
-    assert release.recommender.catalogue.ids(batch.history_items) == ["i01", "i03"]
-    assert batch.times_B.tolist() == [100, 100]
-
-
 def test_without_a_store_pages_are_still_made_and_say_so(release):
     with RedisStore("redis://127.0.0.1:1", StoreConfig(timeout_s=0.2)) as gone:
         service = RecommendService(release, gone, history_length=10, arm="champion")
@@ -150,7 +136,7 @@ def test_a_store_that_hangs_is_not_waited_for_by_every_request(release, monkeypa
 def test_a_store_that_answers_again_is_read_again(release, store, monkeypatch):
     monkeypatch.setattr("serving.service.STORE_REST_S", 0.0)
     service = RecommendService(release, store, history_length=10, arm="champion")
-    monkeypatch.setattr(store, "histories", unanswered)
+    monkeypatch.setattr(store, "users", unanswered)
     assert ask(service, "u0").fallback == STORE_UNAVAILABLE
     monkeypatch.undo()
     assert ask(service, "u0").fallback is None
