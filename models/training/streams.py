@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-CASES, ORDER, FIRST_WEIGHTS, DROPOUT = range(4)
-"""Which validation cases are measured, the order of batches, first weights, what the model draws while it trains."""
+CASES, ORDER, FIRST_WEIGHTS, DROPOUT, SAMPLE = range(5)
+"""Which validation cases are measured, the order of batches, first weights, what the model draws while it trains, which
+training pages are used where not all are."""
 
 
 def stream_seed(seed: int, stream: int) -> int:

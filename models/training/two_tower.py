@@ -27,7 +27,7 @@ from models.training.loop import Evaluate
 from models.training.position import TrainReport
 from models.training.publish import train_and_publish
 from models.training.runs import Runs
-from models.training.streams import CASES, ORDER, stream_seed
+from models.training.streams import CASES, ORDER, SAMPLE, stream_seed
 from models.training.tracking import code_version
 from models.training.two_tower_run import KIND, TwoTowerRun, load_two_tower, run_files
 from models.two_tower.config import TwoTowerConfig
@@ -114,7 +114,7 @@ def train_two_tower(
         FileNotFoundError: A table is missing.
         ValueError: A feature does not exist, no training page remains, or there are too few examples.
     """
-    data = _load(workspace, model_config)
+    data = _load(workspace, model_config, seed)
     tables = [workspace.table(name) for name in TABLES if _is_there(workspace, name)]
     run = TwoTowerRun(
         model=model_config,
@@ -162,16 +162,25 @@ def train_two_tower(
     )
 
 
-def _load(workspace: Workspace, config: TwoTowerConfig) -> _Data:
+def _load(workspace: Workspace, config: TwoTowerConfig, seed: int) -> _Data:
     """Read items and training pages, and decide features and vocabularies."""
     table = workspace.table("clean_items").read().sort_by("item_id")
     catalogue = plain_catalogue(table.column("item_id").to_pylist())
     columns = item_columns(table)
     cases = requests_from_sequences(workspace, catalogue, TRAIN, max_history=config.max_history)
     cases = drop_short_histories(cases, config.min_history)
+    if config.train_fraction < 1:
+        cases = _sample(cases, config.train_fraction, seed)
     trained = np.unique(np.concatenate([cases.relevant_items, positive_history(cases.requests)[0]]))
     schema = make_schema(columns, tower_columns(cases.requests), trained, config, order_only=cases.order_only)
     return _Data(catalogue=catalogue, cases=cases, schema=schema, items=ItemRows.of(schema, columns))
+
+
+def _sample(cases: EvaluationCases, fraction: float, seed: int) -> EvaluationCases:
+    """Return a share of the pages, drawn by the seed, in their order."""
+    count = max(1, round(fraction * len(cases)))
+    rows = np.random.default_rng([seed, SAMPLE]).choice(len(cases), count, replace=False)
+    return cases.take(np.sort(rows))
 
 
 def _is_there(workspace: Workspace, name: str) -> bool:

@@ -21,6 +21,8 @@ class TwoTowerConfig:
     history_windows: tuple[int, ...] = (1, 5, 50)
     """For each window n one vector per history feature: the mean over the newest n items. The largest is how far back a
     history is looked at, 1 is the newest item by itself."""
+    train_fraction: float = 1.0
+    """Share of the training pages to train on, drawn by the seed: what would a shop with fewer data have?"""
     min_history: int = 1
     """Training pages with fewer history items are left out; 0 keeps users' first pages."""
     min_count: int = 2
@@ -89,12 +91,13 @@ class TwoTowerConfig:
 
     def _widths(self) -> list[str]:
         mistakes = []
-        for name in ("hidden", "history_windows"):
-            values = getattr(self, name)
-            if not values or min(values) < 1 or (name == "history_windows" and len(set(values)) < len(values)):
-                mistakes.append(
-                    f"{name}: expected at least one number, each at least 1, distinct windows, got {values}"
-                )
+        if not self.hidden or min(self.hidden) < 1:
+            mistakes.append(f"hidden: expected one number or more, each at least 1, got {self.hidden}")
+        windows = self.history_windows
+        if not windows or min(windows) < 1 or len(set(windows)) < len(windows):
+            mistakes.append(
+                f"history_windows: expected one number or more, each at least 1 and distinct, got {windows}"
+            )
         for name in ("item_features", "history_features"):
             values = getattr(self, name)
             if values is not None and not values:
@@ -103,6 +106,8 @@ class TwoTowerConfig:
 
     def _ranges(self) -> list[str]:
         mistakes = []
+        if not 0 < self.train_fraction <= 1:
+            mistakes.append(f"train_fraction: expected 0 < fraction <= 1, got {self.train_fraction}")
         if not 0 < self.frequency_rate < 1:
             mistakes.append(f"frequency_rate: expected 0 < rate < 1, got {self.frequency_rate}")
         if not 0 <= self.ssl_dropout < 1:
