@@ -18,7 +18,7 @@ from features.definitions import Feature, memories_of
 from features.events import Events
 from features.folds import NUMBER, Numbers
 from features.memories import Memory
-from features.states import ENTITY, State, take_rows
+from features.states import ENTITY, State, concat_states, take_rows
 from kernels.jagged import IntArray, concat_ranges, offsets_from_lengths
 
 ROWS_AT_ONCE = 2_000_000
@@ -105,19 +105,62 @@ def _states_at(memory: Memory, events: Events, anchors: Anchors) -> Iterator[tup
     owned = np.flatnonzero(after < len(anchors))
     owned = owned[anchors.entity[after[owned]] == events.entity[owned]]
     pieces = memory.add(memory.empty(), dataclasses.replace(events.take(owned), entity=after[owned]))
-    ends = np.searchsorted(pieces[ENTITY], np.arange(len(anchors) + 1))
     # the pieces of anchor q hold events before q: only those of anchors within reach can hold what still counts
     oldest = anchors.first_after(anchors.entity, anchors.time - memory.keep_ms)
-    starts, lengths = ends[oldest], ends[1:] - ends[oldest]
-    sizes = np.cumsum(lengths)
+    parts = _Parts.of_ranges(memory, pieces, oldest, len(anchors))
+    sizes = np.cumsum(np.bincount(parts.anchor, weights=parts.length, minlength=len(anchors)))
     first = 0
     while first < len(anchors) or first == 0:
         done = sizes[first - 1] if first else 0
         last = max(int(np.searchsorted(sizes, done + ROWS_AT_ONCE, side="right")), min(first + 1, len(anchors)))
-        rows = take_rows(pieces, concat_ranges(starts[first:last], lengths[first:last]))
-        rows[ENTITY] = np.repeat(np.arange(last - first), lengths[first:last])
-        yield first, last, memory.combine(rows)
+        yield first, last, memory.combine(parts.gather(first, last))
         first = max(last, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """Which rows make up the state of each anchor: pieces of single anchors, and of whole blocks of anchors.
+
+    Blocks of 2, 4, 8, ... anchors are combined once, and a range of anchors is covered by few of them, as in a segment
+    tree. So a user with ten thousand pages costs each of them some dozen blocks and not thousands of pieces. A block
+    that spans two entities lies in no anchor's range.
+    """
+
+    rows: State
+    anchor: IntArray
+    start: IntArray
+    length: IntArray
+
+    @classmethod
+    def of_ranges(cls, memory: Memory, pieces: State, oldest: IntArray, anchors: int) -> _Parts:
+        """Cover the pieces of anchors oldest[a] to a, for every anchor a."""
+        level, levels, base = pieces, [], 0
+        found: list[tuple[IntArray, IntArray, IntArray]] = []
+        left, right = oldest.copy(), np.arange(1, anchors + 1)
+        while True:
+            blocks = int(right.max(initial=0)) + 1
+            ends = np.searchsorted(level[ENTITY], np.arange(blocks + 1))
+            levels.append(level)
+            takes_left = np.flatnonzero((left < right) & (left % 2 == 1))
+            taken = [(takes_left, left[takes_left])]
+            left[takes_left] += 1
+            takes_right = np.flatnonzero((left < right) & (right % 2 == 1))
+            right[takes_right] -= 1
+            taken.append((takes_right, right[takes_right]))
+            found += [(anchor, base + ends[block], ends[block + 1] - ends[block]) for anchor, block in taken]
+            if not (left < right).any():
+                break
+            left, right, base = left // 2, right // 2, base + len(level[ENTITY])
+            level = memory.combine({**level, ENTITY: level[ENTITY] // 2})
+        anchor, start, length = (np.concatenate(columns) for columns in zip(*found, strict=True))
+        order = np.argsort(anchor, kind="stable")
+        return cls(rows=concat_states(levels), anchor=anchor[order], start=start[order], length=length[order])
+
+    def gather(self, first: int, last: int) -> State:
+        """Return the rows of these anchors, numbered from 0."""
+        part = slice(*np.searchsorted(self.anchor, [first, last]))
+        rows = take_rows(self.rows, concat_ranges(self.start[part], self.length[part]))
+        return {**rows, ENTITY: np.repeat(self.anchor[part] - first, self.length[part])}
 
 
 def _concat_ids(parts: Sequence[IdColumn]) -> IdColumn:
