@@ -16,6 +16,14 @@ def test_all_mistakes_are_told_at_once():
     assert "checkpoint_every_steps, checkpoint_every_seconds: expected at least one number" in message
 
 
+def test_columns_are_not_split_under_row_wise_adagrad():
+    with pytest.raises(ValueError, match="got 64; use table_optimizer=adagrad"):
+        TrainConfig(column_wise_from_dimensions=64)
+    assert TrainConfig(column_wise_from_dimensions=64, table_optimizer="sgd").column_wise_from_dimensions == 64
+    with pytest.raises(ValueError, match="table_optimizer: expected one of rowwise_adagrad, adagrad, sgd, got 'adam'"):
+        TrainConfig(table_optimizer="adam")
+
+
 def test_the_configuration_imports_no_heavy_library():
     program = "import sys, models.training.config; print([m for m in ('torch', 'numpy', 'mlflow') if m in sys.modules])"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

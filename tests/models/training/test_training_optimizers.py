@@ -3,7 +3,15 @@ import torch
 from torch import nn
 
 from models.training.engine import autocast_type
-from models.training.optimizers import MovingAverage, RowWiseAdagrad, decay_groups, no_decay_names, rate_factor
+from models.training.optimizers import (
+    Adagrad,
+    MovingAverage,
+    RowWiseAdagrad,
+    TableOptimizer,
+    decay_groups,
+    no_decay_names,
+    rate_factor,
+)
 
 
 def test_cosine_falls_to_half_in_the_middle_and_to_zero_at_the_end():
@@ -22,6 +30,27 @@ def test_row_wise_adagrad_by_hand():
         assert table[1, 0].item() == pytest.approx(expected)
     assert table[0].tolist() == table[2].tolist() == [0, 0, 0, 0]
     assert optimizer.state_dict()["table"].tolist() == [0, 12.5, 0]
+
+
+def test_adagrad_of_tables_by_hand():
+    """Each weight has a sum of its own: twice the gradient [3, -4] gives roots 3, 4 and 3 sqrt(2), 4 sqrt(2)."""
+    table = nn.Parameter(torch.zeros(2, 2))
+    optimizer = Adagrad({"table": table})
+    for expected in (0.1, 0.1 + 0.1 / 2**0.5):
+        table.grad = torch.sparse_coo_tensor([[1]], [[3.0, -4.0]], (2, 2), check_invariants=True)
+        optimizer.step(0.1)
+        assert table[1].tolist() == pytest.approx([-expected, expected])
+    assert table[0].tolist() == [0, 0]
+    assert optimizer.state_dict()["table"].tolist() == [[0, 0], [18, 32]]
+
+
+def test_sgd_of_tables_keeps_nothing():
+    table = nn.Parameter(torch.zeros(2, 2))
+    table.grad = torch.sparse_coo_tensor([[1]], [[3.0, -4.0]], (2, 2), check_invariants=True)
+    optimizer = TableOptimizer({"table": table})
+    optimizer.step(0.1)
+    assert table[1].tolist() == pytest.approx([-0.3, 0.4])
+    assert optimizer.state_dict() == {}
 
 
 def test_row_wise_adagrad_sums_a_row_that_occurs_twice_before_squaring():
