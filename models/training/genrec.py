@@ -26,12 +26,14 @@ from models.recommend.requests import EvaluationCases, requests_from_sequences
 from models.tokenizer.bundle import Bundle
 from models.training.config import TrainConfig
 from models.training.genrec_run import KIND, GenRecRun, load_genrec
+from models.training.genrec_users import newest_users, with_users
 from models.training.loop import Evaluate
 from models.training.position import TrainReport
 from models.training.publish import train_and_publish
 from models.training.runs import Runs
 from models.training.streams import CASES, ORDER, stream_seed
 from models.training.tracking import code_version
+from models.two_tower.model import TwoTower
 
 __all__ = ["GenRecRun", "GenRecTraining", "load_genrec", "train_genrec"]
 
@@ -80,7 +82,8 @@ def train_genrec(
     """Train GenRec on the `sequences` table and publish it; the same call again finds the finished run, or resumes it.
 
     Args:
-        workspace: Holds `sequences`, `item_statistics` and the semantic IDs; on this machine.
+        workspace: Holds `sequences`, `item_statistics`, the semantic IDs and, for `user_prefix`, a two-tower run; on
+            this machine.
         model_config: Shape of the model, of prompts and of batches.
         train_config: The loop. Weights are chosen by `monitor` on the validation split where that has pages.
         seed: Everything random follows from it.
@@ -90,12 +93,14 @@ def train_genrec(
         progress: Receives a line of text now and then.
 
     Raises:
-        FileNotFoundError: A table or the semantic IDs are missing.
-        ValueError: No training page remains, or the data make fewer batches than there are processes.
+        FileNotFoundError: A table, the semantic IDs or the two-tower run are missing.
+        ValueError: The two-tower's vectors are not of width `user_prefix`, no training page remains, or the data make
+            fewer batches than there are processes.
     """
     bundle = Bundle.load(workspace, generation)
     catalogue = catalogue_of(bundle, workspace)
     data = load_sequences(workspace, catalogue, model_config)
+    users, two_tower = newest_users(workspace, model_config)
     run = GenRecRun(
         model=model_config,
         train=train_config,
@@ -106,6 +111,7 @@ def train_genrec(
         catalogue=catalogue.fingerprint,
         sequences=workspace.table("sequences").manifest().fingerprint,
         code_version=code_version(),
+        two_tower=two_tower,
     )
     tracking = train_and_publish(
         workspace,
@@ -114,11 +120,16 @@ def train_genrec(
         config=run.to_json(),
         build=lambda: _build(run),
         source=lambda rank, world_size: PackedSource(
-            data, catalogue, model_config, seed=stream_seed(seed, ORDER), rank=rank, world_size=world_size
+            with_users(workspace, catalogue, data, users),
+            catalogue,
+            model_config,
+            seed=stream_seed(seed, ORDER),
+            rank=rank,
+            world_size=world_size,
         ),
         train_config=train_config,
         seed=seed,
-        evaluate=lambda model: _validation(workspace, run, model, catalogue, progress or (lambda line: None)),
+        evaluate=lambda model: _validation(workspace, run, model, catalogue, users, progress or (lambda line: None)),
         tags={"semantic_ids": run.generation, "catalogue": run.catalogue, "sequences": run.sequences},
         track=track,
         tracking_uri=tracking_uri,
@@ -150,7 +161,12 @@ def _build(run: GenRecRun) -> GenRec:
 
 
 def _validation(
-    workspace: Workspace, run: GenRecRun, model: GenRec, catalogue: Catalogue, say: Callable[[str], None]
+    workspace: Workspace,
+    run: GenRecRun,
+    model: GenRec,
+    catalogue: Catalogue,
+    users: TwoTower | None,
+    say: Callable[[str], None],
 ) -> Evaluate | None:
     """Return the measurement of the model on a sample of validation pages, None where there are none."""
     try:
@@ -161,7 +177,7 @@ def _validation(
     rng = np.random.default_rng([run.seed, CASES])
     count = min(len(cases), run.train.validation_pages)
     cases = cases.take(np.sort(rng.choice(len(cases), count, replace=False)))
-    retriever = GenRecRetriever(model, catalogue, DecodeConfig(beams=2 * VALIDATED_AT))
+    retriever = GenRecRetriever(model, catalogue, DecodeConfig(beams=2 * VALIDATED_AT), users)
 
     def evaluate(_: nn.Module) -> dict[str, float]:
         return _metrics(retriever, cases)

@@ -35,6 +35,8 @@ class GenRecRun:
     sequences: str
     """Fingerprint of the table `sequences`."""
     code_version: str
+    two_tower: str | None = None
+    """The two-tower run whose user vectors its pages start from; None without `user_prefix`."""
 
     @property
     def name(self) -> str:

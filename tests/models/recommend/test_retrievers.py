@@ -16,15 +16,22 @@ import torch
 from planted_encoder import PlantedEncoder
 
 from features.schemas import CLICK, DISLIKE, EVENT_CODE, IMPRESSION, PURCHASE
+from features.schemas import ITEMS as ITEM_SCHEMA
 from features.semantic_ids import Catalogue
 from features.workspace import Workspace
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.genrec.model import GenRec
+from models.inputs.items import item_columns
 from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.interface import NO_ITEM, RequestBatch, Retriever
 from models.recommend.retrievers import PopularRetriever, TransitionsRetriever
 from models.recommend.two_tower_retriever import TwoTowerRetriever
 from models.recommend.vector_index_config import IndexConfig
+from models.two_tower.config import TwoTowerConfig
+from models.two_tower.inputs import ItemRows, tower_columns
+from models.two_tower.model import TwoTower
+from models.two_tower.schema import make_schema
+from models.two_tower.towers import TwoTowerNet
 
 ITEMS = 12
 
@@ -66,11 +73,27 @@ def make_two_tower(world: World, **options: object) -> TwoTowerRetriever:
     return TwoTowerRetriever.build(encoder, encoder.item_vectors(), world.catalogue.item_ids, world.catalogue, config)
 
 
+def make_towers(world: World) -> TwoTowerRetriever:
+    """The real model, untrained."""
+    ids = world.catalogue.item_ids.to_pylist()
+    rows = [{"item_id": item, "title": f"kite {item}", "category": [f"c{place % 3}"]} for place, item in enumerate(ids)]
+    columns = item_columns(pa.Table.from_pylist(rows, schema=ITEM_SCHEMA))
+    config = TwoTowerConfig(hidden=(16, 8), item_dimensions=8, feature_dimensions=4, frequency_buckets=64)
+    seen = tower_columns(make_requests(HISTORIES))
+    schema = make_schema(columns, seen, np.arange(ITEMS), config, order_only=False)
+    torch.manual_seed(0)
+    items = ItemRows.of(schema, columns)
+    model = TwoTower(TwoTowerNet(schema, config, ITEMS), schema, world.catalogue.item_ids, items)
+    vectors_ND = model.known_item_vectors()
+    return TwoTowerRetriever.build(model, vectors_ND, model.item_ids, world.catalogue, IndexConfig())
+
+
 RETRIEVERS: dict[str, Callable[[World], Retriever]] = {
     "popular": lambda world: PopularRetriever.from_arrow(world.statistics, world.catalogue),
     "transitions": lambda world: TransitionsRetriever.from_arrow(world.transitions, world.statistics, world.catalogue),
     "genrec": make_genrec,
     "two_tower": make_two_tower,
+    "two_tower model": make_towers,
     "two_tower over a graph": lambda world: make_two_tower(world, kind="hnsw", hnsw_m=2, ef_search=1),
 }
 
