@@ -25,8 +25,8 @@ class RankerConfig:
     small table apart; values never met in training share a row of zeros."""
     features: tuple[str, ...] = ()
     """Names of the columns to use; empty: all that items, requests and feature tables have."""
-    cross_layers: int = 2
-    """Layers of feature crosses (DCN-V2, full-rank)."""
+    cross_layers: int = 1
+    """Layers of feature crosses (DCN-V2, full-rank); what a candidate costs grows with layers x (total width)^2."""
     deep_widths: tuple[int, ...] = (128, 64)
     """Widths of the hidden layers beside the crosses."""
     max_history: int = 50
