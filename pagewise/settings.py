@@ -6,9 +6,12 @@ import dataclasses
 
 from features.store.config import StoreConfig
 from models.genrec.config import DecodeConfig, GenRecConfig
+from models.ranker.config import RankerConfig
 from models.recommend.config import RecommendConfig
+from models.recommend.vector_index_config import IndexConfig
 from models.tokenizer.config import SemanticIdConfig
 from models.training.config import TrainConfig
+from models.two_tower.config import TwoTowerConfig
 from pipelines.batch.config import BatchConfig
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.simulator.config import SimulateConfig
@@ -33,6 +36,12 @@ class Settings:
     """The simulated marketplace."""
     batch: BatchConfig = dataclasses.field(default_factory=BatchConfig)
     """Events to pages, statistics, transitions and sequences."""
+    two_tower: TwoTowerConfig = dataclasses.field(default_factory=TwoTowerConfig)
+    """The self-supervised two-tower retriever."""
+    two_tower_train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    """Its training loop."""
+    index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
+    """The index over its item vectors."""
     semantic_ids: SemanticIdConfig = dataclasses.field(default_factory=SemanticIdConfig)
     """Items to semantic IDs."""
     genrec: GenRecConfig = dataclasses.field(default_factory=GenRecConfig)
@@ -40,7 +49,11 @@ class Settings:
     decode: DecodeConfig = dataclasses.field(default_factory=DecodeConfig)
     """Its beam search."""
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    """The training loop."""
+    """Its training loop."""
+    ranker: RankerConfig = dataclasses.field(default_factory=RankerConfig)
+    """The unified-embedding ranker."""
+    ranker_train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(monitor="auc"))
+    """Its training loop."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     """What is measured on which pages."""
     recommend: RecommendConfig = dataclasses.field(default_factory=RecommendConfig)

@@ -25,8 +25,8 @@ from models.recommend.rules import CatalogueFacts, Filters, with_exclusions
 GENREC, TRANSITIONS, TWO_TOWER, POPULAR = "genrec", "transitions", "two_tower", "popular"
 RETRIEVERS: tuple[str, ...] = (GENREC, TRANSITIONS, TWO_TOWER, POPULAR)
 """Retriever names, first choice first: a page without its first choice names the one that stands in as `fallback`."""
-PAGE = "page"
-"""Source of the page maker's own order, when it is measured beside its retrievers."""
+PAGE, FUSION = "page", "fusion"
+"""Sources of the page maker's own order, with and without the ranker, when they are measured beside the retrievers."""
 
 _log = logging.getLogger(__name__)
 
@@ -150,14 +150,11 @@ class Recommender:
         asked = self._with_rules(requests, None)
         return [self._ask(name, asked, k) for name in self._in_use()]
 
-    def ranked(self, requests: RequestBatch, k: int) -> Candidates:
-        """Return the first `k` items of the order that the policy draws from."""
+    def orders(self, requests: RequestBatch, k: int) -> tuple[Candidates, Candidates]:
+        """Return the first `k` items of the order that the policy draws from, and of the order before the ranker."""
         depth = max(k, self.config.candidates)
-        lists = self._retrieve(self._with_rules(requests, None), depth)
-        fused = self._rank(requests, self._fuse(lists, depth))
-        items_BK = fused.items_BF[:, :k]
-        scores_BK = np.where(items_BK == NO_ITEM, -np.inf, fused.scores_BF[:, :k]).astype(np.float32)
-        return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=PAGE)
+        fused = self._fuse(self._retrieve(self._with_rules(requests, None), depth), depth)
+        return _first(self._rank(requests, fused), k, PAGE), _first(fused, k, FUSION)
 
     def similar(self, item_id: str, k: int, time: int) -> list[tuple[str, float]]:
         """Return up to `k` items that users turn to around this one, with their transition scores, best first.
@@ -265,3 +262,9 @@ class Recommender:
             candidate_scores=fused.scores_BF[row, there].tolist(),
             fallback=fallback,
         )
+
+
+def _first(fused: Fused, k: int, source: str) -> Candidates:
+    items_BK = fused.items_BF[:, :k]
+    scores_BK = np.where(items_BK == NO_ITEM, -np.inf, fused.scores_BF[:, :k]).astype(np.float32)
+    return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=source)

@@ -3,12 +3,13 @@
 A release is a small workspace of its own, without anything that can run code::
 
     <release id>/
-        config.json                              page maker and decoding
-        semantic_ids/<generation>/...            the bundle, as published
-        tables/{item_statistics,transitions,clean_items}/...
-        genrec/weights.safetensors, config.json  absent in a release without GenRec
-        golden.json                              50 requests with answers (`models.recommend.golden`)
-        manifest.json                            digests of all files; written last
+        config.json                           page maker, decoding, index
+        semantic_ids/<generation>/...         the bundle, as published
+        tables/{item_statistics,transitions,clean_items,item_features}/...
+        checkpoints/{genrec,two_tower,ranker}/<run>/...   the models it has, as published
+        index/two_tower.faiss                 item vectors
+        golden.json                           50 requests with answers (`models.recommend.golden`)
+        manifest.json                         digests of all files; written last
 
 The release id is a digest of content: writing the same parts again gives the same release. `LATEST`, beside the
 releases, names the one written last.
@@ -29,35 +30,20 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
+from features.definitions import feature_schemas
 from features.schemas import EVENT_KINDS, ITEMS, SEQUENCES, SPLITS, schema_hash
 from features.semantic_ids import Catalogue
 from features.workspace import MANIFEST, Workspace, write_atomically
-from models.genrec.config import DecodeConfig
-from models.genrec.model import GenRec
 from models.recommend import golden
-from models.recommend.catalogue import catalogue_of
-from models.recommend.config import RecommendConfig
-from models.recommend.genrec_retriever import GenRecRetriever
-from models.recommend.interface import RequestBatch, Retriever
+from models.recommend.interface import RequestBatch
 from models.recommend.recommender import Recommender
+from models.recommend.release_parts import KINDS, ReleaseConfig, ReleaseError, assemble, copy_parts
 from models.recommend.requests import requests_from_sequences
-from models.recommend.retrievers import PopularRetriever, TransitionsRetriever
-from models.recommend.rules import CatalogueFacts
-from models.tokenizer.bundle import ROOT as SEMANTIC_IDS
 from models.tokenizer.bundle import Bundle
-from models.training.export import load_weights
-from models.training.genrec_run import KIND, GenRecRun, load_genrec
-from models.training.runs import WEIGHTS, Runs
 from models.training.tracking import code_version
 
-LATEST, CONFIG, GOLDEN = "LATEST", "config.json", "golden.json"
-GENREC_WEIGHTS, GENREC_CONFIG = "genrec/weights.safetensors", "genrec/config.json"
-FACT_COLUMNS = ["item_id", "title", "category", "brand", "price", "available_from", "available"]
+LATEST, GOLDEN = "LATEST", "golden.json"
 GOLDEN_HISTORY = 200
-
-
-class ReleaseError(ValueError):
-    """A release is incomplete, damaged or mixes generations."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +59,8 @@ class ReleaseManifest:
     """Digest of the contracts that history and items follow."""
     code_version: str
     retrievers: tuple[str, ...]
+    runs: Mapping[str, str]
+    """Kind of model -> the training run."""
     files: Mapping[str, str]
     """Path -> SHA-256."""
     metrics: Mapping[str, float]
@@ -89,8 +77,9 @@ class Release:
 
 
 def feature_schema() -> str:
-    """Return a digest of what histories, items and event codes look like."""
-    text = "|".join([*EVENT_KINDS, schema_hash(SEQUENCES), schema_hash(ITEMS)])
+    """Return a digest of what histories, items, features and event codes look like."""
+    tables = [SEQUENCES, ITEMS, *feature_schemas().values()]
+    text = "|".join([*EVENT_KINDS, *map(schema_hash, tables)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -98,9 +87,8 @@ def write_release(
     releases: Path,
     workspace: Workspace,
     *,
-    config: RecommendConfig,
-    decode: DecodeConfig,
-    genrec_run: str | None,
+    config: ReleaseConfig,
+    runs: Mapping[str, str],
     generation: str | None = None,
     metrics: Mapping[str, float] | None = None,
     progress: Callable[[str], None] | None = None,
@@ -109,10 +97,11 @@ def write_release(
 
     Args:
         releases: Folder of all releases.
-        workspace: Source of the bundle, of `item_statistics`, `transitions`, `clean_items` and `sequences`.
-        config: The page maker's configuration.
-        decode: GenRec's decoding.
-        genrec_run: A finished training run of the workspace; None for a release of transitions and the popular list.
+        workspace: Source of the bundle, of the runs, of `item_statistics`, `transitions`, `clean_items`, `sequences`
+            and the features.
+        config: How it answers.
+        runs: Kind of model (`genrec`, `two_tower`, `ranker`) -> a finished run of the workspace; without any, pages
+            are made of item transitions and the popular list.
         generation: Of the semantic IDs; None for the newest.
         metrics: Noted in the manifest.
         progress: Told what is being done.
@@ -122,21 +111,19 @@ def write_release(
         FileNotFoundError: A part is missing.
     """
     say = progress or (lambda message: None)
+    if unknown := sorted(set(runs) - set(KINDS)):
+        raise ValueError(f"runs: expected kinds of models among {', '.join(KINDS)}, got {', '.join(unknown)}")
     bundle = Bundle.load(workspace, generation)
     releases.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=releases, prefix=".writing-"))
     try:
         say(f"release: parts of generation {bundle.generation}")
-        _copy_parts(workspace, bundle, folder)
-        document = {"recommend": dataclasses.asdict(config), "decode": dataclasses.asdict(decode)}
-        _write_json(folder / CONFIG, document)
-        if genrec_run is not None:
-            _copy_genrec(workspace, genrec_run, bundle.generation, folder)
-        recommender = _assemble(folder, bundle.generation)
+        copy_parts(workspace, bundle, runs, config, folder)
+        recommender = assemble(folder, bundle.generation)
         requests = golden_requests(workspace, recommender.catalogue)
         say(f"release: {len(requests)} golden requests")
         (folder / GOLDEN).write_bytes(golden.to_bytes(golden.record(recommender, requests)))
-        manifest = _manifest(folder, bundle.generation, recommender, metrics or {})
+        manifest = _manifest(folder, bundle.generation, recommender, runs, metrics or {})
         _write_json(folder / MANIFEST, dataclasses.asdict(manifest))
         _publish(folder, releases / manifest.release_id)
         write_atomically(pafs.LocalFileSystem(), str(releases / LATEST), manifest.release_id.encode())
@@ -160,7 +147,7 @@ def load_release(directory: Path) -> Release:
             f"release {manifest.release_id} was written for feature contracts {manifest.feature_schema}, this code has "
             f"{feature_schema()}; make a new release (`pagewise run`) or run the code of {manifest.code_version}"
         )
-    recommender = _assemble(directory, manifest.generation)
+    recommender = assemble(directory, manifest.generation)
     if recommender.catalogue.fingerprint != manifest.catalogue:
         raise ReleaseError(
             f"release {manifest.release_id}: expected the catalogue {manifest.catalogue}, its semantic IDs give "
@@ -211,65 +198,13 @@ def golden_requests(workspace: Workspace, catalogue: Catalogue, count: int = gol
         times_B=np.append(known.times_B, known.times_B.max()),
         history_offsets=np.append(known.history_offsets, known.history_offsets[-1]),
         excluded_offsets=np.append(known.excluded_offsets, known.excluded_offsets[-1]),
+        columns=None if known.columns is None else known.columns.take(np.append(np.arange(len(known)), -1)),
     )
 
 
-def _copy_parts(workspace: Workspace, bundle: Bundle, folder: Path) -> None:
-    target = Workspace(folder)
-    source, destination = workspace.path(SEMANTIC_IDS, bundle.generation), target.path(SEMANTIC_IDS, bundle.generation)
-    Path(destination).mkdir(parents=True)
-    pafs.copy_files(source, destination, workspace.filesystem, target.filesystem)
-    shutil.rmtree(Path(destination) / "plots", ignore_errors=True)
-    for name in ("item_statistics", "transitions"):
-        table = target.table(name)
-        table.commit([table.write_part(workspace.table(name).read(), shard=0)])
-    inside = pc.field("item_id").isin(bundle.item_ids)
-    facts = workspace.table("clean_items").read(FACT_COLUMNS, filter=inside).sort_by("item_id")
-    table = target.table("clean_items")
-    table.commit([table.write_part(facts, shard=0)])
-
-
-def _copy_genrec(workspace: Workspace, name: str, generation: str, folder: Path) -> None:
-    _, run = load_genrec(workspace, name)
-    if run.generation != generation:
-        raise _mixed(run.generation, generation)
-    (folder / GENREC_WEIGHTS).parent.mkdir()
-    shutil.copyfile(Runs(workspace, KIND).folder(name) / WEIGHTS, folder / GENREC_WEIGHTS)
-    _write_json(folder / GENREC_CONFIG, run.to_json())
-
-
-def _assemble(folder: Path, generation: str) -> Recommender:
-    """Build the recommender from the files of a release."""
-    parts, documents = Workspace(folder), json.loads((folder / CONFIG).read_bytes())
-    config, decode = RecommendConfig(**documents["recommend"]), DecodeConfig(**documents["decode"])
-    catalogue = catalogue_of(Bundle.load(parts, generation), parts)
-    retrievers: list[Retriever] = [
-        TransitionsRetriever.from_tables(parts, catalogue),
-        PopularRetriever.from_tables(parts, catalogue),
-    ]
-    if (folder / GENREC_CONFIG).exists():
-        retrievers.append(GenRecRetriever(_genrec(folder, generation), catalogue, decode))
-    facts = CatalogueFacts(parts.table("clean_items").read(), catalogue)
-    return Recommender(catalogue, retrievers, config, facts)
-
-
-def _genrec(folder: Path, generation: str) -> GenRec:
-    run = GenRecRun.from_json(json.loads((folder / GENREC_CONFIG).read_bytes()))
-    if run.generation != generation:
-        raise _mixed(run.generation, generation)
-    model = run.build()
-    load_weights(model, folder / GENREC_WEIGHTS)
-    return model
-
-
-def _mixed(trained: str, bundle: str) -> ReleaseError:
-    return ReleaseError(
-        f"GenRec was trained on semantic IDs {trained}, the bundle is {bundle}: one release cannot mix generations; "
-        "train GenRec on the bundle, or release the bundle it was trained on"
-    )
-
-
-def _manifest(folder: Path, generation: str, recommender: Recommender, metrics: Mapping[str, float]) -> ReleaseManifest:
+def _manifest(
+    folder: Path, generation: str, recommender: Recommender, runs: Mapping[str, str], metrics: Mapping[str, float]
+) -> ReleaseManifest:
     files = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -284,6 +219,7 @@ def _manifest(folder: Path, generation: str, recommender: Recommender, metrics: 
         feature_schema=feature_schema(),
         code_version=code_version(),
         retrievers=tuple(recommender.retrievers),
+        runs=dict(runs),
         files=files,
         metrics=dict(metrics),
     )

@@ -1,4 +1,4 @@
-"""`pagewise evaluate`: full-catalogue metrics of the trained GenRec, baselines beside them."""
+"""`pagewise evaluate`: full-catalogue metrics of pages and of what they are made from, baselines beside them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from shlex import quote
 from pagewise.console import Console
 from pagewise.settings import Settings
 
-SECTIONS = ("evaluate", "decode")
+SECTIONS = ("evaluate", "decode", "index", "recommend")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

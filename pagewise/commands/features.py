@@ -1,4 +1,4 @@
-"""`pagewise features`: pages, item statistics and item transitions."""
+"""`pagewise features`: pages, item statistics and transitions, and the features of users and items."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Turn clean events into pages and what is counted from them."""
+    """Turn clean events into pages and what is counted from them, then fold them into features."""
     from features.workspace import Workspace
+    from pipelines.batch.feature_jobs import build_user_and_item_features
     from pipelines.batch.jobs import build_features
 
-    report = build_features(Workspace(args.workspace), settings.batch, args.beam_options)
+    console, workspace = Console(), Workspace(args.workspace)
+    console.say(*build_features(workspace, settings.batch, args.beam_options).lines())
+    report = build_user_and_item_features(workspace, settings.batch, args.beam_options)
     following = f"pagewise sequences --workspace {quote(args.workspace)}"
-    Console().say(*dataclasses.replace(report, next_command=following).lines())
+    console.say(*dataclasses.replace(report, next_command=following).lines())
     return 0

@@ -41,8 +41,10 @@ class DailyStages:
             self.data.validation(),
             self.data.features(),
             self.data.sequences(),
+            self.models.two_tower(),
             self.models.semantic_ids(),
             self.models.genrec(),
+            self.models.ranker(),
             *self.publication(),
         ]
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
+from features.definitions import FEATURES, feature_schemas
 from features.workspace import Workspace
+from pipelines.batch.feature_jobs import build_user_and_item_features
 from pipelines.batch.jobs import build_features, build_sequences, validate
 from pipelines.jobs.inputs import StageInputs
 from pipelines.jobs.settings import DailySettings
@@ -38,14 +41,20 @@ class DataStages:
         )
 
     def features(self) -> Stage:
-        """Clean events to pages, item statistics and transitions."""
+        """Clean events to pages, what is counted from them, and the features of users and items."""
         batch = self.settings.batch
+
+        def run(folder: Path) -> list[str]:
+            pages = build_features(self.workspace, batch, self._beam_options)
+            folded = build_user_and_item_features(self.workspace, batch, self._beam_options)
+            return [*pages.lines(), *folded.lines()]
+
         return Stage(
             name="features",
-            config=dataclasses.asdict(batch),
-            inputs=self._inputs.tables("clean_events"),
-            outputs=self._inputs.tables("pages", "item_statistics", "transitions"),
-            run=lambda folder: build_features(self.workspace, batch, self._beam_options).lines(),
+            config={**dataclasses.asdict(batch), "features": list(map(repr, FEATURES))},
+            inputs=self._inputs.tables("clean_events", "clean_items"),
+            outputs=self._inputs.tables("pages", "item_statistics", "transitions", *feature_schemas()),
+            run=run,
         )
 
     def sequences(self) -> Stage:

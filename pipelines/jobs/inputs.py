@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from features.definitions import ITEM_FEATURES, PAGE_FEATURES
 from features.workspace import MANIFEST, Workspace
+from models.recommend.release_parts import KINDS
 from models.tokenizer.bundle import append_numbers, latest_generation
 from pipelines.batch.raw import fingerprint, raw_files
 from pipelines.jobs.stages import file_fingerprint, table_fingerprints
+
+RELEASED_TABLES = (
+    "sequences",
+    "item_statistics",
+    "transitions",
+    "clean_items",
+    "clean_users",
+    "pages",
+    ITEM_FEATURES,
+    PAGE_FEATURES,
+)
 
 
 class StageInputs:
@@ -35,6 +48,13 @@ class StageInputs:
         generation = latest_generation(self.workspace)
         appends = append_numbers(self.workspace, generation)
         return {"semantic_ids": "+".join([generation, *appends])}
+
+    def released(self) -> dict[str, str]:
+        """Return what releases are made of: tables, semantic IDs, the newest run of every kind of model."""
+        found = {**self.tables(*RELEASED_TABLES)(), **self.bundle()}
+        for kind in KINDS:
+            found |= self.pointed_at("checkpoints", kind)
+        return found
 
     def pointed_at(self, *folder: str) -> dict[str, str]:
         """Return what the folder's LATEST names and the digest of its manifest."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from features.definitions import ITEM_FEATURES, PAGE_FEATURES
 from features.workspace import Workspace
+from models.recommend.release_parts import GENREC, RANKER, TWO_TOWER
 from models.tokenizer.build import build_bundle
 from models.training.genrec import train_genrec
+from models.training.ranker import train_ranker
+from models.training.two_tower import train_two_tower
 from pipelines.jobs.inputs import StageInputs
 from pipelines.jobs.measure import measure
-from pipelines.jobs.settings import DailySettings
+from pipelines.jobs.settings import DailySettings, answers_of
 from pipelines.jobs.stages import Progress, Stage, file_fingerprint
 
 REPORT = "report.json"
@@ -30,13 +34,61 @@ class ModelStages:
         self._inputs = StageInputs(workspace)
         self._say: Progress = lambda line: progress(f"  {line}")
 
+    def two_tower(self) -> Stage:
+        """Sequences and items to a trained two-tower model."""
+        settings = self.settings
+        return Stage(
+            name="train-two-tower",
+            config={
+                "two_tower": dataclasses.asdict(settings.two_tower),
+                "train": dataclasses.asdict(settings.two_tower_train),
+                "seed": settings.seed,
+            },
+            inputs=self._inputs.tables("sequences", "clean_items", "clean_users", "pages", PAGE_FEATURES),
+            outputs=lambda folder: self._inputs.pointed_at("checkpoints", TWO_TOWER),
+            run=lambda folder: train_two_tower(
+                self.workspace,
+                settings.two_tower,
+                settings.two_tower_train,
+                seed=settings.seed,
+                tracking_uri=settings.tracking.uri,
+                progress=self._say,
+            ).lines(),
+        )
+
+    def ranker(self) -> Stage:
+        """Pages to a trained ranker."""
+        settings = self.settings
+        tables = ("sequences", "item_statistics", "clean_items", "clean_users", "pages", PAGE_FEATURES, ITEM_FEATURES)
+        return Stage(
+            name="train-ranker",
+            config={
+                "ranker": dataclasses.asdict(settings.ranker),
+                "train": dataclasses.asdict(settings.ranker_train),
+                "seed": settings.seed,
+            },
+            inputs=self._inputs.tables(*tables),
+            outputs=lambda folder: self._inputs.pointed_at("checkpoints", RANKER),
+            run=lambda folder: train_ranker(
+                self.workspace,
+                settings.ranker,
+                settings.ranker_train,
+                seed=settings.seed,
+                tracking_uri=settings.tracking.uri,
+                progress=self._say,
+            ).lines(),
+        )
+
     def semantic_ids(self) -> Stage:
         """Items to semantic IDs."""
         config, seed = self.settings.semantic_ids, self.settings.seed
         return Stage(
             name="semantic-ids",
             config={"semantic_ids": dataclasses.asdict(config), "seed": seed},
-            inputs=self._inputs.tables("clean_items", "sequences"),
+            inputs=lambda: {
+                **self._inputs.tables("clean_items", "sequences")(),
+                **(self._inputs.pointed_at("checkpoints", TWO_TOWER) if config.collaborative == TWO_TOWER else {}),
+            },
             outputs=lambda folder: self._inputs.pointed_at("semantic_ids"),
             run=lambda folder: build_bundle(self.workspace, config, seed, self._say).lines(),
         )
@@ -51,8 +103,12 @@ class ModelStages:
                 "train": dataclasses.asdict(settings.train),
                 "seed": settings.seed,
             },
-            inputs=lambda: {**self._inputs.tables("sequences", "item_statistics")(), **self._inputs.bundle()},
-            outputs=lambda folder: self._inputs.pointed_at("checkpoints", "genrec"),
+            inputs=lambda: {
+                **self._inputs.tables("sequences", "item_statistics")(),
+                **self._inputs.bundle(),
+                **(self._inputs.pointed_at("checkpoints", TWO_TOWER) if settings.genrec.user_prefix else {}),
+            },
+            outputs=lambda folder: self._inputs.pointed_at("checkpoints", GENREC),
             run=lambda folder: train_genrec(
                 self.workspace,
                 settings.genrec,
@@ -64,29 +120,28 @@ class ModelStages:
         )
 
     def evaluation(self) -> Stage:
-        """GenRec beside its baselines."""
+        """Pages, and everything they are made from, beside the baselines."""
         settings = self.settings
 
         def run(folder: Path) -> list[str]:
             return measure(
                 self.workspace,
                 settings.evaluate,
-                settings.decode,
+                answers_of(settings),
                 settings.seed,
                 folder=folder,
                 tracking_uri=settings.tracking.uri,
                 progress=self._say,
             ).lines()
 
-        tables = self._inputs.tables("sequences", "item_statistics", "transitions", "clean_items")
         return Stage(
             name="evaluate",
             config={
                 "evaluate": dataclasses.asdict(settings.evaluate),
-                "decode": dataclasses.asdict(settings.decode),
+                "answers": dataclasses.asdict(answers_of(settings)),
                 "seed": settings.seed,
             },
-            inputs=lambda: {**tables(), **self._inputs.bundle(), **self._inputs.pointed_at("checkpoints", "genrec")},
+            inputs=self._inputs.released,
             outputs=lambda folder: file_fingerprint(self.workspace, "runs", "evaluate", folder.name, REPORT),
             run=run,
         )

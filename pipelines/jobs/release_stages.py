@@ -8,15 +8,17 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from features.definitions import ITEM_FEATURES, USER_STATES
 from features.store.backfill import backfill
 from features.store.redis_store import open_store
 from features.workspace import Workspace
-from models.recommend.recommender import GENREC
-from models.recommend.release import latest_release, write_release
+from models.recommend.recommender import PAGE
+from models.recommend.release import ReleaseManifest, latest_release, write_release
+from models.recommend.release_parts import RANKER, latest_runs
 from models.registry import CHAMPION, Registry
 from pipelines.jobs.inputs import StageInputs
 from pipelines.jobs.model_stages import REPORT
-from pipelines.jobs.settings import DailySettings
+from pipelines.jobs.settings import DailySettings, answers_of
 from pipelines.jobs.stages import Progress, Stage, file_fingerprint
 
 REGISTERED = ("releases", "REGISTERED")
@@ -46,28 +48,22 @@ class ReleaseStages:
             manifest = write_release(
                 self.workspace.local_path("releases"),
                 self.workspace,
-                config=settings.recommend,
-                decode=settings.decode,
-                genrec_run=self._inputs.read("checkpoints", "genrec", "LATEST"),
-                metrics=_genrec_metrics(evaluation.folder(self.workspace) / REPORT),
+                config=answers_of(settings),
+                runs=latest_runs(self.workspace),
+                metrics=_page_metrics(evaluation.folder(self.workspace) / REPORT),
                 progress=self._say,
             )
+            parts = ", ".join([*manifest.retrievers, *_ranker(manifest)])
             return [
-                f"release {manifest.release_id}: {', '.join(manifest.retrievers)} on semantic IDs "
+                f"release {manifest.release_id}: {parts} on semantic IDs "
                 f"{manifest.generation}, {len(manifest.files)} files"
             ]
 
-        tables = self._inputs.tables("sequences", "item_statistics", "transitions", "clean_items")
         return Stage(
             name="release",
-            config={
-                "recommend": dataclasses.asdict(settings.recommend),
-                "decode": dataclasses.asdict(settings.decode),
-            },
+            config=dataclasses.asdict(answers_of(settings)),
             inputs=lambda: {
-                **tables(),
-                **self._inputs.bundle(),
-                **self._inputs.pointed_at("checkpoints", "genrec"),
+                **self._inputs.released(),
                 "evaluation": "".join(evaluation.outputs(evaluation.folder(self.workspace)).values()),
             },
             outputs=lambda folder: self._inputs.pointed_at("releases"),
@@ -91,7 +87,7 @@ class ReleaseStages:
             name="store",
             # without the URL, which may hold a password: another store does not hold the recorded generation
             config={key: value for key, value in dataclasses.asdict(config).items() if key not in ("url", "timeout_s")},
-            inputs=self._inputs.tables("sequences", "clean_items"),
+            inputs=self._inputs.tables("sequences", "clean_items", "clean_users", ITEM_FEATURES, USER_STATES),
             outputs=outputs,
             run=run,
         )
@@ -125,10 +121,14 @@ class ReleaseStages:
         )
 
 
-def _genrec_metrics(path: Path) -> dict[str, float]:
-    """Return GenRec's means from an evaluation report."""
+def _ranker(manifest: ReleaseManifest) -> list[str]:
+    return [RANKER] if RANKER in manifest.runs else []
+
+
+def _page_metrics(path: Path) -> dict[str, float]:
+    """Return the page maker's means from an evaluation report."""
     results = json.loads(path.read_bytes())["results"]
-    metrics = next(result["metrics"] for result in results if result["name"] == GENREC)
+    metrics = next(result["metrics"] for result in results if result["name"] == PAGE)
     return {name: float(interval["mean"]) for name, interval in metrics.items()}
 
 

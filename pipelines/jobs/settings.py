@@ -6,9 +6,13 @@ from typing import Protocol
 
 from features.store.config import StoreConfig
 from models.genrec.config import DecodeConfig, GenRecConfig
+from models.ranker.config import RankerConfig
 from models.recommend.config import RecommendConfig
+from models.recommend.release_parts import ReleaseConfig
+from models.recommend.vector_index_config import IndexConfig
 from models.tokenizer.config import SemanticIdConfig
 from models.training.config import TrainConfig
+from models.two_tower.config import TwoTowerConfig
 from pipelines.batch.config import BatchConfig
 from pipelines.evaluation.config import EvaluateConfig
 
@@ -29,6 +33,12 @@ class DailySettings(Protocol):
     @property
     def batch(self) -> BatchConfig: ...  # noqa: D102
     @property
+    def two_tower(self) -> TwoTowerConfig: ...  # noqa: D102
+    @property
+    def two_tower_train(self) -> TrainConfig: ...  # noqa: D102
+    @property
+    def index(self) -> IndexConfig: ...  # noqa: D102
+    @property
     def semantic_ids(self) -> SemanticIdConfig: ...  # noqa: D102
     @property
     def genrec(self) -> GenRecConfig: ...  # noqa: D102
@@ -37,6 +47,10 @@ class DailySettings(Protocol):
     @property
     def train(self) -> TrainConfig: ...  # noqa: D102
     @property
+    def ranker(self) -> RankerConfig: ...  # noqa: D102
+    @property
+    def ranker_train(self) -> TrainConfig: ...  # noqa: D102
+    @property
     def evaluate(self) -> EvaluateConfig: ...  # noqa: D102
     @property
     def recommend(self) -> RecommendConfig: ...  # noqa: D102
@@ -44,3 +58,8 @@ class DailySettings(Protocol):
     def store(self) -> StoreConfig: ...  # noqa: D102
     @property
     def tracking(self) -> Tracking: ...  # noqa: D102
+
+
+def answers_of(settings: DailySettings) -> ReleaseConfig:
+    """Return what decides how a release answers."""
+    return ReleaseConfig(recommend=settings.recommend, decode=settings.decode, index=settings.index)

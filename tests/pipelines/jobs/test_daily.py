@@ -16,24 +16,34 @@ import redis
 from features.store.redis_store import open_store
 from features.workspace import Workspace
 from models.genrec.config import GenRecConfig
+from models.ranker.config import RankerConfig
 from models.recommend.release import golden_requests, load_release
 from models.registry import CHALLENGER, CHAMPION, Registry
 from models.tokenizer.config import SemanticIdConfig
 from models.training.config import TrainConfig
+from models.two_tower.config import TwoTowerConfig
 from pagewise.settings import Settings
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.jobs.daily import DailyReport, run_daily
 from pipelines.jobs.lock import LockedError, exclusive
 from pipelines.jobs.measure import measure
+from pipelines.jobs.settings import answers_of
 from pipelines.simulator.config import SimulateConfig
 from pipelines.simulator.job import simulate
 
 pytestmark = pytest.mark.integration
 
 TABLE_STAGES = ["validate", "features", "sequences"]
-MODEL_STAGES = ["semantic-ids", "train-genrec", "evaluate", "release", "store", "register"]
+MODEL_STAGES = ["train-two-tower", "semantic-ids", "train-genrec", "train-ranker"]
+LAST_STAGES = ["evaluate", "release", "store", "register"]
 SETTINGS = Settings(
     simulate=SimulateConfig(users=150, items=200, days=8),
+    two_tower=TwoTowerConfig(
+        item_dimensions=8, feature_dimensions=4, hidden=(16,), batch_size=64, uniform_negatives=64, ssl_batch_size=64
+    ),
+    two_tower_train=TrainConfig(epochs=1, threads=1),
+    ranker=RankerConfig(rows=500, dimensions=4, probes=1, deep_widths=(16,), attention_width=4, attention_heads=1),
+    ranker_train=TrainConfig(epochs=1, threads=1, monitor="auc"),
     semantic_ids=SemanticIdConfig(
         levels=2,
         codes=16,
@@ -66,13 +76,16 @@ def job(tmp_path_factory) -> tuple[Workspace, DailyReport]:
 
 def test_the_first_run_ends_with_a_champion_that_answers(job):
     workspace, report = job
-    assert ran(report) == TABLE_STAGES + MODEL_STAGES
+    assert ran(report) == TABLE_STAGES + MODEL_STAGES + LAST_STAGES
     assert (report.version, report.promoted_by) == (1, "first")
     release = load_release(Registry(workspace).resolve(CHAMPION))
     assert release.manifest.release_id == report.release_id
     evaluation = json.loads((Path(report.stage("evaluate").folder) / "report.json").read_text())
-    assert {result["name"] for result in evaluation["results"]} == {"genrec", "transitions", "popular"}
+    names = [result["name"] for result in evaluation["results"]]
+    assert names == ["page", "fusion", "genrec", "transitions", "two_tower", "popular"]
     assert release.manifest.metrics["hr_at_10"] == evaluation["results"][0]["metrics"]["hr_at_10"]["mean"]
+    assert set(release.manifest.runs) == {"genrec", "two_tower", "ranker"}
+    assert release.recommender.ranker is not None
     requests = golden_requests(workspace, release.recommender.catalogue)
     assert all(len(page.items) == 10 for page in release.recommender.pages(requests))
     with open_store(SETTINGS.store, workspace) as store:
@@ -92,11 +105,12 @@ def test_a_changed_section_runs_what_depends_on_it(job):
     workspace, _ = job
     changed = dataclasses.replace(SETTINGS, recommend=dataclasses.replace(SETTINGS.recommend, epsilon=0.2))
     report = daily(workspace, changed)
-    assert ran(report) == ["release", "register"]
+    assert ran(report) == ["evaluate", "release", "register"]
     assert (report.version, report.promoted_by) == (2, None)
     registry = Registry(workspace)
     assert (registry.version(CHALLENGER), registry.version(CHAMPION)) == (2, 1)
-    assert ran(daily(workspace)) == ["release", "register"]  # back again: the first release is the newest one
+    # back again: the evaluation is found, and the first release is the newest one
+    assert ran(daily(workspace)) == ["release", "register"]
     assert (registry.version(CHALLENGER), registry.version(CHAMPION)) == (1, 1)
     forced = daily(workspace, changed, force=True)
     assert (forced.version, forced.promoted_by, registry.version(CHAMPION)) == (2, "force", 2)
@@ -120,7 +134,7 @@ from features.workspace import Workspace
 from pipelines.jobs.daily import run_daily
 
 def die_at(line):
-    if line.startswith("[5/9]"):
+    if "train-genrec" in line:
         os.kill(os.getpid(), signal.SIGKILL)
 
 run_daily(dataclasses.replace(SETTINGS, seed=1), Workspace({root!r}), die_at)
@@ -133,7 +147,7 @@ def test_killed_in_the_middle_the_next_run_goes_on(job):
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     report = daily(workspace, dataclasses.replace(SETTINGS, seed=1))
-    assert ran(report) == ["train-genrec", "evaluate", "release", "register"]
+    assert ran(report) == ["train-genrec", "train-ranker", "evaluate", "release", "register"]
     assert load_release(Registry(workspace).resolve(CHALLENGER)).manifest.release_id == report.release_id
 
 
@@ -156,7 +170,8 @@ def test_measuring_on_other_sequences_than_those_trained_on_is_said(job, tmp_pat
 
     def measured() -> list[str]:
         lines.clear()
-        measure(workspace, SETTINGS.evaluate, SETTINGS.decode, 0, folder=tmp_path / "report", progress=lines.append)
+        answers, folder = answers_of(SETTINGS), tmp_path / "report"
+        measure(workspace, SETTINGS.evaluate, answers, 0, folder=folder, progress=lines.append)
         return [line for line in lines if "trained on other sequences" in line]
 
     assert measured() == []

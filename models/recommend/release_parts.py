@@ -1,0 +1,237 @@
+"""What a release is made of: copied from a workspace into a small one, and put together to a page maker."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+
+from features.columns import Columns
+from features.definitions import ITEM_FEATURES
+from features.semantic_ids import Catalogue
+from features.values import ItemSnapshots
+from features.workspace import MANIFEST, Workspace
+from models.genrec.config import DecodeConfig
+from models.inputs.items import item_columns
+from models.recommend.catalogue import catalogue_of
+from models.recommend.config import RecommendConfig
+from models.recommend.genrec_retriever import GenRecRetriever
+from models.recommend.interface import Ranker, Retriever
+from models.recommend.model_ranker import ModelRanker
+from models.recommend.recommender import Recommender
+from models.recommend.retrievers import PopularRetriever, TransitionsRetriever
+from models.recommend.rules import CatalogueFacts
+from models.recommend.two_tower_retriever import TwoTowerRetriever
+from models.recommend.vector_index import VectorIndex
+from models.recommend.vector_index_config import IndexConfig
+from models.tokenizer.bundle import ROOT as SEMANTIC_IDS
+from models.tokenizer.bundle import Bundle
+from models.training.genrec_run import load_genrec
+from models.training.ranker import load_ranker
+from models.training.runs import LATEST, Runs
+from models.training.two_tower_run import load_two_tower
+from models.two_tower.model import TwoTower
+
+CONFIG = "config.json"
+INDEX = ("index", "two_tower.faiss")
+GENREC, TWO_TOWER, RANKER = "genrec", "two_tower", "ranker"
+KINDS = (GENREC, TWO_TOWER, RANKER)
+"""Kinds of models a release may have, each of them one finished run in `checkpoints/<kind>/`."""
+FACT_COLUMNS = ["item_id", "title", "category", "brand", "price", "available_from", "available", "attributes"]
+
+
+class ReleaseError(ValueError):
+    """A release is incomplete, damaged or mixes generations."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReleaseConfig:
+    """How a release answers."""
+
+    recommend: RecommendConfig = dataclasses.field(default_factory=RecommendConfig)
+    decode: DecodeConfig = dataclasses.field(default_factory=DecodeConfig)
+    index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> ReleaseConfig:
+        """Read what `dataclasses.asdict` wrote."""
+        return cls(
+            recommend=RecommendConfig(**document["recommend"]),
+            decode=DecodeConfig(**document["decode"]),
+            index=IndexConfig(**document["index"]),
+        )
+
+
+def copy_parts(
+    workspace: Workspace, bundle: Bundle, runs: Mapping[str, str], config: ReleaseConfig, folder: Path
+) -> None:
+    """Copy tables, semantic IDs and training runs into `folder`, index the item vectors and write the configuration.
+
+    Args:
+        workspace: Where they come from.
+        bundle: Of the workspace.
+        runs: The finished run of each kind of model that the release has.
+        config: Kept with the parts.
+        folder: Becomes a small workspace of its own.
+    """
+    target = Workspace(folder)
+    _copy_tables(workspace, bundle, target)
+    for kind, name in runs.items():
+        _copy_run(workspace, kind, name, target)
+    if TWO_TOWER in runs:
+        catalogue = catalogue_of(Bundle.load(target, bundle.generation), target)
+        model, items = _two_tower(target, _facts(target, catalogue), runs[TWO_TOWER])
+        target.write_bytes(VectorIndex.build(model.item_vectors(items), config.index).to_bytes(), *INDEX)
+    target.write_bytes(json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True).encode(), CONFIG)
+
+
+def assemble(folder: Path, generation: str) -> Recommender:
+    """Build the page maker from the parts in `folder`.
+
+    Raises:
+        ReleaseError: GenRec was trained on another generation of semantic IDs, or with another two-tower model.
+    """
+    parts = Workspace(folder)
+    config = ReleaseConfig.from_json(json.loads((folder / CONFIG).read_bytes()))
+    catalogue = catalogue_of(Bundle.load(parts, generation), parts)
+    runs = latest_runs(parts)
+    index = VectorIndex.from_bytes(parts.read_bytes(*INDEX)) if TWO_TOWER in runs else None
+    return page_maker(parts, catalogue, generation, runs, config, index)
+
+
+def latest_runs(workspace: Workspace) -> dict[str, str]:
+    """Return the newest finished run of every kind of model that a workspace has."""
+    present = [kind for kind in KINDS if workspace.local_path("checkpoints", kind, LATEST).exists()]
+    return {kind: Runs(workspace, kind).latest() for kind in present}
+
+
+def page_maker(
+    workspace: Workspace,
+    catalogue: Catalogue,
+    generation: str,
+    runs: Mapping[str, str],
+    config: ReleaseConfig,
+    index: VectorIndex | None = None,
+) -> Recommender:
+    """Build a page maker of tables and trained models.
+
+    Args:
+        workspace: Holds them.
+        catalogue: Of the semantic IDs.
+        generation: Their name.
+        runs: Kind of model -> a finished run.
+        config: How pages are made.
+        index: Over the two-tower's vectors of the catalogue's items, in their order; None to make it.
+
+    Raises:
+        ReleaseError: GenRec was trained on another generation of semantic IDs, or with another two-tower model.
+    """
+    facts = _facts(workspace, catalogue)
+    retrievers: list[Retriever] = [
+        TransitionsRetriever.from_tables(workspace, catalogue),
+        PopularRetriever.from_tables(workspace, catalogue),
+    ]
+    towers = None
+    if TWO_TOWER in runs:
+        towers, items = _two_tower(workspace, facts, runs[TWO_TOWER])
+        index = index or VectorIndex.build(towers.item_vectors(items), config.index)
+        retrievers.append(TwoTowerRetriever(towers, index, catalogue.item_ids, catalogue))
+    if GENREC in runs:
+        retrievers.append(_genrec(workspace, catalogue, generation, runs, config.decode, towers))
+    ranker = model_ranker(workspace, catalogue, facts, runs[RANKER]) if RANKER in runs else None
+    return Recommender(catalogue, retrievers, config.recommend, facts, ranker)
+
+
+def model_ranker(workspace: Workspace, catalogue: Catalogue, facts: CatalogueFacts, run: str | None = None) -> Ranker:
+    """Return a trained ranker over a catalogue, with the newest item features of the workspace.
+
+    Args:
+        workspace: Holds the run and, where there are any, `item_features`.
+        catalogue: The items to be ranked.
+        facts: Their facts.
+        run: A finished run; None for the latest.
+    """
+    model, trained = load_ranker(workspace, run)
+    features: Columns | None = None
+    if workspace.table(ITEM_FEATURES).exists():
+        features = ItemSnapshots.load(workspace, catalogue.item_ids).latest()
+    return ModelRanker(model, trained.calibration, item_columns(facts.table), features)
+
+
+def _facts(workspace: Workspace, catalogue: Catalogue) -> CatalogueFacts:
+    inside = pc.field("item_id").isin(catalogue.item_ids)
+    return CatalogueFacts(workspace.table("clean_items").read(FACT_COLUMNS, filter=inside), catalogue)
+
+
+def _two_tower(workspace: Workspace, facts: CatalogueFacts, run: str) -> tuple[TwoTower, Columns]:
+    """Return the two-tower model, knowing the catalogue's items, and their columns."""
+    model, _ = load_two_tower(workspace, run)
+    items = item_columns(facts.table)
+    model.know_items(facts.table.column("item_id").combine_chunks(), items)
+    return model, items
+
+
+def _genrec(
+    workspace: Workspace,
+    catalogue: Catalogue,
+    generation: str,
+    runs: Mapping[str, str],
+    decode: DecodeConfig,
+    towers: TwoTower | None,
+) -> GenRecRetriever:
+    model, run = load_genrec(workspace, runs[GENREC])
+    if run.generation != generation:
+        raise ReleaseError(
+            f"GenRec was trained on semantic IDs {run.generation}, the bundle is {generation}: one release cannot mix "
+            "generations; train GenRec on the bundle, or release the bundle it was trained on"
+        )
+    if run.two_tower is not None and run.two_tower != runs.get(TWO_TOWER):
+        raise ReleaseError(
+            f"GenRec was trained with the two-tower run {run.two_tower}, the release has {runs.get(TWO_TOWER)}; train "
+            "GenRec on the newest two-tower run, or release the run it was trained with"
+        )
+    return GenRecRetriever(model, catalogue, decode, towers)
+
+
+def _copy_tables(workspace: Workspace, bundle: Bundle, target: Workspace) -> None:
+    source, destination = workspace.path(SEMANTIC_IDS, bundle.generation), target.path(SEMANTIC_IDS, bundle.generation)
+    Path(destination).mkdir(parents=True)
+    pafs.copy_files(source, destination, workspace.filesystem, target.filesystem)
+    shutil.rmtree(Path(destination) / "plots", ignore_errors=True)
+    for name in ("item_statistics", "transitions"):
+        _write(target, name, workspace.table(name).read())
+    inside = pc.field("item_id").isin(bundle.item_ids)
+    _write(target, "clean_items", workspace.table("clean_items").read(FACT_COLUMNS, filter=inside).sort_by("item_id"))
+    if workspace.table(ITEM_FEATURES).exists():
+        _write(target, ITEM_FEATURES, _newest(workspace.table(ITEM_FEATURES).read(filter=inside)))
+
+
+def _newest(snapshots: pa.Table) -> pa.Table:
+    """Return each item's newest snapshot."""
+    ordered = snapshots.sort_by([("item_id", "ascending"), ("as_of", "ascending")])
+    ids = ordered.column("item_id").combine_chunks()
+    last = (
+        pa.concat_arrays([pc.not_equal(ids[:-1], ids[1:]), pa.array([True])]) if len(ids) else pa.array([], pa.bool_())
+    )
+    return ordered.filter(last)
+
+
+def _write(target: Workspace, name: str, rows: pa.Table) -> None:
+    table = target.table(name)
+    table.commit([table.write_part(rows, shard=0)])
+
+
+def _copy_run(workspace: Workspace, kind: str, name: str, target: Workspace) -> None:
+    """Copy the files that the run's manifest lists, after they were checked."""
+    run, copy = Runs(workspace, kind).open(name), Runs(target, kind)
+    copy.folder(run.name).mkdir(parents=True)
+    for file in (*json.loads((run.folder / MANIFEST).read_bytes())["files"], MANIFEST):
+        shutil.copyfile(run.folder / file, copy.folder(run.name) / file)
+    copy.point_to(run.name)
