@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -21,6 +22,7 @@ from features.workspace import Workspace
 from models.inputs.items import item_columns
 from models.metrics import ranking_metrics
 from models.recommend.catalogue import plain_catalogue
+from models.recommend.interface import NO_ITEM
 from models.recommend.requests import EvaluationCases, requests_from_sequences
 from models.training.config import TrainConfig
 from models.training.loop import Evaluate
@@ -38,6 +40,8 @@ from models.two_tower.source import TowerSource, drop_short_histories
 from models.two_tower.towers import TwoTowerNet, bag_specs
 
 __all__ = ["TwoTowerRun", "TwoTowerTraining", "load_two_tower", "train_two_tower"]
+
+Floats = npt.NDArray[np.float32]
 
 VALIDATED_AT = (10, 50)
 """Lengths of the lists that validation measures."""
@@ -227,9 +231,18 @@ def exact_metrics(model: TwoTower, cases: EvaluationCases, catalogue: Catalogue)
     """
     if not model.item_ids.equals(catalogue.item_ids):
         raise ValueError("exact metrics: expected a catalogue of the items the model knows, in their order")
-    item_ND = torch.from_numpy(model.known_item_vectors())
-    user_BD = torch.from_numpy(model.user_vectors(cases.requests, catalogue))
-    depth = min(max(VALIDATED_AT), len(item_ND))
-    ranked = [(part_bD @ item_ND.T).topk(depth).indices for part_bD in torch.split(user_BD, BATCH)]
-    values = ranking_metrics(torch.cat(ranked).numpy(), cases.relevant_items, cases.relevant_offsets, ks=VALIDATED_AT)
+    ranked_BK = _nearest(model.user_vectors(cases.requests, catalogue), model.known_item_vectors(), max(VALIDATED_AT))
+    values = ranking_metrics(ranked_BK, cases.relevant_items, cases.relevant_offsets, ks=VALIDATED_AT)
     return {name: float(values_B.mean()) for name, values_B in values.items()}
+
+
+def _nearest(user_BD: Floats, item_ND: Floats, k: int) -> npt.NDArray[np.int64]:
+    """Return the items of the largest products, `[B, k]`; none for users without a vector, or where items run out."""
+    ranked_BK = np.full((len(user_BD), k), NO_ITEM, dtype=np.int64)
+    item_DN = torch.from_numpy(item_ND).T
+    depth = min(k, len(item_ND))
+    for start in range(0, len(user_BD), BATCH):
+        part = slice(start, start + BATCH)
+        ranked_BK[part, :depth] = (torch.from_numpy(user_BD[part]) @ item_DN).topk(depth).indices.numpy()
+    ranked_BK[~user_BD.any(axis=1)] = NO_ITEM
+    return ranked_BK

@@ -54,7 +54,7 @@ def sequence_row(user: int, split: str = TRAIN, pages: range = range(PAGES)) -> 
         items += [f"i{shown_item:02d}" for shown_item in shown]
         events += [EVENT_CODE[CLICK], EVENT_CODE[CLICK], EVENT_CODE[DISLIKE]][: len(shown)]
         lengths.append(len(shown))
-    times = [page * DAY + user for page in pages]
+    times = [page * page * DAY + user for page in pages]
     return {
         "user_id": f"u{user:02d}",
         "split": split,
