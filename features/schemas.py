@@ -202,9 +202,11 @@ TABLES: dict[str, pa.Schema] = {
     "sequences": SEQUENCES,
     "item_statistics": ITEM_STATISTICS,
     "transitions": TRANSITIONS,
+    "recommendations": PAGES,
 }
 """Every table of a workspace by name, but those whose columns are features (`features.definitions.feature_schemas`).
-`import_rejects` is written by importers, `dead_letters` by `validate`."""
+`import_rejects` is written by importers, `dead_letters` by `validate`; `recommendations` holds pages that nobody has
+seen yet: without events."""
 
 
 def schema_hash(schema: pa.Schema) -> str:

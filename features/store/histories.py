@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from features import schemas
 from features.store.base import Histories
-from kernels.jagged import offsets_from_lengths, row_numbers
+from kernels.jagged import concat_ranges, offsets_from_lengths, row_numbers
 
 IntArray = npt.NDArray[np.int64]
 SEQUENCE_COLUMNS = ["user_id", "split", "page_times", "page_lengths", "items", "events", "times"]
@@ -73,16 +73,31 @@ def histories_of(table: pa.Table, entries: HistoryEntries, users: int) -> Iterat
     flat_items = pc.list_flatten(table.column("items"))
     for start in range(0, len(entries.users), users):
         names = entries.users.slice(start, users).to_pylist()
-        offsets = entries.offsets[start : start + len(names) + 1]
-        part = slice(int(offsets[0]), int(offsets[-1]))
-        items = flat_items.take(pa.array(entries.places[part])).combine_chunks()
-        yield Histories(
-            user_ids=names,
-            offsets=offsets - offsets[0],
-            item_ids=items if isinstance(items, pa.Array) else items.chunk(0),
-            events=entries.events[part],
-            times=entries.times[part],
-        )
+        yield histories_at(flat_items, entries, names, np.arange(start, start + len(names)))
+
+
+def histories_at(
+    flat_items: pa.ChunkedArray, entries: HistoryEntries, user_ids: list[str], rows: IntArray
+) -> Histories:
+    """Return the histories of users.
+
+    Args:
+        flat_items: The flattened column `items` of `sequences`.
+        entries: Of the same rows.
+        user_ids: `B` ids.
+        rows: Where each user stands in `entries.users`; -1 for a user without history.
+    """
+    starts = entries.offsets[rows]
+    lengths = np.where(rows >= 0, entries.offsets[rows + 1] - starts, 0)
+    index = concat_ranges(starts, lengths)
+    items = flat_items.take(pa.array(entries.places[index])).combine_chunks()
+    return Histories(
+        user_ids=user_ids,
+        offsets=offsets_from_lengths(lengths),
+        item_ids=items if isinstance(items, pa.Array) else pa.concat_arrays([pa.array([], pa.string()), *items.chunks]),
+        events=entries.events[index],
+        times=entries.times[index],
+    )
 
 
 def _flat(table: pa.Table, column: str) -> IntArray:

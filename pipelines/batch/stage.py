@@ -7,21 +7,23 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 
 from features.workspace import Workspace
-from pipelines.batch.config import BatchConfig
 from pipelines.batch.runner import Summary, read_summary, running_pipeline, write_summary
 from pipelines.report import StageReport, peak_rss_mb
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def run_stage(
     stage: str,
     workspace: Workspace,
     inputs: Mapping[str, str],
-    config: BatchConfig,
+    config: DataclassInstance,
     beam_options: Sequence[str],
     build: Callable[[beam.Pipeline, str], list[beam.PCollection]],
 ) -> Summary:
