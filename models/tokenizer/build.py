@@ -40,6 +40,8 @@ from models.tokenizer.plots import health_plots
 from models.tokenizer.quantizer import Codes, Floats, Quantizer, make_quantizer, save_quantizer
 from models.tokenizer.report import Health, check_gates, dividing_categories, measure_health
 from models.tokenizer.vectors import ItemEncoder
+from models.training.runs import Runs
+from models.training.two_tower_run import read_item_vectors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,10 +156,7 @@ def _read_inputs(workspace: Workspace, config: SemanticIdConfig) -> _Inputs:
 
 def _two_tower_vectors(workspace: Workspace) -> tuple[str, tuple[pa.Array, Floats]]:
     """Return the name of the newest two-tower run, its item ids and vectors."""
-    from models.training.runs import Runs
-    from models.training.two_tower_run import KIND, read_item_vectors
-
-    run = Runs(workspace, KIND).open()
+    run = Runs(workspace, TWO_TOWER).open()
     return run.name, read_item_vectors(run.folder)
 
 

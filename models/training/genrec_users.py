@@ -12,7 +12,6 @@ from features.workspace import Workspace
 from models.genrec.config import GenRecConfig
 from models.genrec.data import SequenceData
 from models.recommend.requests import requests_from_sequences
-from models.training.genrec_run import GenRecRun
 from models.training.two_tower_run import load_two_tower
 from models.two_tower.model import TwoTower
 
@@ -33,15 +32,6 @@ def newest_users(workspace: Workspace, config: GenRecConfig) -> tuple[TwoTower |
             f"{config.user_prefix}; set it to {users.width}, or to 0 to go without"
         )
     return users, run.name
-
-
-def users_of(workspace: Workspace, run: GenRecRun) -> TwoTower | None:
-    """Return the two-tower model that a GenRec was trained with, None where it was trained without.
-
-    Raises:
-        MissingRunError: The two-tower run is not in this workspace.
-    """
-    return None if run.two_tower is None else load_two_tower(workspace, run.two_tower)[0]
 
 
 def with_users(workspace: Workspace, catalogue: Catalogue, data: SequenceData, users: TwoTower | None) -> SequenceData:

@@ -13,13 +13,14 @@ from models.genrec.config import DecodeConfig
 from models.genrec.data import load_sequences
 from models.recommend.catalogue import catalogue_of
 from models.recommend.genrec_retriever import GenRecRetriever
+from models.recommend.interface import RequestBatch
 from models.recommend.requests import requests_from_sequences
 from models.tokenizer.bundle import Bundle
 from models.training.config import TrainConfig
 from models.training.genrec import load_genrec, train_genrec
-from models.training.genrec_users import users_of, with_users
+from models.training.genrec_users import with_users
 from models.training.runs import MissingRunError
-from models.training.two_tower import train_two_tower
+from models.training.two_tower import load_two_tower, train_two_tower
 from models.two_tower.config import TwoTowerConfig
 
 pytestmark = pytest.mark.integration
@@ -61,7 +62,7 @@ def test_training_pages_get_the_vector_the_service_would_compute(shop):
     workspace, config, _, _ = shop
     run = load_genrec(workspace)[1]
     catalogue = catalogue_of(Bundle.load(workspace), workspace)
-    users = users_of(workspace, run)
+    users, _ = load_two_tower(workspace, run.two_tower)
     data = with_users(workspace, catalogue, load_sequences(workspace, catalogue, config), users)
     assert data.user_vectors.shape == (data.pages, WIDTH)
     for page in (0, 3, data.pages - 1):
@@ -71,8 +72,6 @@ def test_training_pages_get_the_vector_the_service_would_compute(shop):
 
 
 def request_of(data, start, end, user, time):
-    from models.recommend.interface import RequestBatch
-
     return RequestBatch(
         user_ids=[f"u{user:02d}"],
         times_B=np.array([time]),
@@ -90,7 +89,8 @@ def test_it_answers_with_its_two_tower_model_only(shop):
     model, run = load_genrec(workspace)
     catalogue = catalogue_of(Bundle.load(workspace), workspace)
     cases = requests_from_sequences(workspace, catalogue, VALIDATION, max_history=50)
-    retriever = GenRecRetriever(model, catalogue, DecodeConfig(beams=16), users_of(workspace, run))
+    users, _ = load_two_tower(workspace, run.two_tower)
+    retriever = GenRecRetriever(model, catalogue, DecodeConfig(beams=16), users)
     assert (retriever.retrieve(cases.requests, 5).items_BK[:, 0] >= 0).all()
     with pytest.raises(ValueError, match="expected the two-tower model"):
         GenRecRetriever(model, catalogue, DecodeConfig(beams=16))
@@ -110,6 +110,5 @@ def test_without_a_prefix_no_two_tower_run_is_named(shop):
     training = train_genrec(workspace, without, dataclasses.replace(QUICK, epochs=1), seed=3, track=False)
     model, run = load_genrec(workspace, training.run)
     assert run.two_tower is None
-    assert users_of(workspace, run) is None
     assert "user_projection.weight" not in model.state_dict()
     assert torch.isfinite(model.lm_head.weight).all()
