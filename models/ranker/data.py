@@ -19,8 +19,9 @@ from models.inputs.requests import request_columns
 from models.ranker.batch import deepest_categories, entries, history_of
 from models.ranker.config import RankerConfig
 from models.ranker.cross import pair_columns
+from models.ranker.encoding import EncodedRows, encode
 from models.ranker.examples import RankerExamples
-from models.ranker.layout import EncodedRows, Layout, encode, make_layout
+from models.ranker.layout import Layout, make_layout
 from models.ranker.model import RankerBatch
 from models.ranker.unified import Values
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from features.columns import Columns
 from models.embedding.spec import TableSpec
 from models.ranker.config import RankerConfig
-from models.ranker.layout import EncodedRows, Layout, Side
+from models.ranker.encoding import EncodedRows
+from models.ranker.layout import Layout, Side
 
 TABLE = "unified"
 INITIAL = 0.05

@@ -17,7 +17,8 @@ from models.inputs.requests import request_columns
 from models.ranker.batch import deepest_categories, entries, history_of
 from models.ranker.calibration import Calibration
 from models.ranker.cross import pair_columns
-from models.ranker.layout import Side, encode
+from models.ranker.encoding import encode
+from models.ranker.layout import Side
 from models.ranker.model import UnifiedRanker
 from models.ranker.unified import Values
 from models.recommend.interface import NO_ITEM, RequestBatch

@@ -25,40 +25,26 @@ from models.ranker.calibration import Calibration
 from models.ranker.config import HEADS, RankerConfig
 from models.ranker.data import RankerData, Sides
 from models.ranker.examples import RankerExamples, load_examples
-from models.ranker.layout import Layout
 from models.ranker.measure import METRICS, HeadCalibration, calibrate, metrics, predict
 from models.ranker.model import UnifiedRanker
 from models.ranker.source import PageSource
 from models.ranker.unified import TableStatistics, UnifiedEmbedding, table_statistics
 from models.recommend.catalogue import plain_catalogue
 from models.training.config import TrainConfig
-from models.training.export import load_weights
 from models.training.loop import Evaluate
 from models.training.position import TrainReport
 from models.training.publish import train_and_publish
-from models.training.runs import WEIGHTS, Runs
+from models.training.ranker_run import CALIBRATION, KIND, RankerRun, load_ranker
+from models.training.runs import Runs
 from models.training.streams import CASES, ORDER, stream_seed
 from models.training.tracking import code_version
 
-KIND = "ranker"
-CALIBRATION = "calibration.json"
+__all__ = ["RankerRun", "RankerTraining", "load_ranker", "train_ranker"]
+
 _TABLES = ("clean_items", "sequences", "page_features", "item_features")
 """What a run depends on."""
 _NEGATIVES = 10
 """Names the streams of drawn negatives, apart from those of `models.training.streams`; one per split."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RankerRun:
-    """A trained ranker: its layout, what it was trained from, its calibration."""
-
-    name: str
-    model: RankerConfig
-    layout: Layout
-    log_odds: tuple[float, ...]
-    calibration: Calibration
-    config: dict[str, Any]
-    """The whole `config.json`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,36 +136,6 @@ def train_ranker(
     return _training(workspace, job.name, tracking)
 
 
-def load_ranker(workspace: Workspace, run: str | None = None) -> tuple[UnifiedRanker, RankerRun]:
-    """Load a finished run for evaluation or serving.
-
-    Args:
-        workspace: A workspace on this machine.
-        run: The run's name; None for the latest.
-
-    Returns:
-        The model in evaluation mode, with a plain table, and what it was trained from.
-
-    Raises:
-        MissingRunError: There is no finished run of that name, or none at all.
-        ValueError: A file does not have the digest its manifest tells.
-    """
-    finished = Runs(workspace, KIND).open(run)
-    config = finished.config
-    document = json.loads((finished.folder / CALIBRATION).read_bytes())["calibration"]
-    ranker_run = RankerRun(
-        name=finished.name,
-        model=_model_config(config["model"]),
-        layout=Layout.from_json(config["layout"]),
-        log_odds=tuple(config["log_odds"]),
-        calibration=Calibration(slopes=tuple(document["slopes"]), intercepts=tuple(document["intercepts"])),
-        config=config,
-    )
-    model = UnifiedRanker(ranker_run.model, ranker_run.layout, log_odds=ranker_run.log_odds)
-    load_weights(model, finished.folder / WEIGHTS)
-    return model.eval(), ranker_run
-
-
 class _Job:
     """The data of a run and what `train_and_publish` asks for."""
 
@@ -231,6 +187,7 @@ class _Job:
         """What the weights are, as JSON."""
         examples = self.data.examples
         return {
+            "run": self.name,
             "model": dataclasses.asdict(self.model_config),
             "train": dataclasses.asdict(self.train_config),
             "seed": self.seed,
@@ -325,8 +282,3 @@ def _log_odds(examples: RankerExamples) -> tuple[float, ...]:
     rates_H = (examples.label_RH.sum(axis=0) + 1) / (len(examples.items_R) + 2)
     shift = float(examples.rate_R.mean())
     return tuple(math.log(rate / (1 - rate)) + shift for rate in rates_H.tolist())
-
-
-def _model_config(document: Mapping[str, Any]) -> RankerConfig:
-    lists = {name: tuple(value) for name, value in document.items() if isinstance(value, list)}
-    return RankerConfig(**{**document, **lists})

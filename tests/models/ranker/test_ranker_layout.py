@@ -10,7 +10,8 @@ import pytest
 from features.columns import Columns, IdColumn
 from kernels.multiplex import multiplex_rows
 from models.ranker.config import RankerConfig
-from models.ranker.layout import Layout, encode, make_layout
+from models.ranker.encoding import encode
+from models.ranker.layout import Layout, make_layout
 
 CONFIG = RankerConfig(rows=1000, dimensions=4, probes=2, exact_limit=2)
 NOTHING = Columns(rows=0)

@@ -7,7 +7,8 @@ import torch
 from features.columns import Columns, IdColumn
 from models.embedding.plain import PlainTables
 from models.ranker.config import RankerConfig
-from models.ranker.layout import encode, make_layout
+from models.ranker.encoding import encode
+from models.ranker.layout import make_layout
 from models.ranker.unified import INITIAL, TABLE, UnifiedEmbedding, Values, table_statistics
 
 CONFIG = RankerConfig(rows=50, dimensions=4, probes=2, exact_limit=1)

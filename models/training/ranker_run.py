@@ -1,0 +1,82 @@
+"""A trained ranker on disk, loaded without TorchRec.
+
+Its files lie as `models.training.runs` says, `calibration.json` beside them: how the heads' probabilities are put
+right, and how well that fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from features.workspace import Workspace
+from models.ranker.calibration import Calibration
+from models.ranker.config import RankerConfig
+from models.ranker.layout import Layout
+from models.ranker.model import UnifiedRanker
+from models.training.export import load_weights
+from models.training.runs import CONFIG, WEIGHTS, Runs
+
+KIND = "ranker"
+CALIBRATION = "calibration.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RankerRun:
+    """What a ranker was trained from, what its inputs mean and how its probabilities are calibrated."""
+
+    name: str
+    model: RankerConfig
+    layout: Layout
+    log_odds: tuple[float, ...]
+    """Where the heads started."""
+    calibration: Calibration
+    config: dict[str, Any]
+    """The whole `config.json`."""
+
+
+def load_ranker(workspace: Workspace, run: str | None = None) -> tuple[UnifiedRanker, RankerRun]:
+    """Load a finished run for evaluation or serving.
+
+    Args:
+        workspace: A workspace on this machine.
+        run: The run's name; None for the latest.
+
+    Returns:
+        The model in evaluation mode, with a plain table, and what it was trained from.
+
+    Raises:
+        MissingRunError: There is no finished run of that name, or none at all.
+        ValueError: A file does not have the digest its manifest tells.
+    """
+    return read_ranker(Runs(workspace, KIND).open(run).folder)
+
+
+def read_ranker(folder: Path) -> tuple[UnifiedRanker, RankerRun]:
+    """Read a ranker from any folder that holds its `config.json`, `calibration.json` and `weights.safetensors`.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: The weights do not fit.
+    """
+    config = json.loads((folder / CONFIG).read_bytes())
+    fitted = json.loads((folder / CALIBRATION).read_bytes())["calibration"]
+    run = RankerRun(
+        name=config["run"],
+        model=_model_config(config["model"]),
+        layout=Layout.from_json(config["layout"]),
+        log_odds=tuple(config["log_odds"]),
+        calibration=Calibration(slopes=tuple(fitted["slopes"]), intercepts=tuple(fitted["intercepts"])),
+        config=config,
+    )
+    model = UnifiedRanker(run.model, run.layout, log_odds=run.log_odds)
+    load_weights(model, folder / WEIGHTS)
+    return model.eval(), run
+
+
+def _model_config(document: Mapping[str, Any]) -> RankerConfig:
+    lists = {name: tuple(value) for name, value in document.items() if isinstance(value, list)}
+    return RankerConfig(**{**document, **lists})
