@@ -40,6 +40,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("sequences", "sequences", "training and evaluation sequences from pages"),
     Verb("train", "train", "train a model: two-tower, genrec or ranker"),
     Verb("evaluate", "evaluate", "full-catalogue metrics per slice, baselines beside them, intervals"),
+    Verb("recommend", "recommend", "a page for every user, as Parquet, equal to the server's"),
+    Verb("compare", "compare", "a study with intervals: embedding methods, or self-supervision"),
     Verb("register", "register", "pack a release and register it as the challenger"),
     Verb("promote", "promote", "make a registered release the champion"),
     Verb("rollback", "rollback", "make the previous champion the champion again"),

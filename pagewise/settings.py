@@ -13,8 +13,11 @@ from models.tokenizer.config import SemanticIdConfig
 from models.training.config import TrainConfig
 from models.two_tower.config import TwoTowerConfig
 from pipelines.batch.config import BatchConfig
+from pipelines.compression.config import CompareConfig
 from pipelines.evaluation.config import EvaluateConfig
+from pipelines.recommend.config import RecommendJobConfig
 from pipelines.simulator.config import SimulateConfig
+from pipelines.studies.config import SslStudyConfig
 from serving.config import ServeConfig
 
 
@@ -56,6 +59,12 @@ class Settings:
     """Its training loop."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     """What is measured on which pages."""
+    compare: CompareConfig = dataclasses.field(default_factory=CompareConfig)
+    """The comparison of embedding methods."""
+    ssl_study: SslStudyConfig = dataclasses.field(default_factory=SslStudyConfig)
+    """The comparison of two-towers with and without self-supervision."""
+    recommend_job: RecommendJobConfig = dataclasses.field(default_factory=RecommendJobConfig)
+    """Pages for all users in one batch."""
     recommend: RecommendConfig = dataclasses.field(default_factory=RecommendConfig)
     """From candidates to a page."""
     store: StoreConfig = dataclasses.field(default_factory=StoreConfig)

@@ -47,8 +47,8 @@ def rerank(fused: Fused, scores_BF: npt.NDArray[np.float32], source: str, weight
     Example:
         >>> a = Candidates(items_BK=np.array([[7, 3]]), scores_BK=np.zeros((1, 2), np.float32), source="a")
         >>> again = rerank(fuse([a], [1], rrf_k=1, limit=3), np.array([[0.1, 0.9, -np.inf]], np.float32), "r", 3, 1)
-        >>> again.items_BF.tolist(), again.scores_BF.round(3).tolist(), again.sources
-        ([[3, 7, -1]], [[0.917, 0.75, 0.0]], ('a', 'r'))
+        >>> again.items_BF.tolist(), [round(float(score), 3) for score in again.scores_BF[0]], again.sources
+        ([[3, 7, -1]], [0.917, 0.75, 0.0], ('a', 'r'))
     """
     there_BF = fused.items_BF != NO_ITEM
     order_BF = np.argsort(-np.where(there_BF, scores_BF, -np.inf), axis=1, kind="stable")

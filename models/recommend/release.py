@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from features.definitions import feature_schemas
+from features.definitions import features_digest
 from features.schemas import EVENT_KINDS, ITEMS, SEQUENCES, SPLITS, schema_hash
 from features.semantic_ids import Catalogue
 from features.workspace import MANIFEST, Workspace, write_atomically
@@ -78,8 +78,7 @@ class Release:
 
 def feature_schema() -> str:
     """Return a digest of what histories, items, features and event codes look like."""
-    tables = [SEQUENCES, ITEMS, *feature_schemas().values()]
-    text = "|".join([*EVENT_KINDS, *map(schema_hash, tables)])
+    text = "|".join([*EVENT_KINDS, schema_hash(SEQUENCES), schema_hash(ITEMS), features_digest()])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from features.definitions import FEATURES, feature_schemas
+from features.definitions import feature_schemas, features_digest
 from features.workspace import Workspace
 from pipelines.batch.feature_jobs import build_user_and_item_features
 from pipelines.batch.jobs import build_features, build_sequences, validate
@@ -51,7 +51,7 @@ class DataStages:
 
         return Stage(
             name="features",
-            config={**dataclasses.asdict(batch), "features": list(map(repr, FEATURES))},
+            config={**dataclasses.asdict(batch), "features": features_digest()},
             inputs=self._inputs.tables("clean_events", "clean_items"),
             outputs=self._inputs.tables("pages", "item_statistics", "transitions", *feature_schemas()),
             run=run,

@@ -11,8 +11,6 @@ from features.schemas import SPLITS, TEST
 class SslStudyConfig:
     """Which runs are compared, and on what."""
 
-    seeds: int = 5
-    """Runs of each variant: seeds 0, 1, 2, ..."""
     fractions: tuple[float, ...] = (1.0, 0.1)
     """Shares of the training examples to train on."""
     split: str = TEST
@@ -20,8 +18,6 @@ class SslStudyConfig:
 
     def __post_init__(self) -> None:
         mistakes = []
-        if self.seeds < 2:
-            mistakes.append(f"seeds: expected at least 2, an interval needs them, got {self.seeds}")
         if not self.fractions or not all(0 < fraction <= 1 for fraction in self.fractions):
             mistakes.append(f"fractions: expected numbers above 0 and at most 1, got {self.fractions}")
         if self.split not in SPLITS:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +93,7 @@ def ssl_study(
     two_tower: TwoTowerConfig,
     train: TrainConfig,
     *,
+    seeds: Sequence[int],
     folder: Path,
     progress: Callable[[str], None] | None = None,
 ) -> SslStudyReport:
@@ -100,9 +101,10 @@ def ssl_study(
 
     Args:
         workspace: Holds `sequences`, `clean_items` and what the two-tower trains on.
-        config: Seeds, shares, split.
+        config: Shares, split.
         two_tower: The self-supervised variant; the plain one is the same with `ssl_weight = 0`.
         train: The training loop of both.
+        seeds: At least two: an interval needs them.
         folder: Where `report.json` goes.
         progress: Told of each run.
 
@@ -121,7 +123,7 @@ def ssl_study(
     variants = {PLAIN: dataclasses.replace(two_tower, ssl_weight=0.0), SSL: two_tower}
     measured: dict[tuple[float, str], list[Measured]] = {}
     for fraction in config.fractions:
-        for seed in range(config.seeds):
+        for seed in seeds:
             for name, variant in variants.items():
                 chosen = dataclasses.replace(variant, train_fraction=fraction)
                 training = train_two_tower(workspace, chosen, train, seed=seed, track=False)
@@ -132,7 +134,7 @@ def ssl_study(
         dataset=cases.dataset,
         split=config.split,
         cases=len(cases),
-        seeds=config.seeds,
+        seeds=len(seeds),
         comparisons=tuple(_comparisons(measured, config.fractions)),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,9 +145,10 @@ def ssl_study(
 
 def _measure(workspace: Workspace, run: str, cases: EvaluationCases, item_ids: list[str]) -> Measured:
     """Rank the whole catalogue, exactly, for every case."""
-    model, trained = load_two_tower(workspace, run)
+    model, _ = load_two_tower(workspace, run)
     catalogue = plain_catalogue(item_ids)
-    retriever = TwoTowerRetriever(model, trained, catalogue, IndexConfig())
+    vectors_ND = model.known_item_vectors()
+    retriever = TwoTowerRetriever.build(model, vectors_ND, model.item_ids, catalogue, IndexConfig())
     ranked = np.concatenate([retriever.retrieve(batch.requests, KS[-1]).items_BK for batch in cases.batches(1024)])
     popularity_N = popularity_of(workspace.table("item_statistics").read(["item_id", "popularity"]), catalogue)
     found = _means(SLICES[0], ranked, cases.relevant_items, cases.relevant_offsets)
