@@ -35,12 +35,15 @@ from features.schemas import EVENT_KINDS, ITEMS, SEQUENCES, SPLITS, schema_hash
 from features.semantic_ids import Catalogue
 from features.workspace import MANIFEST, Workspace, write_atomically
 from models.recommend import golden
+from models.recommend.index_report import compare_indexes
 from models.recommend.interface import RequestBatch
 from models.recommend.recommender import Recommender
-from models.recommend.release_parts import KINDS, ReleaseConfig, ReleaseError, assemble, copy_parts
+from models.recommend.release_parts import KINDS, TWO_TOWER, ReleaseConfig, ReleaseError, assemble, copy_parts
 from models.recommend.requests import requests_from_sequences
+from models.recommend.two_tower_retriever import TwoTowerRetriever
 from models.tokenizer.bundle import Bundle
 from models.training.tracking import code_version
+from models.two_tower.model import TwoTower
 
 LATEST, GOLDEN = "LATEST", "golden.json"
 GOLDEN_HISTORY = 200
@@ -121,6 +124,8 @@ def write_release(
         recommender = assemble(folder, bundle.generation)
         requests = golden_requests(workspace, recommender.catalogue)
         say(f"release: {len(requests)} golden requests")
+        for line in _index_lines(recommender, requests, config):
+            say(line)
         (folder / GOLDEN).write_bytes(golden.to_bytes(golden.record(recommender, requests)))
         manifest = _manifest(folder, bundle.generation, recommender, runs, metrics or {})
         _write_json(folder / MANIFEST, dataclasses.asdict(manifest))
@@ -182,6 +187,20 @@ def latest_release(releases: Path) -> Path:
     if not (releases / LATEST).exists():
         raise FileNotFoundError(f"no release in {releases}: expected {releases / LATEST}; `pagewise run` writes one")
     return releases / (releases / LATEST).read_text().strip()
+
+
+def _index_lines(recommender: Recommender, requests: RequestBatch, config: ReleaseConfig) -> list[str]:
+    """Return recall against exact search, size and latency of the index over item vectors, asked by these users."""
+    towers = recommender.retrievers.get(TWO_TOWER)
+    if not isinstance(towers, TwoTowerRetriever) or not isinstance(towers.encoder, TwoTower):
+        return []
+    users_BD = towers.encoder.user_vectors(requests, recommender.catalogue)
+    known_BD = users_BD[users_BD.any(axis=1)]
+    if not len(known_BD):
+        return []
+    vectors_ND = towers.encoder.known_item_vectors()
+    k = min(recommender.config.candidates, len(vectors_ND))
+    return compare_indexes(vectors_ND, known_BD, [config.index], k).lines()
 
 
 def golden_requests(workspace: Workspace, catalogue: Catalogue, count: int = golden.COUNT) -> RequestBatch:

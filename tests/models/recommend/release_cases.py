@@ -12,6 +12,7 @@ from features.workspace import Workspace
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.recommend.config import RecommendConfig
 from models.recommend.release import ReleaseManifest, write_release
+from models.recommend.release_parts import ReleaseConfig
 from models.tokenizer.build import build_bundle
 from models.tokenizer.bundle import Bundle
 from models.tokenizer.config import SemanticIdConfig
@@ -124,8 +125,7 @@ def make_release(releases: Path, workspace: Workspace, genrec_run: str | None, *
     return write_release(
         releases,
         workspace,
-        config=RecommendConfig(**config),
-        decode=DECODE,
-        genrec_run=genrec_run,
+        config=ReleaseConfig(recommend=RecommendConfig(**config), decode=DECODE),
+        runs={} if genrec_run is None else {KIND: genrec_run},
         metrics={"hr_at_10": 0.5},
     )

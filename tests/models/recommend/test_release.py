@@ -65,7 +65,8 @@ def test_a_release_knows_no_path_of_the_machine_that_wrote_it(workspace, copied)
 
 
 def test_no_code_travels_in_a_release(copied):
-    assert {path.suffix for path in copied.rglob("*") if path.is_file()} <= {".json", ".parquet", ".safetensors"}
+    files = [path for path in copied.rglob("*") if path.is_file()]
+    assert {path.suffix or path.name for path in files} <= {".json", ".parquet", ".safetensors", ".faiss", "LATEST"}
 
 
 def test_the_same_parts_give_the_same_release_and_other_parts_another(workspace, genrec, published, tmp_path):
