@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.compute as pc
 from torch import Tensor, nn
 
+from features.definitions import ITEM_FEATURES, PAGE_FEATURES
 from features.schemas import TRAIN, VALIDATION
 from features.semantic_ids import Catalogue
 from features.values import ItemSnapshots
@@ -41,8 +42,9 @@ from models.training.tracking import code_version
 
 __all__ = ["RankerRun", "RankerTraining", "load_ranker", "train_ranker"]
 
-_TABLES = ("clean_items", "sequences", "page_features", "item_features")
-"""What a run depends on."""
+_TABLES = ("clean_items", "sequences", "item_statistics", PAGE_FEATURES, ITEM_FEATURES)
+_OPTIONAL_TABLES = ("pages", "clean_users")
+"""What a run depends on: tables that must be there, and those that tell contexts and attributes where they are."""
 _NEGATIVES = 10
 """Names the streams of drawn negatives, apart from those of `models.training.streams`; one per split."""
 
@@ -148,7 +150,8 @@ class _Job:
         say: Callable[[str], None],
     ) -> None:
         self.model_config, self.train_config, self.seed, self.say = model_config, train_config, seed, say
-        self.inputs = {name: workspace.table(name).manifest().fingerprint for name in _TABLES}
+        tables = [*_TABLES, *(name for name in _OPTIONAL_TABLES if workspace.table(name).exists())]
+        self.inputs = {name: workspace.table(name).manifest().fingerprint for name in tables}
         items = workspace.table("clean_items").read().sort_by("item_id")
         self.catalogue = plain_catalogue(items["item_id"].combine_chunks())
         self.popularity_N = _popularity(workspace, self.catalogue)
@@ -187,7 +190,6 @@ class _Job:
         """What the weights are, as JSON."""
         examples = self.data.examples
         return {
-            "run": self.name,
             "model": dataclasses.asdict(self.model_config),
             "train": dataclasses.asdict(self.train_config),
             "seed": self.seed,

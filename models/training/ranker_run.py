@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from features.workspace import Workspace
@@ -18,7 +17,7 @@ from models.ranker.config import RankerConfig
 from models.ranker.layout import Layout
 from models.ranker.model import UnifiedRanker
 from models.training.export import load_weights
-from models.training.runs import CONFIG, WEIGHTS, Runs
+from models.training.runs import WEIGHTS, Runs
 
 KIND = "ranker"
 CALIBRATION = "calibration.json"
@@ -52,29 +51,20 @@ def load_ranker(workspace: Workspace, run: str | None = None) -> tuple[UnifiedRa
         MissingRunError: There is no finished run of that name, or none at all.
         ValueError: A file does not have the digest its manifest tells.
     """
-    return read_ranker(Runs(workspace, KIND).open(run).folder)
-
-
-def read_ranker(folder: Path) -> tuple[UnifiedRanker, RankerRun]:
-    """Read a ranker from any folder that holds its `config.json`, `calibration.json` and `weights.safetensors`.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: The weights do not fit.
-    """
-    config = json.loads((folder / CONFIG).read_bytes())
+    finished = Runs(workspace, KIND).open(run)
+    config, folder = finished.config, finished.folder
     fitted = json.loads((folder / CALIBRATION).read_bytes())["calibration"]
-    run = RankerRun(
-        name=config["run"],
+    trained = RankerRun(
+        name=finished.name,
         model=_model_config(config["model"]),
         layout=Layout.from_json(config["layout"]),
         log_odds=tuple(config["log_odds"]),
         calibration=Calibration(slopes=tuple(fitted["slopes"]), intercepts=tuple(fitted["intercepts"])),
         config=config,
     )
-    model = UnifiedRanker(run.model, run.layout, log_odds=run.log_odds)
+    model = UnifiedRanker(trained.model, trained.layout, log_odds=trained.log_odds)
     load_weights(model, folder / WEIGHTS)
-    return model.eval(), run
+    return model.eval(), trained
 
 
 def _model_config(document: Mapping[str, Any]) -> RankerConfig:
