@@ -7,6 +7,8 @@ import pyarrow as pa
 import pytest
 
 from features import schemas
+from features.definitions import ITEM, features_of, state_layout
+from features.folds import NUMBER
 from features.schemas import CLICK, DISLIKE, EVENT_CODE, IMPRESSION, PURCHASE, TEST, TRAIN
 from features.semantic_ids import Catalogue
 from features.store.backfill import backfill
@@ -77,6 +79,26 @@ def test_item_facts_are_written(workspace, store):
     backfill(workspace, store, StoreConfig())
     one = ItemFacts(item_id="i1", title="one", category=("a", "b"), brand="x", price=1.5, available_from=9)
     assert store.items(["i1", "i2"]) == [one, ItemFacts(item_id="i2", title="two", available=False)]
+
+
+def test_what_else_is_known_of_users_and_items_is_written(workspace, store):
+    users = [{"user_id": "ann", "attributes": [("plan", "gold"), ("age", None)]}, {"user_id": "bob"}]
+    write(workspace, "clean_users", users)
+    layout = state_layout().to_bytes(8, "little")
+    write(workspace, "user_states", [{"user_id": "eve", "last_time": 7, "state": layout + bytes(8)}])
+    number = next(feature.name for feature in features_of(ITEM) if feature.kind == NUMBER)
+    days = [{"item_id": "i1", "as_of": day * 86_400_000, number: float(day)} for day in (2, 3, 1)]
+    write(workspace, "item_features", days)
+    before = backfill(workspace, store, StoreConfig())
+    known = store.users(["ann", "bob", "eve"], 10)
+    assert known.attributes == [{"plan": "gold"}, None, None]
+    assert known.states == [None, None, layout + bytes(8)]
+    default = next(feature.default for feature in features_of(ITEM) if feature.name == number)
+    assert store.item_features(["i2", "i1"]).numbers[number].tolist() == [default, 3.0]
+    assert (before.attributes, before.states, before.item_features) == (1, 1, 1)
+    assert before.lines()[1].startswith("store: feature states of 1 users, attributes of 1, features of 1 items; ")
+    write(workspace, "item_features", days[:1])
+    assert backfill(workspace, store, StoreConfig()).generation != before.generation
 
 
 def test_again_is_the_same_and_users_in_small_writes_too(workspace, store, monkeypatch):
