@@ -29,4 +29,4 @@ class RecommendJobConfig:
             at_least_one["page_size"] = self.page_size
         mistakes = [f"{name}: expected at least 1, got {value}" for name, value in at_least_one.items() if value < 1]
         if mistakes:
-            raise ValueError("recommend: " + "; ".join(mistakes))
+            raise ValueError("recommend_job: " + "; ".join(mistakes))
