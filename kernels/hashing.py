@@ -17,7 +17,7 @@ import pyarrow as pa
 HashArray = npt.NDArray[np.uint64]
 
 GOLDEN = 0x9E3779B97F4A7C15
-_MULTIPLY_1, _MULTIPLY_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+MULTIPLY_1, MULTIPLY_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
 _BLOCK = 1 << 15
 """Strings hashed at a time: few enough that their hashes and words stay in the processor's cache."""
@@ -91,17 +91,17 @@ def reference_hash(value: bytes | None, salt: int = 0) -> int:
 
 def reference_mix(word: int) -> int:
     """Return the splitmix64 finaliser of one 64-bit word."""
-    word = (word ^ word >> 30) * _MULTIPLY_1 & _MASK
-    word = (word ^ word >> 27) * _MULTIPLY_2 & _MASK
+    word = (word ^ word >> 30) * MULTIPLY_1 & _MASK
+    word = (word ^ word >> 27) * MULTIPLY_2 & _MASK
     return word ^ word >> 31
 
 
 def _mix(words: HashArray) -> HashArray:
     """Apply the finaliser in place and return its argument: callers give it an array that is theirs."""
     words ^= words >> np.uint64(30)
-    words *= np.uint64(_MULTIPLY_1)
+    words *= np.uint64(MULTIPLY_1)
     words ^= words >> np.uint64(27)
-    words *= np.uint64(_MULTIPLY_2)
+    words *= np.uint64(MULTIPLY_2)
     words ^= words >> np.uint64(31)
     return words
 
