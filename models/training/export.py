@@ -31,7 +31,8 @@ def full_state(model: nn.Module) -> dict[str, Tensor]:
 
 def _gather(shards: ShardedTensor) -> Tensor:
     whole = torch.empty(shards.size(), dtype=shards.dtype)
-    shards.gather(dst=0, out=whole if rank() == 0 else None)
+    # without its type torch gathers by way of float32, which rounds large integers
+    shards.gather(dst=0, out=whole if rank() == 0 else None, dtype=shards.dtype)
     return whole
 
 
