@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor
 from torchrec.modules.embedding_configs import PoolingType
 
 from models.embedding.checks import Bag, check_values
@@ -35,11 +35,14 @@ class TorchRecBags(nn.Module):
     def __init__(self, tables: Sequence[TableSpec], bags: Sequence[BagSpec]) -> None:
         super().__init__()
         self.specs, self.bags = check_bags(tables, bags)
-        self.collection = EmbeddingBagCollection(tables=[_config(table, self.bags) for table in self.specs])
+        self.collection: nn.Module = EmbeddingBagCollection(tables=[_config(table, self.bags) for table in self.specs])
 
     def forward(self, values: Mapping[str, Bag]) -> dict[str, Tensor]:
         """Look up and pool the vectors of each bag; arguments, result and errors as those of `PlainBags.forward`."""
         check_values(values, self.specs, self.bags)
+        return self._pool(values)
+
+    def _pool(self, values: Mapping[str, Bag]) -> dict[str, Tensor]:
         rows = {bag.name: len(values[bag.name][1]) - 1 for bag in self.bags}
         most = max(1, *rows.values())
         if not isinstance(self.collection, EmbeddingBagCollection):
@@ -50,7 +53,7 @@ class TorchRecBags(nn.Module):
             values=torch.cat([values[name][0] for name in rows]),
             lengths=torch.cat([F.pad(part_R, (0, most - len(part_R))) for part_R in lengths.values()]),
         )
-        pooled = self.collection(features).to_dict()
+        pooled = self._look_up(features).to_dict()
         sums = {name: pooled[name][:count] for name, count in rows.items()}
         return {
             bag.name: sums[bag.name] / lengths[bag.name].clamp_min(1).unsqueeze(1)
@@ -58,6 +61,10 @@ class TorchRecBags(nn.Module):
             else sums[bag.name]
             for bag in self.bags
         }
+
+    def _look_up(self, features: KeyedJaggedTensor) -> KeyedTensor:
+        found: KeyedTensor = self.collection(features)
+        return found
 
 
 def _config(table: TableSpec, bags: Sequence[BagSpec]) -> EmbeddingBagConfig:

@@ -26,6 +26,7 @@ from torchrec.distributed.types import (
 
 from models.embedding.spec import TableSpec
 from models.training.bags import TorchRecBags
+from models.training.collisions import CollisionBags, CollisionSharder
 from models.training.config import TrainConfig
 from models.training.optimizers import TABLE_EPSILON
 from models.training.tables import TorchRecTables
@@ -56,6 +57,7 @@ def sharders(optimizer: EmbOptimType, learning_rate: float) -> dict[type[Tables]
     return {
         TorchRecTables: EmbeddingCollectionSharder(fused_params=fused),
         TorchRecBags: EmbeddingBagCollectionSharder(fused_params=fused),
+        CollisionBags: CollisionSharder(fused_params=fused),
     }
 
 
@@ -80,7 +82,7 @@ def plan_tables(
     plan: dict[str, EmbeddingModuleShardingPlan] = {}
     mistakes: list[str] = []
     for path, tables in table_modules(model).items():
-        kinds_of = {spec.name: _sharding_type(spec, config) for spec in tables.specs}
+        kinds_of = {spec.name: _sharding_type(spec, tables, config) for spec in tables.specs}
         mistakes += [
             f"{path}: {mistake}"
             for spec in tables.specs
@@ -88,10 +90,14 @@ def plan_tables(
         ]
         if mistakes:
             continue
+        collection, sharder = tables.collection, kinds[type(tables)]
+        if isinstance(sharder, CollisionSharder):
+            # its own list of placements on CPU is empty
+            collection, sharder = tables.collection._embedding_module, sharder._e_sharder
         plan[path] = plans.construct_module_sharding_plan(
-            tables.collection,
+            collection,
             {spec.name: _placement(spec, kinds_of[spec.name], load) for spec in tables.specs},
-            sharder=kinds[type(tables)],
+            sharder=sharder,
             local_size=int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
             world_size=world_size,
             device_type=device.type,
@@ -101,8 +107,8 @@ def plan_tables(
     return ShardingPlan(plan=plan)
 
 
-def _sharding_type(spec: TableSpec, config: TrainConfig) -> ShardingType:
-    if spec.rows >= config.row_wise_from_rows:
+def _sharding_type(spec: TableSpec, tables: Tables, config: TrainConfig) -> ShardingType:
+    if spec.rows >= config.row_wise_from_rows or isinstance(tables, CollisionBags):
         return ShardingType.ROW_WISE
     wide = config.column_wise_from_dimensions
     return ShardingType.COLUMN_WISE if wide is not None and spec.dimensions >= wide else ShardingType.TABLE_WISE

@@ -35,6 +35,12 @@ def sharding_worker():
 
 
 @pytest.fixture(scope="session")
+def collisions_worker():
+    """The module `collisions_worker.py` beside this file: streams of changing ids."""
+    return load("collisions_worker")
+
+
+@pytest.fixture(scope="session")
 def launch() -> Callable[..., subprocess.CompletedProcess]:
     """Run `python ARGUMENTS`; a run that hangs is ended together with the processes it started."""
     return _launch
