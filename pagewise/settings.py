@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from features.store.config import StoreConfig
 from models.genrec.config import DecodeConfig, GenRecConfig
@@ -19,6 +20,9 @@ from pipelines.recommend.config import RecommendJobConfig
 from pipelines.simulator.config import SimulateConfig
 from pipelines.studies.config import SslStudyConfig
 from serving.config import ServeConfig
+
+RANKER_TRAIN: dict[str, Any] = {"monitor": "auc", "epochs": 3, "table_learning_rate": 0.002}
+"""A ranker is best after few passes, and with tables that move slowly: it would learn its pages by heart."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,7 @@ class Settings:
     """Its training loop."""
     ranker: RankerConfig = dataclasses.field(default_factory=RankerConfig)
     """The unified-embedding ranker."""
-    ranker_train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(monitor="auc"))
+    ranker_train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(**RANKER_TRAIN))
     """Its training loop."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     """What is measured on which pages."""

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from features.schemas import POSITIVE_CODES, TEST
 from features.store.redis_store import open_store
 from features.workspace import Workspace
+from models.recommend.release import load_release
 from models.registry import CHAMPION, Registry
 from models.training.tracking import tracking_uri
 from pagewise.settings import Settings
@@ -23,10 +24,11 @@ from pipelines.batch.raw import given_files
 from pipelines.jobs.daily import DailyReport
 from pipelines.jobs.stages import Stage, run_stage, table_fingerprints
 from pipelines.simulator.job import DATASET, simulate
+from pipelines.simulator.truth import true_rewards
 from serving.run import start_background
 
 RAW = ("events", "items", "users")
-RECALLED = ("validate", "semantic-ids", "train-genrec", "evaluate")
+RECALLED = ("validate", "train-two-tower", "semantic-ids", "train-genrec", "train-ranker", "evaluate")
 """Stages whose reports the demo shows even when they were up to date."""
 SHOWN_HISTORY = 8
 TYPICAL_HISTORY = 12
@@ -69,6 +71,22 @@ def recalled(report: DailyReport) -> list[str]:
         if stage.skipped and stage.name in RECALLED:
             lines += [f"[{stage.name}, as it was reported when it ran]", *(f"  {line}" for line in stage.report)]
     return lines
+
+
+def worth(workspace: Workspace, settings: Settings, progress: Callable[[str], None]) -> list[str]:
+    """Return what the champion's pages are really worth, and what their parts would be worth alone."""
+    release = Registry(workspace, settings.tracking.uri).resolve(CHAMPION)
+    progress(f"asking the simulator's oracle about pages of release {release.name}")
+    found = true_rewards(workspace, load_release(release).recommender, TEST, settings.seed)
+    return [
+        "expected per page of ten, by the marketplace's secret truth, on requests of the test split:",
+        *(
+            f"  {name:<12} {click[0]:.3f} +- {click[1]:.3f} clicks   {bought[0]:.3f} +- {bought[1]:.3f} purchases"
+            for name, rewards in found.items()
+            for click, bought in [(rewards["click"], rewards["purchase"])]
+        ),
+        "(the evaluation above counts logged clicks, which favour what was shown then; here nothing is biased)",
+    ]
 
 
 def served_page(workspace: Workspace, settings: Settings, progress: Callable[[str], None]) -> list[str]:
@@ -132,7 +150,7 @@ def places(workspace: Workspace, report: DailyReport) -> list[str]:
     named = (
         ("tables", workspace.path("tables")),
         ("semantic IDs", workspace.path("semantic_ids")),
-        ("trained model", workspace.path("checkpoints", "genrec")),
+        ("models", workspace.path("checkpoints")),
         ("evaluation", f"{report.stage('evaluate').folder} (report.json, plots, sample pages)"),
         ("release", workspace.path("releases", report.release_id)),
         ("MLflow", f"mlflow ui --backend-store-uri {quote(tracking_uri(workspace))}"),

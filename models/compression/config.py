@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+COLLISIONLESS, PER_FEATURE, MULTIPLEXED = "collisionless", "per_feature", "multiplexed"
+MULTI_PROBE, QUOTIENT_REMAINDER = "multi_probe", "quotient_remainder"
+METHODS = (COLLISIONLESS, PER_FEATURE, MULTIPLEXED, MULTI_PROBE, QUOTIENT_REMAINDER)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClickConfig:

@@ -25,12 +25,10 @@ import numpy.typing as npt
 
 from kernels.hashing import HashArray
 from kernels.multiplex import multiplex_rows
+from models.compression.config import COLLISIONLESS, METHODS, MULTI_PROBE, PER_FEATURE, QUOTIENT_REMAINDER
 
 Ints = npt.NDArray[np.int64]
 
-COLLISIONLESS, PER_FEATURE, MULTIPLEXED = "collisionless", "per_feature", "multiplexed"
-MULTI_PROBE, QUOTIENT_REMAINDER = "multi_probe", "quotient_remainder"
-METHODS = (COLLISIONLESS, PER_FEATURE, MULTIPLEXED, MULTI_PROBE, QUOTIENT_REMAINDER)
 FLOAT_BYTES = 4
 
 

@@ -12,7 +12,7 @@ from shlex import quote
 from pagewise.console import Console
 from pagewise.settings import Settings
 
-SECTIONS = ("simulate", "semantic_ids", "genrec", "train")
+SECTIONS = ("simulate", "two_tower", "semantic_ids", "genrec", "ranker")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Simulate, run the daily job, serve, ask for a page."""
+    """Simulate, run the daily job, ask the oracle, serve, ask for a page."""
     from features.workspace import Workspace
     from pagewise import showcase
     from pipelines.jobs.daily import run_daily
@@ -31,7 +31,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     console.say("", "== 2. the daily job: from raw logs to a registered release (`pagewise run`) ==")
     report = run_daily(settings, workspace, console.say, force=True)
     console.say(*report.lines(), *showcase.recalled(report))
-    console.say("", "== 3. the service: Ray Serve answers over HTTP (`pagewise serve`) ==")
+    console.say("", "== 3. what the pages are really worth: a simulated marketplace knows ==")
+    console.say(*showcase.worth(workspace, settings, console.progress))
+    console.say("", "== 4. the service: Ray Serve answers over HTTP (`pagewise serve`) ==")
     console.say(*showcase.served_page(workspace, settings, console.progress))
     console.say("", "== where everything lies ==", *showcase.places(workspace, report))
     console.say("", "== what to try next ==", *showcase.suggestions(quote(args.workspace)))

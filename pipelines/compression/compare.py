@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.compression.layouts import COLLISIONLESS, Layout, build_layout, collisionless_bytes
+from models.compression.config import COLLISIONLESS
+from models.compression.layouts import Layout, build_layout, collisionless_bytes
 from models.compression.training import PlacedPart, fit
 from models.metrics.binary import auc, calibration_ratio, expected_calibration_error, log_loss
 from pipelines.compression.baselines import BaselineResult, logistic_regression, popularity_prior

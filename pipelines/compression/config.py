@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from models.compression.config import ClickConfig
-from models.compression.layouts import METHODS
+from models.compression.config import METHODS, ClickConfig
 
 DATASETS = ("movielens-100k", "mind", "criteo", "avazu")
 

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
 
-from models.compression.layouts import COLLISIONLESS, METHODS, PER_FEATURE
+from models.compression.config import COLLISIONLESS, METHODS, PER_FEATURE
 from models.metrics import Interval
 
 METRICS = ("auc", "log_loss", "calibration_ratio", "calibration_error")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.compression.config import ClickConfig
-from models.compression.layouts import METHODS, QUOTIENT_REMAINDER, Field, Layout, build_layout
+from models.compression.config import METHODS, QUOTIENT_REMAINDER, ClickConfig
+from models.compression.layouts import Field, Layout, build_layout
 from models.compression.network import ClickNetwork, TableEmbeddings
 from models.compression.training import PlacedPart, fit
 

@@ -8,18 +8,8 @@ import pytest
 
 from kernels.hashing import hash_strings
 from kernels.multiplex import multiplex_rows
-from models.compression.layouts import (
-    COLLISIONLESS,
-    METHODS,
-    MULTI_PROBE,
-    MULTIPLEXED,
-    PER_FEATURE,
-    QUOTIENT_REMAINDER,
-    Field,
-    Layout,
-    build_layout,
-    collisionless_bytes,
-)
+from models.compression.config import COLLISIONLESS, METHODS, MULTI_PROBE, MULTIPLEXED, PER_FEATURE, QUOTIENT_REMAINDER
+from models.compression.layouts import Field, Layout, build_layout, collisionless_bytes
 
 WIDTH = 4
 ROW_BYTES = 4 * WIDTH

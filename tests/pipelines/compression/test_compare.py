@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.compression.layouts import METHODS, Field
+from models.compression.config import METHODS
+from models.compression.layouts import Field
 from pipelines.compression.baselines import PRIOR_EXAMPLES, logistic_regression, popularity_prior
 from pipelines.compression.compare import compare
 from pipelines.compression.config import CompareConfig
