@@ -101,6 +101,22 @@ def test_ids_admitted_on_one_process_are_not_spread_over_two(collisions_worker):
         half.validate_state()
 
 
+def test_the_shards_of_two_processes_become_one(collisions_worker):
+    """Each is sorted, and its shared last row counts as seen infinitely often; in one table the first is just free."""
+    admission = collisions_worker.bags("lfu").collection._managed_collision_collection._managed_collision_modules[
+        "user"
+    ]
+    free = [FREE] * 5
+    admission._mch_sorted_raw_ids.copy_(torch.tensor([5, *free, 2**62, *free]))
+    admission._mch_counts.copy_(torch.tensor([3, 0, 0, 0, 0, FREE, 2, 0, 0, 0, 0, FREE]))
+    admission._output_segments_tensor[:3] = torch.tensor([0, 6, 12])
+    admission.validate_state()
+    assert admission._mch_sorted_raw_ids.tolist() == [5, 2**62] + [FREE] * 10
+    assert admission._mch_remapped_ids_mapping.tolist() == [0, 6, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11]
+    assert admission._mch_counts.tolist() == [3, 2] + [0] * 10
+    assert admission._output_segments_tensor[:3].tolist() == [0, 12, -1]
+
+
 def test_a_wrong_configuration_is_refused():
     with pytest.raises(ValueError, match="eviction_interval >= 1, got 'fifo' and 0"):
         CollisionConfig(eviction="fifo", eviction_interval=0)
