@@ -72,7 +72,7 @@ def build(config: type[Config], sources: Sequence[Mapping[str, Assignment]]) -> 
         merged.update(source)
     known = field_types(config)
     mistakes = [_unknown(name, given, known) for name, given in merged.items() if name not in known]
-    built = _build(config, "", merged, known, mistakes)
+    built = _build(config, "", merged, mistakes, {})
     if mistakes:
         raise ConfigurationError(mistakes)
     return typing.cast(Config, built)
@@ -246,14 +246,18 @@ def _number(value: Any) -> float | None:
 
 
 def _build(
-    config: type, prefix: str, merged: Mapping[str, Assignment], known: Mapping[str, Any], mistakes: list[str]
+    config: type, prefix: str, merged: Mapping[str, Assignment], mistakes: list[str], defaults: Mapping[str, Any]
 ) -> Any:
-    """Build one dataclass; a value that does not fit is reported and its default used for the checks that follow."""
-    values: dict[str, Any] = {}
+    """Build one dataclass; a value that does not fit is reported and its default used for the checks that follow.
+
+    `defaults` are what the section around it gives this one, and go before the class's own.
+    """
+    values: dict[str, Any] = dict(defaults)
     for name, annotation in _annotations(config).items():
         dotted = f"{prefix}{name}"
         if dataclasses.is_dataclass(annotation):
-            values[name] = _build(typing.cast(type, annotation), f"{dotted}.", merged, known, mistakes)
+            inside = _section_defaults(config, name, defaults)
+            values[name] = _build(typing.cast(type, annotation), f"{dotted}.", merged, mistakes, inside)
         elif dotted in merged:
             try:
                 values[name] = convert(merged[dotted].value, annotation)
@@ -269,6 +273,18 @@ def _build(
     except ValueError as error:
         mistakes.extend(f"{prefix.rstrip('.') or 'configuration'}: {line}" for line in str(error).splitlines())
         return None
+
+
+def _section_defaults(config: type, name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the section `name` where nothing is set; none where it has no default as a whole."""
+    factory = next(field.default_factory for field in dataclasses.fields(config) if field.name == name)
+    if name in defaults:
+        section = defaults[name]
+    elif factory is not dataclasses.MISSING:
+        section = factory()
+    else:
+        return {}
+    return {field.name: getattr(section, field.name) for field in dataclasses.fields(section) if field.init}
 
 
 def _annotations(config: type) -> dict[str, Any]:

@@ -40,6 +40,12 @@ class Cart:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    engine: Wheels = dataclasses.field(default_factory=lambda: Wheels(count=8))
+    tender: Cart = dataclasses.field(default_factory=lambda: Cart(name="tender", wheels=Wheels(count=6)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Ticket:
     seat: int
 
@@ -67,6 +73,12 @@ def test_a_section_may_be_empty(tmp_path: Path) -> None:
     path = tmp_path / "cart.yaml"
     path.write_text("wheels:\n  # count: 3\nname: plain")
     assert build(Cart, [from_file(path, Cart)]) == Cart(name="plain")
+
+
+def test_a_section_keeps_the_defaults_it_is_given_where_others_of_its_values_are_set() -> None:
+    built = build(Train, [from_overrides(["engine.radius=2", "tender.wheels.radius=1", "tender.brake=true"])])
+    assert built.engine == Wheels(count=8, radius=2.0)
+    assert built.tender == Cart(name="tender", brake=True, wheels=Wheels(count=6, radius=1.0))
 
 
 def test_what_is_built_reads_back(tmp_path: Path) -> None:
