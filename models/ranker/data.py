@@ -6,7 +6,6 @@ Legend: `P` pages, `R` candidates of all pages, `N` items of the catalogue.
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,18 +23,11 @@ from models.ranker.examples import RankerExamples
 from models.ranker.layout import Layout, make_layout
 from models.ranker.model import RankerBatch
 from models.ranker.unified import Values
+from models.recommend.interface import Snapshots
 
 Ints = npt.NDArray[np.int64]
 HISTORY_FEATURES = (ITEM_ID, CATEGORY, BRAND)
 """What is known of the items of a history."""
-
-
-class Snapshots(Protocol):
-    """Item features over time: `features.values.ItemSnapshots`."""
-
-    def at(self, items_n: Ints, times_n: Ints) -> Columns:
-        """Return the features of items as known at times."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

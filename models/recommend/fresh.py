@@ -1,4 +1,4 @@
-"""A release's page maker with newer facts and features of its items; the same for service and batch."""
+"""A page maker with other facts and features of its items: newer ones, or those of the moments it is asked about."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from features.columns import Columns
+from features.definitions import ITEM_FEATURES
 from features.store.base import ItemFacts
-from models.recommend.interface import FeatureFedRanker
+from features.values import ItemSnapshots
+from features.workspace import Workspace
+from models.recommend.interface import FeatureFedRanker, RetrospectiveRanker
 from models.recommend.recommender import Recommender
 from models.recommend.rules import CatalogueFacts
 
@@ -17,7 +20,7 @@ from models.recommend.rules import CatalogueFacts
 def with_fresh_items(
     recommender: Recommender, facts: Sequence[ItemFacts | None], item_features: Columns | None
 ) -> Recommender:
-    """Return a page maker that knows newer facts and features of items; the given one stays as it is.
+    """Return a page maker that knows newer facts and features of items, the same for service and batch.
 
     Args:
         recommender: The release's.
@@ -35,3 +38,22 @@ def with_fresh_items(
     retrievers = list(recommender.retrievers.values())
     newer = CatalogueFacts(table, recommender.catalogue)
     return Recommender(recommender.catalogue, retrievers, recommender.config, newer, ranker)
+
+
+def with_past_items(recommender: Recommender, workspace: Workspace) -> Recommender:
+    """Return a page maker for requests of the past, whose ranker sees items as they were known at each request.
+
+    The newest item features count what users did on the very pages that are to be predicted.
+
+    Args:
+        recommender: Stays as it is.
+        workspace: Perhaps with the table `item_features`.
+    """
+    ranker = recommender.ranker
+    if not isinstance(ranker, RetrospectiveRanker) or not workspace.table(ITEM_FEATURES).exists():
+        return recommender
+    snapshots = ItemSnapshots.load(workspace, recommender.catalogue.item_ids)
+    retrievers = list(recommender.retrievers.values())
+    return Recommender(
+        recommender.catalogue, retrievers, recommender.config, recommender.facts, ranker.with_snapshots(snapshots)
+    )

@@ -148,6 +148,14 @@ class Ranker(Protocol):
         ...
 
 
+class Snapshots(Protocol):
+    """Item features over time: `features.values.ItemSnapshots`."""
+
+    def at(self, items_n: npt.NDArray[np.int64], times_n: npt.NDArray[np.int64]) -> Columns:
+        """Return the features of items as known at times."""
+        ...
+
+
 @runtime_checkable
 class FeatureFedRanker(Ranker, Protocol):
     """A ranker that looks at item features, which change between two releases."""
@@ -157,5 +165,18 @@ class FeatureFedRanker(Ranker, Protocol):
 
         Args:
             item_features: `N` rows in catalogue order: the item features of `features.definitions` by their names.
+        """
+        ...
+
+
+@runtime_checkable
+class RetrospectiveRanker(Ranker, Protocol):
+    """A ranker that can answer requests of the past with what was known of items then."""
+
+    def with_snapshots(self, snapshots: Snapshots) -> Ranker:
+        """Return this ranker with the item features of each request's own moment; it stays as it is.
+
+        Args:
+            snapshots: Of the items in catalogue order.
         """
         ...

@@ -21,7 +21,7 @@ from models.ranker.encoding import encode
 from models.ranker.layout import Side
 from models.ranker.model import UnifiedRanker
 from models.ranker.unified import Values
-from models.recommend.interface import NO_ITEM, RequestBatch
+from models.recommend.interface import NO_ITEM, RequestBatch, Snapshots
 
 _ITEMS = 8192
 """Items represented together; bounds memory."""
@@ -48,6 +48,7 @@ class ModelRanker:
         self._category_N = deepest_categories(items)
         self._item_ND = self._represent(model.layout.item, items)
         self._moment_ND = self._represent(model.layout.moment, item_features or Columns(rows=items.rows))
+        self._snapshots: Snapshots | None = None
 
     def with_item_features(self, item_features: Columns) -> ModelRanker:
         """Return this ranker with other values of the item features; what else is known of the items is shared.
@@ -59,6 +60,13 @@ class ModelRanker:
             raise ValueError(f"item_features: expected one row per item, {self.items.rows}, got {item_features.rows}")
         other = copy.copy(self)
         other._moment_ND = self._represent(self.model.layout.moment, item_features)
+        other._snapshots = None
+        return other
+
+    def with_snapshots(self, snapshots: Snapshots) -> ModelRanker:
+        """Return this ranker with the item features of each request's own moment, as training has them."""
+        other = copy.copy(self)
+        other._snapshots = snapshots
         return other
 
     def score(self, requests: RequestBatch, items_BK: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -82,16 +90,22 @@ class ModelRanker:
         pair = encode(
             layout.pair, pair_columns(columns, self.items, candidates.request.numpy(), items_R), model.config.rows
         )
-        item_R = torch.from_numpy(items_R)
+        item_RD = self._item_ND.index_select(0, torch.from_numpy(items_R))
         logit_RH = model.logits(
             self._represent(layout.request, columns),
-            torch.cat([self._item_ND.index_select(0, item_R), self._moment_ND.index_select(0, item_R)], dim=1),
+            torch.cat([item_RD, self._moment(items_R, np.repeat(requests.times_B, lengths_B))], dim=1),
             torch.from_numpy(pair.numbers_RX),
             candidates,
             self._item_ND[:, : model.key_width].index_select(0, torch.from_numpy(seen)[history.items]),
             history,
         )
         return self.calibration.probabilities(logit_RH.numpy())
+
+    def _moment(self, items_R: npt.NDArray[np.int64], times_R: npt.NDArray[np.int64]) -> Tensor:
+        """Return what is known of items at moments: now, or then."""
+        if self._snapshots is None:
+            return self._moment_ND.index_select(0, torch.from_numpy(items_R))
+        return self._represent(self.model.layout.moment, self._snapshots.at(items_R, times_R))
 
     @torch.inference_mode()
     def _represent(self, side: Side, columns: Columns) -> Tensor:

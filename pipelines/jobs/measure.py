@@ -8,6 +8,7 @@ from pathlib import Path
 
 from features.workspace import Workspace
 from models.recommend.catalogue import catalogue_of
+from models.recommend.fresh import with_past_items
 from models.recommend.interface import Candidates, RequestBatch, Retriever
 from models.recommend.recommender import FUSION, PAGE, Recommender
 from models.recommend.release_parts import GENREC, ReleaseConfig, latest_runs, page_maker
@@ -109,7 +110,7 @@ def measure(
     # seen items are left out where the cases say so, and nowhere else
     recommend = dataclasses.replace(answers.recommend, exclude_seen=config.exclude_seen)
     answers = dataclasses.replace(answers, recommend=recommend)
-    maker = page_maker(workspace, catalogue, bundle.generation, runs, answers)
+    maker = with_past_items(page_maker(workspace, catalogue, bundle.generation, runs, answers), workspace)
     cases = load_cases(workspace, catalogue, config, seed)
     report = evaluate(workspace, _measured(maker), cases, catalogue, config, seed, folder=folder, progress=progress)
     tags = {"semantic_ids": bundle.generation, **{f"{kind}_run": name for kind, name in runs.items()}}

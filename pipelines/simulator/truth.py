@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from features.workspace import Workspace
+from models.recommend.fresh import with_past_items
 from models.recommend.interface import NO_ITEM
 from models.recommend.recommender import FUSION, PAGE, Recommender
 from models.recommend.requests import requests_from_sequences
@@ -41,7 +42,7 @@ def true_rewards(
     cases = requests_from_sequences(workspace, recommender.catalogue, split, max_history=MAX_HISTORY)
     rng = np.random.default_rng(seed)
     requests = cases.take(np.sort(rng.choice(len(cases), min(CASES, len(cases)), replace=False))).requests
-    page, fusion = recommender.orders(requests, PAGE_ITEMS)
+    page, fusion = with_past_items(recommender, workspace).orders(requests, PAGE_ITEMS)
     lists = {PAGE: page.items_BK, FUSION: fusion.items_BK}
     lists |= {name: part.retrieve(requests, PAGE_ITEMS).items_BK for name, part in recommender.retrievers.items()}
     found: dict[str, dict[Kind, Interval]] = {}

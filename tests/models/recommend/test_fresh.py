@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
-from recommend_cases import ListRetriever, batch, small_catalogue, small_facts
+import pyarrow as pa
+from recommend_cases import DAY, NOON, ListRetriever, batch, small_catalogue, small_facts
 
 from features.columns import Columns
+from features.definitions import ITEM_FEATURES
 from features.store.base import ItemFacts
+from features.workspace import Workspace
 from models.recommend.config import RecommendConfig
-from models.recommend.fresh import with_fresh_items
-from models.recommend.interface import NO_ITEM, RequestBatch
+from models.recommend.fresh import with_fresh_items, with_past_items
+from models.recommend.interface import NO_ITEM, RequestBatch, Snapshots
 from models.recommend.recommender import Recommender
 
 POPULAR = ListRetriever("popular", [3, 0, 1, 2, 4, 5])
@@ -59,3 +65,43 @@ def test_a_ranker_that_looks_at_no_item_features_stays():
     ranker = Plain()
     newer = Columns(rows=6, numbers={"trend": np.zeros(6, np.float32)})
     assert with_fresh_items(maker(ranker), UNKNOWN, newer).ranker is ranker
+
+
+class ClickedRanker:
+    """Puts the item with the most clicks by the moment of the request first."""
+
+    name = "ranker"
+
+    def __init__(self, snapshots: Snapshots | None = None) -> None:
+        self.snapshots = snapshots
+
+    def with_snapshots(self, snapshots: Snapshots) -> ClickedRanker:
+        return ClickedRanker(snapshots)
+
+    def score(self, requests: RequestBatch, items_BK: np.ndarray) -> np.ndarray:
+        if self.snapshots is None:
+            return np.where(items_BK == NO_ITEM, -np.inf, 0).astype(np.float32)
+        times_BK = np.repeat(requests.times_B[:, None], items_BK.shape[1], axis=1)
+        known = self.snapshots.at(items_BK.reshape(-1), times_BK.reshape(-1))
+        return np.where(items_BK == NO_ITEM, -np.inf, known.numbers["item_clicks_1d"].reshape(items_BK.shape))
+
+
+def test_requests_of_the_past_see_items_as_they_were_then(tmp_path: Path) -> None:
+    """Item 2 was clicked on the day before, item 1 on the very day, after the request or before: nobody knows yet."""
+    workspace, midnight = Workspace(tmp_path), NOON // DAY * DAY
+    table = workspace.table(ITEM_FEATURES)
+    clicked = [("i1", midnight + DAY, 9.0), ("i2", midnight, 5.0)]
+    rows = [{"item_id": item, "as_of": as_of, "item_clicks_1d": clicks} for item, as_of, clicks in clicked]
+    table.commit([table.write_part(pa.Table.from_pylist(rows, table.schema), shard=0)])
+    now = maker(ClickedRanker())
+    past = with_past_items(now, workspace)
+    assert past.pages(batch([[]]))[0].items == ["i2", "i3", "i0", "i1"]
+    tomorrow = dataclasses.replace(batch([[]]), times_B=np.array([NOON + DAY]))
+    assert past.pages(tomorrow)[0].items[:2] == ["i1", "i2"]
+    assert now.pages(batch([[]]))[0].items == ["i3", "i0", "i1", "i2"]
+
+
+def test_without_snapshots_nothing_changes(tmp_path: Path) -> None:
+    for ranker in (None, ClickedRanker()):
+        given = maker(ranker)
+        assert with_past_items(given, Workspace(tmp_path)) is given

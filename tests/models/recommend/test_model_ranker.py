@@ -26,10 +26,10 @@ DAY = 86_400_000
 
 
 class Snapshots:
-    """Item n was clicked n times, at any moment."""
+    """By day d, item n was clicked n * d / 10 times; the first request is on day 10, the second on day 11."""
 
     def at(self, items_n, times_n):
-        return clicks(items_n.astype(np.float32))
+        return clicks(items_n * times_n / (10 * DAY))
 
 
 def clicks(values):
@@ -98,7 +98,19 @@ ITEMS_BK = np.array([[0, 2, 4], [1, NO_ITEM, 3]])
 
 def test_serving_sees_what_training_sees(ranker, model, data):
     calibrated = ranker.calibration.probabilities(predict(model, data, np.array([0, 1])))
-    np.testing.assert_allclose(ranker.probabilities(requests(), ITEMS_BK), calibrated, rtol=1e-5)
+    for row, (day, places) in enumerate(((10, slice(0, 3)), (11, slice(3, 5)))):
+        one = np.array([row])
+        of_the_day = ranker.with_item_features(clicks(np.arange(6) * day / 10))
+        found = of_the_day.probabilities(requests().take(one), ITEMS_BK[one])
+        np.testing.assert_allclose(found, calibrated[places], rtol=1e-5)
+
+
+def test_requests_of_the_past_see_items_as_they_were(ranker, model, data):
+    calibrated = ranker.calibration.probabilities(predict(model, data, np.array([0, 1])))
+    past = ranker.with_item_features(clicks(np.full(6, 50))).with_snapshots(Snapshots())
+    np.testing.assert_allclose(past.probabilities(requests(), ITEMS_BK), calibrated, rtol=1e-5)
+    now = past.with_item_features(clicks(np.arange(6)))
+    np.testing.assert_array_equal(now.score(requests(), ITEMS_BK), ranker.score(requests(), ITEMS_BK))
 
 
 def test_the_score_is_what_the_events_are_worth(ranker):

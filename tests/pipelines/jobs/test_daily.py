@@ -10,9 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import redis
 
+from features.definitions import ITEM_FEATURES
 from features.store.redis_store import open_store
 from features.workspace import Workspace
 from models.genrec.config import GenRecConfig
@@ -178,3 +181,24 @@ def test_measuring_on_other_sequences_than_those_trained_on_is_said(job, tmp_pat
     sequences = workspace.table("sequences")
     sequences.commit([sequences.write_part(sequences.read().slice(1), shard=0)])
     assert len(measured()) == 1
+
+
+def test_what_items_became_later_is_not_known_when_pages_are_measured(job, tmp_path):
+    trained, _ = job
+    shutil.copytree(trained.local_path(), tmp_path / "copy")
+    workspace = Workspace(tmp_path / "copy")
+
+    def measured(name):
+        report = measure(workspace, SETTINGS.evaluate, answers_of(SETTINGS), 0, folder=tmp_path / name)
+        return [(result.name, result.metrics) for result in report.results]
+
+    before = measured("before")
+    table = workspace.table(ITEM_FEATURES)
+    rows = table.read()
+    later = pc.add(rows["as_of"], pa.scalar(10**12, pa.duration("ms")))
+    turned = rows["item_clicks_7d"].take(pa.array(range(rows.num_rows)[::-1]))
+    place = rows.schema.get_field_index
+    future = rows.set_column(place("as_of"), table.schema.field("as_of"), later.cast(table.schema.field("as_of").type))
+    future = future.set_column(place("item_clicks_7d"), table.schema.field("item_clicks_7d"), turned)
+    table.commit([table.write_part(pa.concat_tables([rows, future]), shard=0)])
+    assert measured("after") == before
