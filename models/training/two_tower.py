@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from features import schemas
+from features.definitions import PAGE_FEATURES
 from features.schemas import TRAIN, VALIDATION
 from features.semantic_ids import Catalogue
 from features.workspace import Workspace
@@ -45,7 +45,7 @@ Floats = npt.NDArray[np.float32]
 
 VALIDATED_AT = (10, 50)
 """Lengths of the lists that validation measures."""
-TABLES = ("clean_items", "clean_users", "sequences", "pages", "page_features")
+TABLES = ("clean_items", "clean_users", "sequences", "pages", PAGE_FEATURES)
 """What a training depends on, as far as the workspace has it."""
 BATCH = 1024
 """Validation cases ranked together; bounds memory."""
@@ -119,7 +119,7 @@ def train_two_tower(
         ValueError: A feature does not exist, no training page remains, or there are too few examples.
     """
     data = _load(workspace, model_config, seed)
-    tables = [workspace.table(name) for name in TABLES if _is_there(workspace, name)]
+    tables = [workspace.table(name) for name in TABLES if workspace.table(name).exists()]
     run = TwoTowerRun(
         model=model_config,
         train=train_config,
@@ -185,10 +185,6 @@ def _sample(cases: EvaluationCases, fraction: float, seed: int) -> EvaluationCas
     count = max(1, round(fraction * len(cases)))
     rows = np.random.default_rng([seed, SAMPLE]).choice(len(cases), count, replace=False)
     return cases.take(np.sort(rows))
-
-
-def _is_there(workspace: Workspace, name: str) -> bool:
-    return name in schemas.TABLES and workspace.table(name).exists()
 
 
 def _build(run: TwoTowerRun, schema: Schema) -> TwoTowerNet:

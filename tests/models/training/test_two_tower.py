@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from features.definitions import PAGE_FEATURES
 from features.workspace import Workspace
 from models.inputs.items import item_columns
 from models.recommend.catalogue import plain_catalogue
@@ -76,12 +77,25 @@ def test_the_run_loads_with_its_item_vectors_and_measures_the_same(trained):
         exact_metrics(model, cases, plain_catalogue(ids.to_pylist()[1:]))
 
 
-def test_the_same_training_is_found_and_another_is_another_run(worker, trained):
+def test_the_same_training_is_found(worker, trained):
     workspace, training, _ = trained
     told = []
     again = run(worker, workspace, told.append)
     assert told == [f"run {training.run} is finished already"]
     assert again == dataclasses.replace(training, tracking=[])
+
+
+def test_other_features_of_pages_make_another_run(worker, trained, tmp_path):
+    shutil.copytree(trained[0].local_path(), tmp_path / "copy")
+    workspace = Workspace(tmp_path / "copy")
+    worker.commit(workspace, PAGE_FEATURES, workspace.table(PAGE_FEATURES).schema.empty_table())
+    with pytest.raises(ConnectionResetError):
+        run(worker, workspace, break_off_unless_finished)
+
+
+def break_off_unless_finished(line: str) -> None:
+    if not line.endswith("is finished already"):
+        raise ConnectionResetError(line)
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(worker, trained, tmp_path):
