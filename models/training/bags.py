@@ -18,12 +18,14 @@ from models.training.processes import largest
 class TorchRecBags(nn.Module):
     """Pooled tables in a TorchRec `EmbeddingBagCollection`; same forward and state dict as `PlainBags`.
 
-    `DistributedModelParallel` replaces `collection` by its sharded form; the same forward serves both. TorchRec wants
-    equally many rows of every bag, on every process too where tables are split by rows; shorter bags get empty rows
-    at their end, which the result leaves out::
+    `DistributedModelParallel` replaces `collection` by its sharded form; the same forward serves both. The bags of a
+    table are looked up as one feature, one below the other: FBGEMM updates tables of several features on a slow path.
+    TorchRec wants equally many rows of every feature, on every process too where tables are split by rows; shorter
+    ones get empty rows at their end, which the result leaves out::
 
-        bag `seen`    rows [7 3] [3]            values  [ 7 3 3 | 5 ]
-        bag `bought`  rows [5]                  lengths [ 2 1   | 1 0 ]
+        bag `seen`    rows [7 3] [3]    table `item`    values  [ 7 3 3 5 | 2 ]
+        bag `bought`  rows [5]                          lengths [ 2 1 1   | 1 0 0 ]
+        bag `word`    rows [2]          table `word`
 
     A model should call this once in a training step: each call is an update of its own in the backward pass.
 
@@ -35,7 +37,8 @@ class TorchRecBags(nn.Module):
     def __init__(self, tables: Sequence[TableSpec], bags: Sequence[BagSpec]) -> None:
         super().__init__()
         self.specs, self.bags = check_bags(tables, bags)
-        self.collection: nn.Module = EmbeddingBagCollection(tables=[_config(table, self.bags) for table in self.specs])
+        self._bags_of = {table.name: [bag for bag in self.bags if bag.table == table.name] for table in self.specs}
+        self.collection: nn.Module = EmbeddingBagCollection(tables=[_config(table) for table in self.specs])
 
     def forward(self, values: Mapping[str, Bag]) -> dict[str, Tensor]:
         """Look up and pool the vectors of each bag; arguments, result and errors as those of `PlainBags.forward`."""
@@ -43,36 +46,40 @@ class TorchRecBags(nn.Module):
         return self._pool(values)
 
     def _pool(self, values: Mapping[str, Bag]) -> dict[str, Tensor]:
-        rows = {bag.name: len(values[bag.name][1]) - 1 for bag in self.bags}
-        most = max(1, *rows.values())
+        lengths = {
+            table: torch.cat([values[bag.name][1].diff() for bag in bags]) for table, bags in self._bags_of.items()
+        }
+        most = max(1, *(len(lengths_n) for lengths_n in lengths.values()))
         if not isinstance(self.collection, EmbeddingBagCollection):
             most = int(largest(most)[0])
-        lengths = {name: values[name][1].diff() for name in rows}
+        lengths = {table: F.pad(lengths_n, (0, most - len(lengths_n))) for table, lengths_n in lengths.items()}
         features = KeyedJaggedTensor(
-            keys=list(rows),
-            values=torch.cat([values[name][0] for name in rows]),
-            lengths=torch.cat([F.pad(part_R, (0, most - len(part_R))) for part_R in lengths.values()]),
+            keys=list(lengths),
+            values=torch.cat([values[bag.name][0] for bags in self._bags_of.values() for bag in bags]),
+            lengths=torch.cat(list(lengths.values())),
         )
-        pooled = self._look_up(features).to_dict()
-        sums = {name: pooled[name][:count] for name, count in rows.items()}
-        return {
-            bag.name: sums[bag.name] / lengths[bag.name].clamp_min(1).unsqueeze(1)
-            if bag.pooling == "mean"
-            else sums[bag.name]
-            for bag in self.bags
-        }
+        sums = self._look_up(features).to_dict()
+        pooled: dict[str, Tensor] = {}
+        for table, bags in self._bags_of.items():
+            vectors_nD = sums[table]
+            if bags[0].pooling == "mean":
+                vectors_nD = vectors_nD / lengths[table].clamp_min(1).unsqueeze(1)
+            rows = [len(values[bag.name][1]) - 1 for bag in bags]
+            parts = torch.split(vectors_nD, [*rows, most - sum(rows)])
+            pooled |= {bag.name: part_RD for bag, part_RD in zip(bags, parts, strict=False)}
+        return {bag.name: pooled[bag.name] for bag in self.bags}
 
     def _look_up(self, features: KeyedJaggedTensor) -> KeyedTensor:
         found: KeyedTensor = self.collection(features)
         return found
 
 
-def _config(table: TableSpec, bags: Sequence[BagSpec]) -> EmbeddingBagConfig:
+def _config(table: TableSpec) -> EmbeddingBagConfig:
     return EmbeddingBagConfig(
         name=table.name,
         num_embeddings=table.rows,
         embedding_dim=table.dimensions,
-        feature_names=[bag.name for bag in bags if bag.table == table.name],
+        feature_names=[table.name],
         # TorchRec's means are wrong once a table is split by rows: then it divides all tables by their lengths
         pooling=PoolingType.SUM,
         weight_init_min=-table.scale,
