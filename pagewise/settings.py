@@ -45,7 +45,7 @@ class Settings:
     """Events to pages, statistics, transitions and sequences."""
     two_tower: TwoTowerConfig = dataclasses.field(default_factory=TwoTowerConfig)
     """The self-supervised two-tower retriever."""
-    two_tower_train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    two_tower_train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(epochs=3))
     """Its training loop."""
     index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
     """The index over its item vectors."""

@@ -17,6 +17,10 @@ pytestmark = pytest.mark.integration
 
 TINY = """
 simulate: {users: 300, items: 200, days: 8, new_items_per_day: 2, visits_per_day: 1.0}
+two_tower: {item_dimensions: 8, feature_dimensions: 4, hidden: [16], batch_size: 64, ssl_batch_size: 64}
+two_tower_train: {epochs: 1, threads: 1}
+ranker: {rows: 500, dimensions: 4, probes: 1, deep_widths: [16], attention_width: 4, attention_heads: 1}
+ranker_train: {epochs: 1, threads: 1}
 semantic_ids: {codes: 8, text_dimensions: 16, collaborative_dimensions: 8, max_collision_rate: 0.9}
 genrec: {layers: 1, width: 32, ffn_width: 64}
 decode: {beams: 10}
@@ -59,15 +63,17 @@ def test_interrupted_finished_and_run_again(command: list[str], tmp_path: Path) 
     assert "the same command goes on from what is complete" in rest
 
     first = demo(command)
-    assert first.count("up to date (took") == 4  # validate, features, sequences, semantic-ids
+    assert first.count("up to date (took") == 5  # validate, features, sequences, train-two-tower, semantic-ids
     for shown in (
         r"300 users, 214 items, 8 days, [\d,]+ pages",
         r"214 items, \d+ distinct IDs",
         r"epoch 2/2 step",
         r"genrec - popular: hr_at_10 [+-]",
+        r"click: AUC ",
+        r"  page +\d\.\d+ \+- \d\.\d+ clicks",
         r"user u\d+, the last \d+ items of their history:",
         r"POST /v1/recommend -> page \w+:",
-        r"  1\. .+ \((genrec|transitions|popular), ",
+        r"  1\. .+ \((genrec|transitions|two_tower|popular), ",
         r"somebody new -> the popular list:",
         r"mlflow ui --backend-store-uri sqlite:",
         r"what to try next",
@@ -75,7 +81,7 @@ def test_interrupted_finished_and_run_again(command: list[str], tmp_path: Path) 
         assert re.search(shown, first), f"{shown!r} is missing from:\n{first}"
 
     second = demo(command)
-    assert second.count("up to date (took") == 9
+    assert second.count("up to date (took") == 11
     assert "stages run: none, all were up to date" in second
     assert "genrec - popular: hr_at_10" in second
     release = r"release (\w+) at http"

@@ -24,6 +24,10 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = """
+two_tower: {item_dimensions: 8, feature_dimensions: 4, hidden: [16], batch_size: 64, ssl_batch_size: 64}
+two_tower_train: {epochs: 1, threads: 1}
+ranker: {rows: 500, dimensions: 4, probes: 1, deep_widths: [16], attention_width: 4, attention_heads: 1}
+ranker_train: {epochs: 1, threads: 1}
 semantic_ids: {codes: 8, text_dimensions: 16, collaborative_dimensions: 8, max_collision_rate: 0.9}
 genrec: {layers: 1, width: 32, ffn_width: 64}
 decode: {beams: 10}
@@ -101,10 +105,15 @@ def test_stage_by_stage_gives_what_the_daily_job_gave(
 ) -> None:
     """The other commands of the README's table, one after the other, on the workspace of the daily job."""
     monkeypatch.chdir(folder)
-    for command in ("features", "sequences", "semantic-ids", "train genrec", "evaluate", "register"):
+    commands = ("features", "sequences", "train two-tower", "semantic-ids", "train genrec", "train ranker", "evaluate")
+    for command in (*commands, "register"):
         arguments = [*command.split(), "--workspace", "shop", "--preset", "small", "--config", "tiny.yaml"]
         assert main(arguments) == 0, command
     assert capsys.readouterr().out.count("up to date (took") == 4  # evaluate, release, store, register
+    assert main(["recommend", "--workspace", "shop", "--preset", "small", "--config", "tiny.yaml"]) == 0
+    pages = Workspace(folder / "shop").table("recommendations").read(["user_id", "items"])
+    assert pages.num_rows == len(set(pages["user_id"].to_pylist())) > 100
+    capsys.readouterr()
     assert main(["rollback", "--workspace", "shop"]) == 2
     assert "version 1 is the first champion" in capsys.readouterr().err
     assert main(["run", "--workspace", "shop", "--preset", "small", "--config", "tiny.yaml"]) == 0
@@ -125,11 +134,12 @@ def test_simulate_and_import_write_raw_tables(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_a_workspace_without_data_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("validate", "features", "sequences", "semantic-ids", "train genrec", "evaluate", "register", "run"):
+    stages = ("validate", "features", "sequences", "train two-tower", "semantic-ids", "train genrec", "train ranker")
+    for verb in (*stages, "evaluate", "register", "run"):
         assert main([*verb.split(), "--workspace", str(tmp_path / "empty")]) == 2, verb
         shown = capsys.readouterr().err
         assert str(tmp_path) in shown, verb
         assert "Traceback" not in shown
-    for verb in ("promote", "rollback", "serve"):
+    for verb in ("promote", "rollback", "serve", "recommend"):
         assert main([verb, "--workspace", str(tmp_path / "empty")]) == 2, verb
         assert re.search("`pagewise (register|promote)` makes", capsys.readouterr().err), verb

@@ -24,6 +24,7 @@ def write_release(workspace: Workspace, name: str) -> Path:
         "feature_schema": "f",
         "code_version": "v",
         "retrievers": ["popular"],
+        "runs": {},
         "files": {},
         "metrics": {"hr_at_10": 0.0625},
     }

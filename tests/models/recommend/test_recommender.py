@@ -172,7 +172,9 @@ def test_a_ranker_orders_the_candidates_and_is_no_source_of_them():
 def test_a_ranker_that_is_much_heavier_than_the_retrievers_decides():
     maker = ranking(FixedRanker(), ranker_weight=100.0)
     assert maker.pages(batch([[0], []]), page_size=3)[0].items == ["i3", "i2", "i1"]
-    assert maker.ranked(batch([[0]]), 3).items_BK.tolist() == [[3, 2, 1]]
+    page, fusion = maker.orders(batch([[0]]), 3)
+    assert page.items_BK.tolist() == [[3, 2, 1]]
+    assert fusion.items_BK.tolist() != page.items_BK.tolist()
 
 
 @pytest.mark.parametrize(("broken", "weight"), [(True, 1.0), (False, 0.0)])
