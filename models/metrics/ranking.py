@@ -31,6 +31,16 @@ def metric_key(name: str, k: int) -> str:
     return f"{name}_at_{k}"
 
 
+def metric_keys(ks: Sequence[int] = DEFAULT_KS) -> tuple[str, ...]:
+    """Return the names of all that `ranking_metrics` returns.
+
+    Example:
+        >>> metric_keys((1,))
+        ('hr_at_1', 'recall_at_1', 'ndcg_at_1', 'mrr_at_1')
+    """
+    return tuple(metric_key(name, k) for k in ks for name in (HR, RECALL, NDCG, MRR))
+
+
 def hits(ranked_BK: Ints, relevant_items: Ints, relevant_offsets: Ints) -> Bools:
     """Mark the ranks that hold a relevant item, by item number.
 

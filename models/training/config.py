@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 
@@ -83,6 +84,21 @@ class TrainConfig:
             if getattr(self, name) not in choices:
                 mistakes.append(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         return mistakes
+
+
+def check_monitor(section: str, config: TrainConfig, metrics: Sequence[str]) -> None:
+    """Check, before anything is trained, that weights can be chosen by what `monitor` names.
+
+    Args:
+        section: Name of the settings that `config` comes from.
+        config: The training loop.
+        metrics: What the model's validation measures, of which more is better.
+
+    Raises:
+        ValueError: It is another.
+    """
+    if config.monitor not in metrics:
+        raise ValueError(f"{section}.monitor: expected one of {', '.join(metrics)}, got {config.monitor!r}")
 
 
 _CHOICES = {

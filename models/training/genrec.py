@@ -19,12 +19,12 @@ from models.genrec.config import DecodeConfig, GenRecConfig
 from models.genrec.data import load_sequences
 from models.genrec.model import GenRec
 from models.genrec.source import PackedSource
-from models.metrics import ranking_metrics
+from models.metrics import metric_keys, ranking_metrics
 from models.recommend.catalogue import catalogue_of
 from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.requests import EvaluationCases, requests_from_sequences
 from models.tokenizer.bundle import Bundle
-from models.training.config import TrainConfig
+from models.training.config import TrainConfig, check_monitor
 from models.training.genrec_run import KIND, GenRecRun, load_genrec
 from models.training.genrec_users import newest_users, with_users
 from models.training.loop import Evaluate
@@ -39,6 +39,8 @@ __all__ = ["GenRecRun", "GenRecTraining", "load_genrec", "train_genrec"]
 
 VALIDATED_AT = 10
 """Length of the lists that validation measures."""
+MONITORS = metric_keys((VALIDATED_AT,))
+"""What weights can be chosen by."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,9 +96,10 @@ def train_genrec(
 
     Raises:
         FileNotFoundError: A table, the semantic IDs or the two-tower run are missing.
-        ValueError: The two-tower's vectors are not of width `user_prefix`, no training page remains, or the data make
-            fewer batches than there are processes.
+        ValueError: `monitor` is unknown, the two-tower's vectors are not of width `user_prefix`, no training page
+            remains, or the data make fewer batches than there are processes.
     """
+    check_monitor("train", train_config, MONITORS)
     bundle = Bundle.load(workspace, generation)
     catalogue = catalogue_of(bundle, workspace)
     data = load_sequences(workspace, catalogue, model_config)

@@ -31,7 +31,7 @@ from models.ranker.model import UnifiedRanker
 from models.ranker.source import PageSource
 from models.ranker.unified import TableStatistics, UnifiedEmbedding, table_statistics
 from models.recommend.catalogue import plain_catalogue
-from models.training.config import TrainConfig
+from models.training.config import TrainConfig, check_monitor
 from models.training.loop import Evaluate
 from models.training.position import TrainReport
 from models.training.publish import train_and_publish
@@ -42,6 +42,8 @@ from models.training.tracking import code_version
 
 __all__ = ["RankerRun", "RankerTraining", "load_ranker", "train_ranker"]
 
+MONITORS = tuple(name for name in METRICS if name.startswith("auc"))
+"""What weights can be chosen by: of the other metrics more is not better."""
 _TABLES = ("clean_items", "sequences", "item_statistics", PAGE_FEATURES, ITEM_FEATURES)
 _OPTIONAL_TABLES = ("pages", "clean_users")
 """What a run depends on: tables that must be there, and those that tell contexts and attributes where they are."""
@@ -105,7 +107,7 @@ def train_ranker(
     Args:
         workspace: Holds `clean_items`, `sequences`, `item_statistics` and the feature tables; on this machine.
         model_config: Shape of the model, its inputs and its batches.
-        train_config: The loop. Weights are chosen by `monitor`, one of `models.ranker.measure.METRICS`, on the
+        train_config: The loop. Weights are chosen by `monitor`, one of `MONITORS`, on the
             validation split where that has pages.
         seed: Everything random follows from it.
         track: Whether to record the run with MLflow.
@@ -116,8 +118,7 @@ def train_ranker(
         FileNotFoundError: A table is missing.
         ValueError: A feature or `monitor` is unknown, no training page remains, or there are fewer than processes.
     """
-    if train_config.monitor not in METRICS:
-        raise ValueError(f"monitor: expected one of {', '.join(METRICS)}, got {train_config.monitor!r}")
+    check_monitor("ranker_train", train_config, MONITORS)
     job = _Job(workspace, model_config, train_config, seed, progress or (lambda line: None))
     tracking = train_and_publish(
         workspace,

@@ -20,11 +20,11 @@ from features.schemas import TRAIN, VALIDATION
 from features.semantic_ids import Catalogue
 from features.workspace import Workspace
 from models.inputs.items import item_columns
-from models.metrics import ranking_metrics
+from models.metrics import metric_keys, ranking_metrics
 from models.recommend.catalogue import plain_catalogue
 from models.recommend.interface import NO_ITEM
 from models.recommend.requests import EvaluationCases, requests_from_sequences
-from models.training.config import TrainConfig
+from models.training.config import TrainConfig, check_monitor
 from models.training.loop import Evaluate
 from models.training.position import TrainReport
 from models.training.publish import train_and_publish
@@ -45,6 +45,8 @@ Floats = npt.NDArray[np.float32]
 
 VALIDATED_AT = (10, 50)
 """Lengths of the lists that validation measures."""
+MONITORS = metric_keys(VALIDATED_AT)
+"""What weights can be chosen by."""
 TABLES = ("clean_items", "clean_users", "sequences", "pages", PAGE_FEATURES)
 """What a training depends on, as far as the workspace has it."""
 BATCH = 1024
@@ -116,8 +118,9 @@ def train_two_tower(
 
     Raises:
         FileNotFoundError: A table is missing.
-        ValueError: A feature does not exist, no training page remains, or there are too few examples.
+        ValueError: A feature or `monitor` does not exist, no training page remains, or there are too few examples.
     """
+    check_monitor("two_tower_train", train_config, MONITORS)
     data = _load(workspace, model_config, seed)
     tables = [workspace.table(name) for name in TABLES if workspace.table(name).exists()]
     run = TwoTowerRun(

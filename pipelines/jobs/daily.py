@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from features.workspace import Workspace
+from pipelines.jobs.checks import check_settings
 from pipelines.jobs.daily_stages import DailyStages
 from pipelines.jobs.lock import exclusive
 from pipelines.jobs.release_stages import REGISTERED
@@ -63,9 +64,11 @@ def run_daily(
 
     Raises:
         LockedError: Another process runs the job in this workspace.
+        ValueError: Sections of the settings do not fit together; nothing has run.
         ValueError, FileNotFoundError: A stage found a mistake in data or settings; stages before it stay done.
     """
     started = time.monotonic()
+    check_settings(settings)
     with exclusive(workspace.local_path("runs", LOCK)):
         stages = DailyStages(settings, workspace, progress, beam_options, force).all()
         results = run_stages(workspace, stages, progress)

@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -108,6 +109,14 @@ def test_without_validation_pages_the_last_weights_are_used(genrec_worker, tmp_p
     training = train(genrec_worker, workspace, progress=told.append)
     assert any(line.startswith("no validation, the last weights will be used") for line in told)
     assert (training.train.best_step, training.train.metrics) == (None, {})
+
+
+def test_an_unknown_monitor_is_refused_before_training(genrec_worker, shop):
+    told = []
+    config = dataclasses.replace(genrec_worker.TRAIN_CONFIG, monitor="hr_at_50")
+    with pytest.raises(ValueError, match=r"^train.monitor: expected one of hr_at_10.*mrr_at_10, got 'hr_at_50'"):
+        train_genrec(shop[0], genrec_worker.MODEL, config, seed=3, track=False, progress=told.append)
+    assert not told
 
 
 def test_a_run_that_is_not_there(shop):

@@ -107,7 +107,9 @@ def test_bad_configurations_fail_before_training(ranker_worker, shop):
     told = []
     with pytest.raises(ValueError, match=r"unknown shoe_size; known features: .*item_id.*user_id"):
         train(ranker_worker, shop[0], progress=told.append, features=("item_id", "shoe_size"))
-    config = dataclasses.replace(ranker_worker.TRAIN_CONFIG, monitor="ndcg_at_10")
-    with pytest.raises(ValueError, match=r"monitor: expected one of auc, logloss.*got 'ndcg_at_10'"):
-        train_ranker(shop[0], ranker_worker.MODEL, config, seed=3, track=False)
+    for monitor in ("ndcg_at_10", "logloss"):
+        config = dataclasses.replace(ranker_worker.TRAIN_CONFIG, monitor=monitor)
+        message = rf"ranker_train.monitor: expected one of auc, auc_cart, auc_purchase, got '{monitor}'"
+        with pytest.raises(ValueError, match=message):
+            train_ranker(shop[0], ranker_worker.MODEL, config, seed=3, track=False)
     assert not told

@@ -133,6 +133,14 @@ def test_unknown_features_are_refused_before_training(worker, trained):
         run(worker, trained[0], user_features=("plan",))
 
 
+def test_an_unknown_monitor_is_refused_before_training(worker, trained):
+    told = []
+    config = dataclasses.replace(worker.TRAIN_CONFIG, monitor="auc")
+    with pytest.raises(ValueError, match=r"two_tower_train.monitor: expected one of hr_at_10.*mrr_at_50, got 'auc'"):
+        train_two_tower(trained[0], worker.CONFIG, config, seed=3, track=False, progress=told.append)
+    assert not told
+
+
 @pytest.fixture(scope="module")
 def two_processes(worker, trained, launch, tmp_path_factory):
     """A folder with what two processes trained."""
