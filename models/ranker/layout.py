@@ -195,17 +195,18 @@ def _side(config: RankerConfig, columns: Columns, exact_rows: int) -> tuple[Side
         else:
             ids.append(IdFeature(name=name, probes=config.probes_of.get(name, config.probes)))
     chosen = {name: x for name, x in columns.numbers.items() if not config.features or name in config.features}
-    numbers = [_number(name, chosen[name]) for name in sorted(chosen)]
+    numbers = [number for name in sorted(chosen) if (number := _number(name, chosen[name])) is not None]
     return Side(ids=tuple(ids), numbers=tuple(numbers)), exact_rows
 
 
-def _number(name: str, values_R: npt.NDArray[np.float32]) -> NumberFeature:
+def _number(name: str, values_R: npt.NDArray[np.float32]) -> NumberFeature | None:
+    """Return the scale of a number; None for one that is always the same: nothing could be learned of other values."""
     missing_R = np.isnan(values_R)
     squashed = squash(values_R[~missing_R]).astype(np.float64)
-    mean, scale = (float(squashed.mean()), float(squashed.std())) if len(squashed) else (0.0, 1.0)
-    return NumberFeature(
-        name=name, mean=mean, scale=scale if scale > _SMALLEST_SCALE else 1.0, missing=bool(missing_R.any())
-    )
+    mean, scale = (float(squashed.mean()), float(squashed.std())) if len(squashed) else (0.0, 0.0)
+    if scale < _SMALLEST_SCALE:
+        return None
+    return NumberFeature(name=name, mean=mean, scale=scale, missing=bool(missing_R.any()))
 
 
 def squash(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -85,6 +85,14 @@ def test_numbers_are_squashed_and_standardised_and_missing_ones_told():
     np.testing.assert_allclose(encoded.numbers_RX, [[low, 0], [-2 * low, 0], [0, 1], [low, 0]], rtol=1e-5)
 
 
+def test_a_number_that_is_always_the_same_is_left_out():
+    """Weights of it would stay as they were drawn, and tell at random of the values that come later."""
+    same, never = np.full(4, 7, np.float32), np.full(4, np.nan, np.float32)
+    mostly = np.array([7, 7, np.nan, 7], np.float32)
+    request = Columns(rows=4, numbers={"same": same, "never": never, "mostly": mostly, **request_columns().numbers})
+    assert [number.name for number in layout_of(request).request.numbers] == ["visits"]
+
+
 def test_far_numbers_count_as_four_scales():
     layout = layout_of(request_columns())
     far = Columns(rows=2, numbers={"visits": np.array([1e9, -1e9], np.float32)})
