@@ -5,9 +5,11 @@ Legend: `B` examples, `C` candidates (distinct items), `S` items of the self-sup
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def sampled_softmax(
@@ -39,16 +41,59 @@ def sampled_softmax(
     Source: Yi et al., RecSys 2019, equations 4 to 6; for `correct_positive=False` Khrylchenko et al., "Correcting the
     LogQ Correction", RecSys 2025.
     """
-    # Scaling the users instead of the logits, and subtracting while multiplying, saves passes over [B, C].
-    scaled_BD, item_DC = user_BD.float() / temperature, item_CD.float().T
-    logits_BC = scaled_BD @ item_DC if log_q_C is None else torch.addmm(-log_q_C, scaled_BD, item_DC)
-    own = torch.arange(len(positive_B), device=positive_B.device), positive_B
-    if log_q_C is not None and not correct_positive:
-        logits_BC.index_put_(own, log_q_C[positive_B], accumulate=True)
-    if hidden is not None:
-        logits_BC.index_put_(hidden, logits_BC.new_tensor(-torch.inf))
-    first = (logits_BC.detach().amax(1) == logits_BC.detach()[own]).float().mean()
-    return F.cross_entropy(logits_BC, positive_B), first
+    if log_q_C is None:
+        log_q_C = item_CD.new_zeros(len(item_CD), dtype=torch.float32)
+    found: tuple[Tensor, Tensor] = SoftmaxLoss.apply(  # type: ignore[no-untyped-call]
+        user_BD.float() / temperature, item_CD.float(), positive_B, log_q_C, correct_positive, hidden
+    )
+    return found
+
+
+class SoftmaxLoss(torch.autograd.Function):
+    """Cross-entropy of `scaled_BD @ item_DC - log Q`, with fewer passes over `[B, C]` than by operations of torch.
+
+    Between the passes only the derivative of the loss by the logits is kept, in the type of the products:
+    `softmax - 1` for the positive, `softmax` for all others.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        scaled_BD: Tensor,
+        item_CD: Tensor,
+        positive_B: Tensor,
+        log_q_C: Tensor,
+        correct_positive: bool,
+        hidden: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss and the share ranked first."""
+        # under autocast this product, and only this, is of the lower type
+        products_BC = torch.addmm(-log_q_C, scaled_BD, item_CD.T)
+        own = torch.arange(len(positive_B), device=positive_B.device), positive_B
+        if not correct_positive:
+            products_BC.index_put_(own, log_q_C[positive_B].to(products_BC.dtype), accumulate=True)
+        if hidden is not None:
+            products_BC.index_put_(hidden, products_BC.new_tensor(-torch.inf))
+        logits_BC = products_BC.float()
+        own_B, largest_B = logits_BC[own], logits_BC.amax(1)
+        slope_BC = logits_BC.softmax(1)
+        # the largest probability is at least 1 / C, so its logarithm is exact where that of the positive's may not be
+        losses_B = largest_B - slope_BC.amax(1).log() - own_B
+        slope_BC[own] = torch.expm1(-losses_B)
+        ctx.save_for_backward(slope_BC.to(products_BC.dtype), scaled_BD, item_CD)
+        first = (own_B == largest_B).float().mean()
+        ctx.mark_non_differentiable(first)
+        return losses_B.mean(), first
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of both kinds of vectors."""
+        slope_BC, scaled_BD, item_CD = ctx.saved_tensors
+        share = gradient / len(slope_BC)
+        scaled_gradient_BD = (slope_BC @ item_CD.to(slope_BC.dtype)).float() * share
+        item_gradient_CD = (slope_BC.T @ scaled_BD.to(slope_BC.dtype)).float() * share
+        return scaled_gradient_BD, item_gradient_CD, None, None, None, None
 
 
 def mixture_probability(in_batch_C: Tensor, uniform: float) -> Tensor:
@@ -80,7 +125,5 @@ def contrastive(first_SD: Tensor, second_SD: Tensor, *, temperature: float) -> t
 
     Source: Yao et al., CIKM 2021, equation 3.
     """
-    logits_SS = (first_SD.float() / temperature) @ second_SD.float().T
-    own_S = torch.arange(len(logits_SS), device=logits_SS.device)
-    first = (logits_SS.detach().amax(1) == logits_SS.detach().diagonal()).float().mean()
-    return F.cross_entropy(logits_SS, own_S), first
+    own_S = torch.arange(len(first_SD), device=first_SD.device)
+    return sampled_softmax(first_SD, second_SD, own_S, temperature=temperature)

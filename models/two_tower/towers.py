@@ -1,7 +1,7 @@
 """The two towers over shared embedding tables, and the training loss.
 
-Legend: `B` examples, `C` candidate items, `S` items of the self-supervised task, `R` rows of a tower, `W` width of a
-tower's input, `D` width of the vectors.
+Legend: `B` examples, `C` candidate items, `S` items of the self-supervised task, `R` rows of a tower, `K` blocks and
+`W` width of a tower's input, `D` width of the vectors.
 """
 
 from __future__ import annotations
@@ -73,11 +73,17 @@ class Tower(nn.Module):
         hidden: Widths of the layers.
     """
 
+    places_KW: Tensor
+
     def __init__(self, blocks: Sequence[Block], hidden: Sequence[int]) -> None:
         super().__init__()
         self.blocks = tuple(blocks)
         self.widths = [block.width for block in self.blocks]
         self.default_W = nn.Parameter(torch.zeros(sum(self.widths)))
+        places_KW = torch.eye(len(self.blocks)).repeat_interleave(
+            torch.tensor(self.widths), dim=1, output_size=sum(self.widths)
+        )
+        self.register_buffer("places_KW", places_KW, persistent=False)
         sizes = [sum(self.widths), *hidden]
         layers: list[nn.Module] = []
         for before, after in zip(sizes, hidden, strict=False):
@@ -91,16 +97,20 @@ class Tower(nn.Module):
             inputs: Bags and numbers of `R` rows.
             pooled: The pooled vectors of each bag.
         """
-        parts, number = [], 0
-        for block, default in zip(self.blocks, torch.split(self.default_W, self.widths), strict=True):
+        parts, absent, number = [], [], 0
+        for block in self.blocks:
             if block.bag:
-                absent_R = inputs.bags[block.bag][1].diff() == 0
-                parts.append(torch.where(absent_R.unsqueeze(1), default, pooled[block.bag]))
+                parts.append(pooled[block.bag])
+                absent.append(inputs.bags[block.bag][1].diff() == 0)
             else:
-                value_R1 = inputs.numbers[:, number : number + 1]
-                parts.append(torch.where(value_R1.isnan(), default, value_R1.nan_to_num()))
+                value_R = inputs.numbers[:, number]
+                parts.append(value_R.nan_to_num().unsqueeze(1))
+                absent.append(value_R.isnan())
                 number += 1
-        return F.normalize(self.layers(torch.cat(parts, dim=1)).float(), dim=1)
+        # what is absent is zero until here
+        values_RW, absent_RK = torch.cat(parts, dim=1), torch.stack(absent, dim=1)
+        filled_RW = torch.addmm(values_RW, absent_RK.to(values_RW.dtype), self.places_KW * self.default_W)
+        return F.normalize(self.layers(filled_RW).float(), dim=1)
 
 
 class TwoTowerNet(nn.Module):

@@ -93,3 +93,23 @@ def test_contrastive_by_hand():
     assert (float(loss), float(first)) == (pytest.approx(math.log(1 + math.exp(-2))), 1.0)
     loss, first = contrastive(one, other, temperature=0.5)
     assert (float(loss), float(first)) == (pytest.approx(math.log(1 + math.exp(2))), 0.0)
+
+
+@pytest.mark.parametrize("correct_positive", [True, False])
+def test_loss_and_gradients_are_those_of_cross_entropy(correct_positive):
+    torch.manual_seed(0)
+    user, items = F.normalize(torch.randn(5, 4)).requires_grad_(), F.normalize(torch.randn(7, 4)).requires_grad_()
+    positive, log_q = torch.tensor([0, 1, 1, 3, 6]), torch.rand(7).log()
+    hidden = torch.tensor([0, 4]), torch.tensor([2, 2])
+    logits = user @ items.T / 0.01 - log_q
+    if not correct_positive:
+        logits = logits + F.one_hot(positive, 7) * log_q
+    logits = logits.masked_fill(torch.zeros(5, 7, dtype=torch.bool).index_put(hidden, torch.tensor(True)), -torch.inf)
+    expected = F.cross_entropy(logits, positive)
+    loss, first = sampled_softmax(
+        user, items, positive, temperature=0.01, log_q_C=log_q, correct_positive=correct_positive, hidden=hidden
+    )
+    torch.testing.assert_close(loss, expected)
+    assert float(first) == float((logits.detach().argmax(1) == positive).float().mean())
+    gradients = torch.autograd.grad(3 * loss, (user, items))
+    torch.testing.assert_close(gradients, torch.autograd.grad(3 * expected, (user, items)))
