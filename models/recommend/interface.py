@@ -84,6 +84,18 @@ class RequestBatch:
             columns=None if self.columns is None else self.columns.take(rows),
         )
 
+    def with_newest(self, length: int) -> RequestBatch:
+        """Return the same requests with at most the `length` newest entries of each history."""
+        lengths_B = np.minimum(np.diff(self.history_offsets), length)
+        newest = concat_ranges(self.history_offsets[1:] - lengths_B, lengths_B)
+        return dataclasses.replace(
+            self,
+            history_items=self.history_items[newest],
+            history_events=self.history_events[newest],
+            history_times=self.history_times[newest],
+            history_offsets=offsets_from_lengths(lengths_B),
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidates:

@@ -57,12 +57,14 @@ class TwoTower:
     def user_vectors(self, requests: RequestBatch, catalogue: Catalogue) -> npt.NDArray[np.float32]:
         """Return unit vectors of users at the moments of their requests, float32 `[B, D]`.
 
-        A user with fewer known history items than the model was trained on (`min_history`) has a row of zeros.
+        Histories are cut to the newest `max_history` entries, as in training: their length is a feature. A user with
+        fewer known history items than the model was trained on (`min_history`) has a row of zeros.
 
         Args:
             requests: Histories of catalogue numbers, and columns of user and moment.
             catalogue: Says which items these are; an item the model does not know is left out of the history.
         """
+        requests = requests.with_newest(self.net.config.max_history)
         rows = UserRows(self.schema, requests, self.items, self._rows_of(catalogue))
         vectors_BD = self._encode(len(requests), rows.take, user=True)
         vectors_BD[np.diff(rows.offsets) < self.net.config.min_history] = 0.0

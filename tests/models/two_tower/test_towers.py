@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from features.schemas import CLICK, DISLIKE, EVENT_CODE
 from models.embedding.bags import PlainBags
 from models.inputs.items import item_columns
 from models.recommend.catalogue import plain_catalogue
@@ -117,6 +118,29 @@ def test_vectors_of_requests_and_items(shop):
     place[order] = np.arange(24) + 3
     moved = dataclasses.replace(cases.requests, history_items=place[cases.requests.history_items])
     np.testing.assert_allclose(model.user_vectors(moved, other), user_BD, atol=1e-6)
+
+
+def test_longer_histories_than_those_of_training_are_cut(shop):
+    """Dislikes among the newest entries count as entries, as in training."""
+    catalogue, cases, schema, items = shop.make_shop()
+    model = TwoTower(make_net(shop, shop.CONFIG), schema, catalogue.item_ids, items)
+    events = np.array([EVENT_CODE[CLICK]] * 4 + [EVENT_CODE[DISLIKE], EVENT_CODE[CLICK]], np.int8)
+    long = dataclasses.replace(
+        cases.requests.take(np.array([0])),
+        history_items=np.arange(6),
+        history_events=events,
+        history_times=np.arange(6),
+        history_offsets=np.array([0, 6]),
+    )
+    short = dataclasses.replace(
+        long,
+        history_items=np.arange(3, 6),
+        history_events=events[3:],
+        history_times=np.arange(3, 6),
+        history_offsets=np.array([0, 3]),
+    )
+    assert shop.CONFIG.max_history == 3
+    np.testing.assert_array_equal(model.user_vectors(long, catalogue), model.user_vectors(short, catalogue))
 
 
 def test_a_new_item_has_a_vector_through_its_other_features(shop):
