@@ -38,7 +38,15 @@ from models.recommend import golden
 from models.recommend.index_report import compare_indexes
 from models.recommend.interface import RequestBatch
 from models.recommend.recommender import Recommender
-from models.recommend.release_parts import KINDS, TWO_TOWER, ReleaseConfig, ReleaseError, assemble, copy_parts
+from models.recommend.release_parts import (
+    KINDS,
+    TWO_TOWER,
+    ReleaseConfig,
+    ReleaseError,
+    assemble,
+    copy_parts,
+    table_bytes,
+)
 from models.recommend.requests import requests_from_sequences
 from models.recommend.two_tower_retriever import TwoTowerRetriever
 from models.tokenizer.bundle import Bundle
@@ -126,6 +134,8 @@ def write_release(
         say(f"release: {len(requests)} golden requests")
         for line in _index_lines(recommender, requests, config):
             say(line)
+        if config.recommend.int8_tables:
+            say(_int8_line(recommender, assemble(folder, bundle.generation, int8=False), requests))
         (folder / GOLDEN).write_bytes(golden.to_bytes(golden.record(recommender, requests)))
         manifest = _manifest(folder, bundle.generation, recommender, runs, metrics or {})
         _write_json(folder / MANIFEST, dataclasses.asdict(manifest))
@@ -201,6 +211,19 @@ def _index_lines(recommender: Recommender, requests: RequestBatch, config: Relea
     vectors_ND = towers.encoder.known_item_vectors()
     k = min(recommender.config.candidates, len(vectors_ND))
     return compare_indexes(vectors_ND, known_BD, [config.index], k).lines()
+
+
+def _int8_line(recommender: Recommender, exact: Recommender, requests: RequestBatch) -> str:
+    """Return what 8-bit tables change of the pages of these requests."""
+    k = recommender.config.page_size
+    (page, _), (wanted, _) = recommender.orders(requests, k), exact.orders(requests, k)
+    equal = (page.items_BK == wanted.items_BK).all(axis=1).mean()
+    both = [len(np.intersect1d(a_K, b_K)) / k for a_K, b_K in zip(page.items_BK, wanted.items_BK, strict=True)]
+    before, after = (table_bytes(maker) for maker in (exact, recommender))
+    return (
+        f"8-bit tables: {before / 2**20:.1f} -> {after / 2**20:.1f} MB; {equal:.1%} of {len(requests)} golden pages "
+        f"are the same {k} items in the same order, {np.mean(both):.1%} of their items are the same"
+    )
 
 
 def golden_requests(workspace: Workspace, catalogue: Catalogue, count: int = golden.COUNT) -> RequestBatch:

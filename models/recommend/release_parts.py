@@ -12,12 +12,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
+from torch import nn
 
 from features.columns import Columns
 from features.definitions import ITEM_FEATURES
 from features.semantic_ids import Catalogue
 from features.values import ItemSnapshots
 from features.workspace import MANIFEST, Workspace
+from models.embedding.bags import PlainBags
+from models.embedding.int8 import Int8Bags, Int8Tables, quantize
+from models.embedding.plain import PlainTables
 from models.genrec.config import DecodeConfig
 from models.inputs.items import item_columns
 from models.recommend.catalogue import catalogue_of
@@ -44,6 +48,7 @@ INDEX = ("index", "two_tower.faiss")
 GENREC, TWO_TOWER, RANKER = "genrec", "two_tower", "ranker"
 KINDS = (GENREC, TWO_TOWER, RANKER)
 """Kinds of models a release may have, each of them one finished run in `checkpoints/<kind>/`."""
+TABLE_MODULES = (PlainTables, PlainBags, Int8Tables, Int8Bags)
 FACT_COLUMNS = ["item_id", "title", "category", "brand", "price", "available_from", "available", "attributes"]
 
 
@@ -87,19 +92,26 @@ def copy_parts(
         _copy_run(workspace, kind, name, target)
     if TWO_TOWER in runs:
         catalogue = catalogue_of(Bundle.load(target, bundle.generation), target)
-        model, items = _two_tower(target, _facts(target, catalogue), runs[TWO_TOWER])
+        model, items = _two_tower(target, _facts(target, catalogue), runs[TWO_TOWER], int8=False)
         target.write_bytes(VectorIndex.build(model.item_vectors(items), config.index).to_bytes(), *INDEX)
     target.write_bytes(json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True).encode(), CONFIG)
 
 
-def assemble(folder: Path, generation: str) -> Recommender:
+def assemble(folder: Path, generation: str, *, int8: bool | None = None) -> Recommender:
     """Build the page maker from the parts in `folder`.
+
+    Args:
+        folder: A release, or one that is being written.
+        generation: Of its semantic IDs.
+        int8: Whether tables are held as 8-bit integers; None as the release's configuration says.
 
     Raises:
         ReleaseError: GenRec was trained on another generation of semantic IDs, or with another two-tower model.
     """
     parts = Workspace(folder)
     config = ReleaseConfig.from_json(json.loads((folder / CONFIG).read_bytes()))
+    if int8 is not None:
+        config = dataclasses.replace(config, recommend=dataclasses.replace(config.recommend, int8_tables=int8))
     catalogue = catalogue_of(Bundle.load(parts, generation), parts)
     runs = latest_runs(parts)
     index = VectorIndex.from_bytes(parts.read_bytes(*INDEX)) if TWO_TOWER in runs else None
@@ -133,36 +145,45 @@ def page_maker(
     Raises:
         ReleaseError: GenRec was trained on another generation of semantic IDs, or with another two-tower model.
     """
-    facts = _facts(workspace, catalogue)
+    facts, int8 = _facts(workspace, catalogue), config.recommend.int8_tables
     retrievers: list[Retriever] = [
         TransitionsRetriever.from_tables(workspace, catalogue),
         PopularRetriever.from_tables(workspace, catalogue),
     ]
     towers = None
     if TWO_TOWER in runs:
-        towers, items = _two_tower(workspace, facts, runs[TWO_TOWER])
+        towers, items = _two_tower(workspace, facts, runs[TWO_TOWER], int8=int8)
         index = index or VectorIndex.build(towers.item_vectors(items), config.index)
         retrievers.append(TwoTowerRetriever(towers, index, catalogue.item_ids, catalogue))
     if GENREC in runs:
-        retrievers.append(_genrec(workspace, catalogue, generation, runs, config.decode, towers))
-    ranker = model_ranker(workspace, catalogue, facts, runs[RANKER]) if RANKER in runs else None
+        retrievers.append(_genrec(workspace, catalogue, generation, runs, config, towers))
+    ranker = _ranker(workspace, catalogue, facts, runs[RANKER], int8=int8) if RANKER in runs else None
     return Recommender(catalogue, retrievers, config.recommend, facts, ranker)
 
 
-def model_ranker(workspace: Workspace, catalogue: Catalogue, facts: CatalogueFacts, run: str | None = None) -> Ranker:
-    """Return a trained ranker over a catalogue, with the newest item features of the workspace.
-
-    Args:
-        workspace: Holds the run and, where there are any, `item_features`.
-        catalogue: The items to be ranked.
-        facts: Their facts.
-        run: A finished run; None for the latest.
-    """
+def _ranker(workspace: Workspace, catalogue: Catalogue, facts: CatalogueFacts, run: str, *, int8: bool) -> Ranker:
+    """Return a trained ranker over a catalogue, with the newest item features of the workspace."""
     model, trained = load_ranker(workspace, run)
+    if int8:
+        quantize(model)
     features: Columns | None = None
     if workspace.table(ITEM_FEATURES).exists():
         features = ItemSnapshots.load(workspace, catalogue.item_ids).latest()
     return ModelRanker(model, trained.calibration, item_columns(facts.table), features)
+
+
+def table_bytes(recommender: Recommender) -> int:
+    """Return the bytes of the embedding tables of all models in a page maker."""
+    modules: list[nn.Module] = []
+    for retriever in recommender.retrievers.values():
+        if isinstance(retriever, TwoTowerRetriever) and isinstance(retriever.encoder, TwoTower):
+            modules.append(retriever.encoder.net)
+        elif isinstance(retriever, GenRecRetriever):
+            modules.append(retriever.model)
+    if isinstance(recommender.ranker, ModelRanker):
+        modules.append(recommender.ranker.model)
+    tables = [part for module in modules for part in module.modules() if isinstance(part, TABLE_MODULES)]
+    return sum(value.numel() * value.element_size() for part in tables for value in part.state_dict().values())
 
 
 def _facts(workspace: Workspace, catalogue: Catalogue) -> CatalogueFacts:
@@ -170,9 +191,11 @@ def _facts(workspace: Workspace, catalogue: Catalogue) -> CatalogueFacts:
     return CatalogueFacts(workspace.table("clean_items").read(FACT_COLUMNS, filter=inside), catalogue)
 
 
-def _two_tower(workspace: Workspace, facts: CatalogueFacts, run: str) -> tuple[TwoTower, Columns]:
+def _two_tower(workspace: Workspace, facts: CatalogueFacts, run: str, *, int8: bool) -> tuple[TwoTower, Columns]:
     """Return the two-tower model, knowing the catalogue's items, and their columns."""
     model, _ = load_two_tower(workspace, run)
+    if int8:
+        quantize(model.net)
     items = item_columns(facts.table)
     model.know_items(facts.table.column("item_id").combine_chunks(), items)
     return model, items
@@ -183,7 +206,7 @@ def _genrec(
     catalogue: Catalogue,
     generation: str,
     runs: Mapping[str, str],
-    decode: DecodeConfig,
+    config: ReleaseConfig,
     towers: TwoTower | None,
 ) -> GenRecRetriever:
     model, run = load_genrec(workspace, runs[GENREC])
@@ -197,7 +220,9 @@ def _genrec(
             f"GenRec was trained with the two-tower run {run.two_tower}, the release has {runs.get(TWO_TOWER)}; train "
             "GenRec on the newest two-tower run, or release the run it was trained with"
         )
-    return GenRecRetriever(model, catalogue, decode, towers)
+    if config.recommend.int8_tables:
+        quantize(model)
+    return GenRecRetriever(model, catalogue, config.decode, towers)
 
 
 def _copy_tables(workspace: Workspace, bundle: Bundle, target: Workspace) -> None:
