@@ -28,7 +28,8 @@ _log = logging.getLogger(__name__)
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the processes `torchrun` started, or form a group of one; leave a group that stands already alone.
 
-    An error within is logged before it ends this process: to the others it looks like a lost connection.
+    An error within is logged before it ends this process: to the others it looks like a lost connection. A mistake of
+    the user's (`ValueError`) needs no traceback: its message is for them.
     """
     if dist.is_initialized():
         yield
@@ -41,9 +42,12 @@ def process_group(device: torch.device) -> Iterator[None]:
             dist.init_process_group(backend, store=FileStore(f"{folder}/store", 1), rank=0, world_size=1)
         try:
             yield
-        except Exception:
+        except Exception as error:
             if dist.get_world_size() > 1:
-                _log.exception("process %d of %d failed", dist.get_rank(), dist.get_world_size())
+                unexpected = None if isinstance(error, ValueError) else error
+                _log.error(
+                    "process %d of %d failed: %s", dist.get_rank(), dist.get_world_size(), error, exc_info=unexpected
+                )
             raise
         finally:
             dist.destroy_process_group()

@@ -137,3 +137,15 @@ def test_process_groups_nest_and_end():
             assert dist.get_world_size() == 1
         assert dist.is_initialized()
     assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(("error", "traceback"), [(RuntimeError("a bug"), True), (ValueError("a mistake"), False)])
+def test_a_failed_process_says_why_and_shows_a_traceback_where_no_user_made_a_mistake(
+    monkeypatch, caplog, error, traceback
+):
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    with pytest.raises(type(error)), process_group(CPU):
+        raise error
+    (record,) = caplog.records
+    assert record.getMessage() == f"process 0 of 2 failed: {error}"
+    assert (record.exc_info is not None) == traceback
