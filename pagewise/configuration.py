@@ -271,8 +271,17 @@ def _build(
     try:
         return config(**values)
     except ValueError as error:
-        mistakes.extend(f"{prefix.rstrip('.') or 'configuration'}: {line}" for line in str(error).splitlines())
+        section = prefix.rstrip(".") or "configuration"
+        mistakes.extend(f"{section}: {line}" for line in _mistakes_in(str(error), section))
         return None
+
+
+def _mistakes_in(message: str, section: str) -> list[str]:
+    """Return the lines of a class's own message without what names the class: a title above, or the section before."""
+    title, *lines = message.splitlines()
+    if not lines or not title.endswith(":"):
+        lines = [title, *lines]
+    return [line.strip().removeprefix(f"{section}: ") for line in lines]
 
 
 def _section_defaults(config: type, name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:

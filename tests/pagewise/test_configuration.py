@@ -81,6 +81,27 @@ def test_a_section_keeps_the_defaults_it_is_given_where_others_of_its_values_are
     assert built.tender == Cart(name="tender", brake=True, wheels=Wheels(count=6, radius=1.0))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sledge:
+    runners: int = 2
+    dogs: int = 6
+
+    def __post_init__(self) -> None:
+        if self.runners != 2 or self.dogs < 1:
+            raise ValueError(f"configuration of a sledge:\n  runners: got {self.runners}\n  dogs: got {self.dogs}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stable:
+    sledge: Sledge = dataclasses.field(default_factory=Sledge)
+
+
+def test_the_title_of_a_message_is_no_mistake() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        build(Stable, [from_overrides(["sledge.runners=3", "sledge.dogs=0"])])
+    assert caught.value.mistakes == ("sledge: runners: got 3", "sledge: dogs: got 0")
+
+
 def test_what_is_built_reads_back(tmp_path: Path) -> None:
     import yaml
 
