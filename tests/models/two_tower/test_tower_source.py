@@ -25,6 +25,16 @@ def test_positives_are_right_and_an_epoch_holds_an_example_at_most_once(shop):
     assert all((batch.candidates.diff() > 0).all() for batch in batches)
 
 
+def test_even_negatives_are_as_likely_as_the_batch_says(shop):
+    source, shares = shop.make_source(), []
+    for epoch in range(60):
+        for batch in source.iterate(epoch, 0):
+            assert batch.uniform == 6 / 24
+            positives = batch.candidates[batch.positive_B].unique()
+            shares.append((len(batch.candidates) - len(positives)) / (shop.ITEM_COUNT - len(positives)))
+    assert np.mean(shares) == pytest.approx(6 / 24, abs=0.02), "of the items that are no positives of the batch"
+
+
 def test_another_positive_of_the_page_is_no_negative(shop):
     source = shop.make_source()
     pairs = 0

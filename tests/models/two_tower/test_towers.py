@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import torch.nn.functional as F
 
 from features.schemas import CLICK, DISLIKE, EVENT_CODE
 from models.embedding.bags import PlainBags
@@ -85,6 +86,22 @@ def test_a_vanishing_weight_is_nearly_the_plain_model(shop):
     plain = trained(shop, shop.CONFIG).state_dict()
     for name, value in trained(shop, dataclasses.replace(shop.CONFIG, ssl_weight=1e-30)).state_dict().items():
         torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_the_two_losses_have_temperatures_of_their_own_and_are_weighted(shop):
+    config = dataclasses.replace(shop.CONFIG, ssl_weight=0.5, temperature=0.2, ssl_temperature=0.4, log_q="off")
+    net = make_net(shop, config)
+    batch = next(shop.make_source(config).iterate(0, 0))
+    loss, told = net(batch)
+    user_BD, item_RD = (vectors.detach() for vectors in net.vectors(batch.user, batch.item))
+    count = len(batch.candidates)
+    main_BC = user_BD @ item_RD[:count].T / 0.2
+    main_BC[batch.hidden] = -torch.inf
+    ssl_SS = item_RD[count : count + 12] @ item_RD[count + 12 :].T / 0.4
+    main, ssl = F.cross_entropy(main_BC, batch.positive_B), F.cross_entropy(ssl_SS, torch.arange(12))
+    torch.testing.assert_close(told["main_loss"].detach(), main)
+    torch.testing.assert_close(told["ssl_loss"].detach(), ssl)
+    torch.testing.assert_close(loss.detach(), main + 0.5 * ssl)
 
 
 @pytest.mark.parametrize("ssl_weight", [0.0, 0.5])
