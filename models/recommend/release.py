@@ -221,7 +221,7 @@ def _int8_line(recommender: Recommender, exact: Recommender, requests: RequestBa
     both = [len(np.intersect1d(a_K, b_K)) / k for a_K, b_K in zip(page.items_BK, wanted.items_BK, strict=True)]
     before, after = (table_bytes(maker) for maker in (exact, recommender))
     return (
-        f"8-bit tables: {before / 2**20:.1f} -> {after / 2**20:.1f} MB; {equal:.1%} of {len(requests)} golden pages "
+        f"8-bit tables: {before / 1024:,.0f} -> {after / 1024:,.0f} kB; {equal:.1%} of {len(requests)} golden pages "
         f"are the same {k} items in the same order, {np.mean(both):.1%} of their items are the same"
     )
 

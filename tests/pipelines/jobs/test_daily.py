@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -202,3 +203,17 @@ def test_what_items_became_later_is_not_known_when_pages_are_measured(job, tmp_p
     future = future.set_column(place("item_clicks_7d"), table.schema.field("item_clicks_7d"), turned)
     table.commit([table.write_part(pa.concat_tables([rows, future]), shard=0)])
     assert measured("after") == before
+
+
+def test_a_release_with_8_bit_tables_says_what_they_change(job):
+    workspace, _ = job
+    changed = dataclasses.replace(SETTINGS, recommend=dataclasses.replace(SETTINGS.recommend, int8_tables=True))
+    lines: list[str] = []
+    report = run_daily(changed, workspace, lines.append)
+    said = re.search(r"8-bit tables: (\d+) -> (\d+) kB; [\d.]+% of 50 golden pages", "\n".join(lines))
+    assert said is not None
+    assert float(said[2]) < 0.8 * float(said[1])  # 8 bytes of scale beside rows of 4 to 16 numbers
+    held = load_release(workspace.local_path("releases", report.release_id)).recommender
+    kinds = {type(part).__name__ for part in held.ranker.model.modules()}
+    assert "Int8Tables" in kinds
+    assert "PlainTables" not in kinds
