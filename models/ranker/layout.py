@@ -154,7 +154,8 @@ def make_layout(
     Raises:
         ValueError: The configuration names a feature that does not exist.
     """
-    check_names(config, [*request.ids, *request.numbers, *item.ids, *item.numbers, *moment.ids, *moment.numbers])
+    sides_of = (request, item, moment, pair)
+    check_names(config, [name for columns in sides_of for name in (*columns.ids, *columns.numbers)])
     first = [name for name in history if name in item.ids]
     ordered = Columns(
         rows=item.rows,

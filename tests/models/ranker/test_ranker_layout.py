@@ -143,6 +143,13 @@ def test_only_chosen_features_and_their_own_probes():
     assert (side.slots, side.number_width, side.width(4)) == (3, 0, 12)
 
 
+def test_numbers_of_pairs_can_be_chosen_too():
+    pair = Columns(rows=2, numbers={"cross.taste": np.array([0, 1], np.float32)})
+    config = dataclasses.replace(CONFIG, features=("user_id", "cross.taste"))
+    layout = make_layout(config, request=request_columns(), item=NOTHING, moment=NOTHING, pair=pair, history=())
+    assert [number.name for number in layout.pair.numbers] == ["cross.taste"]
+
+
 def test_mistakes_in_the_configuration_are_told_together():
     with pytest.raises(ValueError, match="probes: expected at least 1, got 0") as caught:
         RankerConfig(probes=0, dimensions=6, values=(0, 0, 0), popular_share=1.0, attention_heads=3)
