@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from torch import nn
 from torchrec.distributed import sharding_plan as plans
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
@@ -54,9 +55,11 @@ def table_modules(model: nn.Module) -> dict[str, Tables]:
 def sharders(optimizer: EmbOptimType, learning_rate: float) -> dict[type[Tables], ModuleSharder[Any]]:
     """Return what shards each kind of collection, with the fused optimiser of its tables."""
     fused = {"optimizer": optimizer, "learning_rate": learning_rate, "eps": TABLE_EPSILON}
+    # `models.embedding.checks` refuses ids out of range; FBGEMM would look at them once more
+    checked = {**fused, "bounds_check_mode": BoundsCheckMode.NONE}
     return {
-        TorchRecTables: EmbeddingCollectionSharder(fused_params=fused),
-        TorchRecBags: EmbeddingBagCollectionSharder(fused_params=fused),
+        TorchRecTables: EmbeddingCollectionSharder(fused_params=checked),
+        TorchRecBags: EmbeddingBagCollectionSharder(fused_params=checked),
         CollisionBags: CollisionSharder(fused_params=fused),
     }
 
@@ -73,7 +76,7 @@ def plan_tables(
 
     Tables of at least `config.row_wise_from_rows` rows are split by rows over all processes, others of at least
     `config.column_wise_from_dimensions` dimensions by columns; each that is left lives on the process with the fewest
-    table entries so far.
+    table entries so far. One process splits no rows, but for managed collisions.
 
     Raises:
         ValueError: A table that is to be split has too few rows or dimensions for so many processes.
@@ -82,7 +85,7 @@ def plan_tables(
     plan: dict[str, EmbeddingModuleShardingPlan] = {}
     mistakes: list[str] = []
     for path, tables in table_modules(model).items():
-        kinds_of = {spec.name: _sharding_type(spec, tables, config) for spec in tables.specs}
+        kinds_of = {spec.name: _sharding_type(spec, tables, config, world_size) for spec in tables.specs}
         mistakes += [
             f"{path}: {mistake}"
             for spec in tables.specs
@@ -107,9 +110,12 @@ def plan_tables(
     return ShardingPlan(plan=plan)
 
 
-def _sharding_type(spec: TableSpec, tables: Tables, config: TrainConfig) -> ShardingType:
-    if spec.rows >= config.row_wise_from_rows or isinstance(tables, CollisionBags):
+def _sharding_type(spec: TableSpec, tables: Tables, config: TrainConfig, world_size: int) -> ShardingType:
+    if isinstance(tables, CollisionBags):
         return ShardingType.ROW_WISE
+    if spec.rows >= config.row_wise_from_rows:
+        # sorting ids by owner costs time even where there is one owner
+        return ShardingType.ROW_WISE if world_size > 1 else ShardingType.TABLE_WISE
     wide = config.column_wise_from_dimensions
     return ShardingType.COLUMN_WISE if wide is not None and spec.dimensions >= wide else ShardingType.TABLE_WISE
 

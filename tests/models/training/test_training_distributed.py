@@ -51,6 +51,11 @@ def test_rows_then_columns_are_split_and_every_table_is_told():
     assert describe_plan(placed, model)[1] == "table wide: 99 x 16 (0.0 MB), column_wise on [0, 1], kernel fused"
 
 
+def test_one_process_splits_no_rows():
+    placed = plan(bags(TableSpec("long", 100, 4)), world_size=1)
+    assert placed.plan["collection"]["long"].sharding_type == "table_wise"
+
+
 @pytest.mark.parametrize(
     ("table", "world_size", "told"),
     [

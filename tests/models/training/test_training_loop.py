@@ -70,7 +70,7 @@ def test_sharded_training_equals_plain_training(worker, tmp_path):
             sharded, worker.Source(), worker.CONFIG, checkpoints=tmp_path / "x", seed=1, progress=told.append
         )
         state = full_state(sharded)
-    assert told[0] == "table item: 21 x 4 (0.0 MB), row_wise on [0], kernel fused"
+    assert told[0] == "table item: 21 x 4 (0.0 MB), table_wise on [0], kernel fused"
     assert told[1] == "table user: 5 x 4 (0.0 MB), table_wise on [0], kernel fused"
     assert losses(report) == pytest.approx(losses(expected), rel=1e-5)
     assert state.keys() == plain.state_dict().keys()
