@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,13 +54,15 @@ def _ssl(args: argparse.Namespace, settings: Settings, progress: Callable[[str],
     from pipelines.studies.ssl import ssl_study
 
     workspace = Workspace(args.workspace)
+    asked = repr((settings.ssl_study, settings.two_tower, settings.two_tower_train, args.seeds))
+    name = f"{settings.ssl_study.split}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
     report = ssl_study(
         workspace,
         settings.ssl_study,
         settings.two_tower,
         settings.two_tower_train,
         seeds=range(args.seeds),
-        folder=workspace.local_path("runs", "compare-ssl", settings.ssl_study.split),
+        folder=workspace.local_path("runs", "compare-ssl", name),
         progress=progress,
     )
     return report.lines()
