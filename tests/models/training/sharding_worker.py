@@ -154,18 +154,23 @@ def two(folder: Path) -> None:
 
 
 def unequal_batches() -> None:
-    """Process r looks up 2 + r rows of `seen` and none of the others, and trains on them."""
+    """Process r looks up 2 + r rows of `seen` and none of the others, and trains on them: 5 rows in all."""
     from models.training.distributed import shard
 
     model = sharded()
     weight = model.bags.state_dict()["collection.embedding_bags.item.weight"].clone()
-    wrapped = shard(model, config_of("rowwise_adagrad-row", 1), CPU).module
+    tables = shard(model, config_of("sgd-row", 1), CPU)
+    tables.set_table_rate(1.0)
     rows = [[3, 30]] * (2 + rank())
     pooled = model.bags({"seen": jagged(rows), "bought": jagged([]), "shops": jagged([])})
     expected = weight[[3, 30]].mean(0).expand(len(rows), WIDTH)
     torch.testing.assert_close(pooled["seen"], expected)
     pooled["seen"].sum().backward()
-    del wrapped
+    # each of 5 rows has half a share in both ids; processes average their gradients
+    weight[[3, 30]] -= 5 / 2 / 2
+    state = full_state(model)
+    if rank() == 0:
+        torch.testing.assert_close(state["bags.collection.embedding_bags.item.weight"], weight)
 
 
 def go_on(folder: Path) -> None:
