@@ -10,7 +10,6 @@ from torch import nn
 
 from models.embedding.bags import PlainBags
 from models.embedding.int8 import Int8Bags, Int8Tables, decode_rows, encode_rows, quantize, sum_rows
-from models.embedding.int8_difference import compare_outputs, quantize_and_compare
 from models.embedding.plain import PlainTables
 from models.embedding.spec import BagSpec, TableSpec
 
@@ -157,27 +156,3 @@ def test_weights_that_are_no_numbers_are_refused_and_nothing_is_replaced():
     with pytest.raises(ValueError, match=r"bags\.collection\.embedding_bags\.shop\.weight: expected finite numbers"):
         quantize(model)
     assert isinstance(model.words, PlainTables)
-
-
-def test_what_quantising_does_to_outputs_is_said():
-    model = Model().eval()
-    batches = [torch.arange(10), torch.arange(10, 20)]
-    with torch.no_grad():
-        before = torch.cat([model(batch) for batch in batches])
-    report, difference = quantize_and_compare(model, model, batches, top_k=3)
-    after = model(torch.arange(20)).detach()
-    assert len(report.tables) == 3
-    assert difference.lists == 20
-    assert 0 < difference.largest_error < 0.01
-    assert difference.largest_error == pytest.approx(float((before - after).abs().max()), abs=1e-7)
-
-
-def test_lists_are_compared_by_their_best():
-    """Of three lists one keeps its best two, one swaps them, one changes below them."""
-    before = torch.tensor([[4.0, 3.0, 2.0, 1.0], [4.0, 3.0, 2.0, 1.0]]), torch.tensor([[4.0, 3.0, 2.0, 1.0]])
-    after = torch.tensor([[4.0, 3.0, 2.0, 1.0], [3.0, 3.5, 2.0, 1.0]]), torch.tensor([[4.0, 3.0, 1.0, 2.0]])
-    difference = compare_outputs(before, after, top_k=2)
-    assert (difference.lists, difference.equal_lists) == (3, pytest.approx(2 / 3))
-    assert difference.largest_error == 1.0
-    with pytest.raises(ValueError, match="expected at least one list of scores, got none"):
-        compare_outputs([torch.empty(0, 4)], [torch.empty(0, 4)], top_k=2)
