@@ -42,6 +42,7 @@ def train_and_publish(
     tags: Mapping[str, str] | None = None,
     track: bool = True,
     tracking_uri: str | None = None,
+    latest: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Train a model and publish the run; the same call again finds the finished run, or resumes it.
@@ -63,6 +64,7 @@ def train_and_publish(
         tags: Where the run comes from, for MLflow.
         track: Whether to record the run with MLflow.
         tracking_uri: An MLflow server; None for the workspace's own store.
+        latest: Whether the run becomes the kind's latest, which evaluation, releases and other models take.
         progress: Receives a line of text now and then.
 
     Returns:
@@ -77,7 +79,8 @@ def train_and_publish(
     if runs.is_finished(name):
         say(f"run {name} is finished already")
         if rank() == 0:
-            runs.point_to(name)
+            if latest:
+                runs.point_to(name)
             shutil.rmtree(runs.folder(name) / STEPS, ignore_errors=True)  # killed at its very end
         return []
     # TorchRec takes seconds to import, and who only loads a model does not need it.
@@ -103,7 +106,7 @@ def train_and_publish(
             evaluate=evaluate(model) if evaluate is not None else None,
             progress=say,
         )
-        _publish(runs, name, config, model, files, report)
+        _publish(runs, name, config, model, files, report, latest)
         if tracker is not None:
             tracker.text("\n".join(report.lines()), "training.txt")
         barrier()
@@ -111,7 +114,13 @@ def train_and_publish(
 
 
 def _publish(
-    runs: Runs, name: str, config: Mapping[str, Any], model: nn.Module, files: MakeFiles | None, report: TrainReport
+    runs: Runs,
+    name: str,
+    config: Mapping[str, Any],
+    model: nn.Module,
+    files: MakeFiles | None,
+    report: TrainReport,
+    latest: bool,
 ) -> None:
     """Gather the weights of all processes; the first one writes them."""
     from models.training.export import full_state, weights_bytes
@@ -120,7 +129,7 @@ def _publish(
     if rank() != 0:
         return
     further = files(weights) if files is not None else {}
-    runs.write(name, config, {WEIGHTS: weights_bytes(weights), **further}, report)
+    runs.write(name, config, {WEIGHTS: weights_bytes(weights), **further}, report, latest=latest)
     # A finished run is never resumed: other options make another run.
     shutil.rmtree(runs.folder(name) / STEPS)
 

@@ -76,14 +76,23 @@ class Runs:
         """Whether a run of that name was trained to its end."""
         return (self.folder(name) / MANIFEST).exists()
 
-    def write(self, name: str, config: Mapping[str, Any], files: Mapping[str, bytes], report: TrainReport) -> None:
-        """Publish a finished run and make it the latest.
+    def write(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        files: Mapping[str, bytes],
+        report: TrainReport,
+        *,
+        latest: bool = True,
+    ) -> None:
+        """Publish a finished run.
 
         Args:
             name: Its name.
             config: What the weights are, as JSON.
             files: `weights.safetensors` and what else the kind needs, by file name.
             report: What the training did.
+            latest: Whether it becomes the run that is meant where none is named.
 
         Raises:
             ValueError: There are no weights, or a file has the name of one that is written here.
@@ -98,7 +107,8 @@ class Runs:
             self.workspace.write_bytes(content, *self._root, name, file)
         digests = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
         self.workspace.write_bytes(json.dumps({"files": digests}, indent=2).encode(), *self._root, name, MANIFEST)
-        self.point_to(name)
+        if latest:
+            self.point_to(name)
 
     def point_to(self, name: str) -> None:
         """Make a finished run the latest."""

@@ -103,6 +103,7 @@ def train_two_tower(
     seed: int,
     track: bool = True,
     tracking_uri: str | None = None,
+    latest: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> TwoTowerTraining:
     """Train the two towers and publish them; the same call again finds the finished run, or resumes it.
@@ -114,6 +115,7 @@ def train_two_tower(
         seed: Everything random follows from it.
         track: Whether to record the run with MLflow.
         tracking_uri: An MLflow server; None for the workspace's own store.
+        latest: Whether it becomes the two-tower that evaluation, releases and other models take.
         progress: Receives a line of text now and then.
 
     Raises:
@@ -148,6 +150,7 @@ def train_two_tower(
         tags=run.inputs,
         track=track,
         tracking_uri=tracking_uri,
+        latest=latest,
         progress=progress,
     )
     runs = Runs(workspace, KIND)

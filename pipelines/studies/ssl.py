@@ -97,7 +97,7 @@ def ssl_study(
     folder: Path,
     progress: Callable[[str], None] | None = None,
 ) -> SslStudyReport:
-    """Train and measure every run; finished runs of an interrupted study are found again.
+    """Train and measure every run; finished runs of an interrupted study are found again, and none becomes the latest.
 
     Args:
         workspace: Holds `sequences`, `clean_items` and what the two-tower trains on.
@@ -126,7 +126,7 @@ def ssl_study(
         for seed in seeds:
             for name, variant in variants.items():
                 chosen = dataclasses.replace(variant, train_fraction=fraction)
-                training = train_two_tower(workspace, chosen, train, seed=seed, track=False)
+                training = train_two_tower(workspace, chosen, train, seed=seed, track=False, latest=False)
                 found = _measure(workspace, training.run, cases, item_ids)
                 measured.setdefault((fraction, name), []).append(found)
                 say(f"{fraction:.0%} of the data, seed {seed}, {name}: " + _said(found))

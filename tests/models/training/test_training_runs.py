@@ -48,6 +48,12 @@ def test_a_run_is_read_as_it_was_written(runs):
     assert runs.open().name == "a"
 
 
+def test_a_run_that_is_not_to_be_the_latest_is_found_by_name(runs):
+    write(runs)
+    runs.write("b", {}, {WEIGHTS: b"weights"}, REPORT, latest=False)
+    assert (runs.latest(), runs.open("b").name) == ("a", "b")
+
+
 def test_kinds_lie_apart(runs):
     write(runs)
     with pytest.raises(MissingRunError, match=r"has no trained two-tower model: expected .*; run `pagewise train two-"):

@@ -15,7 +15,7 @@ import pytest
 from features.workspace import Workspace
 from models.recommend.catalogue import plain_catalogue
 from models.recommend.requests import requests_from_sequences
-from models.training.runs import Runs
+from models.training.runs import MissingRunError, Runs
 from models.training.two_tower import exact_metrics, load_two_tower
 from pipelines.studies.config import SslStudyConfig
 from pipelines.studies.ssl import interval, ssl_study
@@ -87,6 +87,11 @@ def test_every_run_is_trained_on_its_share_with_its_weight(workspace, studied):
         examples[model["train_fraction"]].add(Runs(workspace, "two_tower").read_report(name).examples)
     assert max(examples[0.25]) < 0.3 * min(examples[1.0])
     assert (report.dataset, report.split, report.cases, report.seeds) == ("unnamed", "validation", 36, 2)
+
+
+def test_no_run_of_a_study_is_taken_for_the_shops_model(workspace, studied):
+    with pytest.raises(MissingRunError, match="has no trained two-tower model"):
+        Runs(workspace, "two_tower").latest()
 
 
 def test_means_and_differences_are_those_of_the_runs(studied):
