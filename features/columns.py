@@ -69,11 +69,6 @@ class IdColumn:
         lengths = np.bincount(parents[present], minlength=len(column))
         return cls(hashes=hash_strings(flat.drop_null()), offsets=offsets_from_lengths(lengths))
 
-    @classmethod
-    def empty(cls, rows: int) -> IdColumn:
-        """Return a column without values."""
-        return cls(hashes=np.zeros(0, np.uint64), offsets=np.zeros(rows + 1, np.int64))
-
     def take(self, rows: npt.NDArray[np.integer]) -> IdColumn:
         """Return the values of these rows, in their order; a negative row has no values."""
         present = rows >= 0

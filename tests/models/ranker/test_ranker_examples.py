@@ -118,7 +118,8 @@ def test_affinities_are_looked_up_per_request():
     items = IdColumn(hashes=np.array([5, 6, 8], np.uint64), offsets=np.array([0, 2, 2, 3]))
     values = affinity(taste, items, np.array([0, 1, 0, 1]), np.array([0, 0, 1, 2]))
     assert values.tolist() == [3.0, 7.0, 0.0, 0.0]
-    nobody = affinity(IdColumn.empty(2), items, np.array([0, 1]), np.array([0, 0]))
+    stranger = IdColumn(hashes=np.zeros(0, np.uint64), offsets=np.zeros(3, np.int64))
+    nobody = affinity(stranger, items, np.array([0, 1]), np.array([0, 0]))
     assert nobody.tolist() == [0.0, 0.0]
 
 
