@@ -18,7 +18,9 @@ def head_losses(
 
     `share * sum_r sum_h weight_h * BCE(sigmoid(logit_rh - rate_r), label_rh)`. Where negatives are drawn, an item that
     is drawn `exp(rate)` times as often as it is met has odds that many times too small; subtracting the rate here
-    leaves `logit` the log-odds among all items, as logQ correction does for a softmax.
+    leaves `logit` the log-odds among all items, as logQ correction does for a softmax. That is exact for the click. For
+    cart and purchase, what was clicked and no more is a negative that was not drawn: their probabilities come out low,
+    by at most the share `1 / (1 + negatives)` of clicked items in the sample.
 
     Args:
         logit_RH: Log-odds.
