@@ -150,9 +150,9 @@ def _measure() -> dict[str, Any]:
             f"4 tables of {ROWS:,} rows (64, 32, 32 and 32 wide), 13 pooled lookups (histories of {HISTORY} items in "
             f"windows of {CONFIG.history_windows}, titles of {WORDS} words), towers {CONFIG.hidden}, batch "
             f"{CONFIG.batch_size} + {CONFIG.uniform_negatives} even negatives, "
-            f"{'bfloat16' if ours.autocast is not None else 'float32'} products; processor time of one thread; a step takes "
-            f"{1e3 * median['ours']:.1f} ms, {median['our tables'] / median['ours']:.0%} of it in tables; the peer's "
-            f"{1e3 * median['peer']:.1f} ms, {median['peer tables'] / median['peer']:.0%}"
+            f"{'bfloat16' if ours.autocast is not None else 'float32'} products; processor time of one thread; a "
+            f"step takes {1e3 * median['ours']:.1f} ms, {median['our tables'] / median['ours']:.0%} of it in tables; "
+            f"the peer's {1e3 * median['peer']:.1f} ms, {median['peer tables'] / median['peer']:.0%}"
         ),
     }
 
