@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time as clock
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,10 +94,15 @@ def _moment(workspace: Workspace, time: int | None) -> int:
     newest = _newest_event(workspace)
     if time is not None and time <= newest:
         raise ValueError(
-            f"time: expected later than the newest event, {newest}, got {time} (milliseconds since 1970 UTC); users "
-            "are known by all of their events"
+            f"time: expected later than the newest event, {_iso(newest)}, got {_iso(time)}; users are known by all of "
+            "their events"
         )
     return newest + 1 if time is None else time
+
+
+def _iso(time: int) -> str:
+    moment = datetime.datetime.fromtimestamp(time / 1000, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds")
 
 
 def _newest_event(workspace: Workspace) -> int:

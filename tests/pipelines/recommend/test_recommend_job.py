@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import re
 from pathlib import Path
 
 import numpy as np
@@ -238,7 +240,9 @@ def test_a_page_of_the_batch_can_be_made_again_from_its_row(workspace, ranked):
 
 
 def test_a_moment_that_is_not_after_all_events_is_refused(workspace, release):
-    with pytest.raises(ValueError, match=rf"time: expected later than the newest event, {NEWEST}, got {NEWEST}"):
+    moment = datetime.datetime.fromtimestamp(NEWEST / 1000, datetime.UTC).isoformat(timespec="milliseconds")
+    moment = re.escape(moment)
+    with pytest.raises(ValueError, match=f"time: expected later than the newest event, {moment}, got {moment}; users"):
         run(workspace, release.directory, time=NEWEST)
 
 
