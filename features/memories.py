@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from features.events import Events
 from features.states import ENTITY, State, concat_states, drop_old, empty_state, sorted_order, sum_rows, take_rows
@@ -108,7 +109,7 @@ class Newest(Memory):
         """Return a row per event."""
         prices = events.prices()
         steps = np.where(np.isfinite(prices), np.rint(np.nan_to_num(prices) * PRICE_STEPS), NO_PRICE)
-        values = (events.entity, events.code, events.time, events.item, steps)
+        values: tuple[npt.NDArray[Any], ...] = (events.entity, events.code, events.time, events.item, steps)
         return {name: column.astype(np.int64) for name, column in zip((ENTITY, *self.columns), values, strict=True)}
 
     def combine(self, rows: State) -> State:

@@ -49,6 +49,8 @@ MONITORS = metric_keys(VALIDATED_AT)
 """What weights can be chosen by."""
 TABLES = ("clean_items", "clean_users", "sequences", "pages", PAGE_FEATURES)
 """What a training depends on, as far as the workspace has it."""
+SSL_FEATURES = 2
+"""Fewest item features of which some can be hidden and others shown."""
 BATCH = 1024
 """Validation cases ranked together; bounds memory."""
 
@@ -123,7 +125,13 @@ def train_two_tower(
         ValueError: A feature or `monitor` does not exist, no training page remains, or there are too few examples.
     """
     check_monitor("two_tower_train", train_config, MONITORS)
+    say = progress or (lambda line: None)
     data = _load(workspace, model_config, seed)
+    if model_config.ssl_weight > 0 and len(data.schema.item) < SSL_FEATURES:
+        names = ", ".join(block.name for block in data.schema.item)
+        say(f"no self-supervised task: it hides some item features and shows others, these items have only {names}")
+        model_config = dataclasses.replace(model_config, ssl_weight=0.0)
+    parameters = _parameters(data.schema, model_config)
     tables = [workspace.table(name) for name in TABLES if workspace.table(name).exists()]
     run = TwoTowerRun(
         model=model_config,
@@ -145,7 +153,7 @@ def train_two_tower(
         ),
         train_config=train_config,
         seed=seed,
-        evaluate=lambda net: _validation(workspace, run, net, data, progress or (lambda line: None)),
+        evaluate=lambda net: _validation(workspace, run, net, data, say),
         files=lambda weights: run_files(run, data.schema, data.catalogue.item_ids, data.items, weights),
         tags=run.inputs,
         track=track,
@@ -154,8 +162,6 @@ def train_two_tower(
         progress=progress,
     )
     runs = Runs(workspace, KIND)
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in TwoTowerNet(data.schema, model_config, 1).parameters())
     return TwoTowerTraining(
         run=run.name,
         folder=str(runs.folder(run.name)),
@@ -191,6 +197,11 @@ def _sample(cases: EvaluationCases, fraction: float, seed: int) -> EvaluationCas
     count = max(1, round(fraction * len(cases)))
     rows = np.random.default_rng([seed, SAMPLE]).choice(len(cases), count, replace=False)
     return cases.take(np.sort(rows))
+
+
+def _parameters(schema: Schema, config: TwoTowerConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in TwoTowerNet(schema, config, 1).parameters())
 
 
 def _build(run: TwoTowerRun, schema: Schema) -> TwoTowerNet:

@@ -152,5 +152,6 @@ def drop_short_histories(cases: EvaluationCases, min_history: int) -> Evaluation
 def _ranges(values: npt.NDArray[np.float32]) -> Bag:
     """Return in which of equally frequent ranges each value lies; nan is in none."""
     present = ~np.isnan(values)
-    edges = np.quantile(values[present], np.linspace(0, 1, PRICE_STEPS + 1)[1:-1])
+    steps = np.linspace(0, 1, PRICE_STEPS + 1)[1:-1]
+    edges = np.quantile(values[present], steps) if present.any() else np.zeros(0)
     return Bag(np.searchsorted(edges, values[present]).astype(np.int64), offsets_from_lengths(present.astype(np.int64)))

@@ -128,6 +128,15 @@ def test_without_validation_pages_the_last_weights_are_used(worker, tmp_path):
     assert training.train.metrics == {}
 
 
+def test_items_that_are_only_ids_train_without_the_self_supervised_task(worker, tmp_path):
+    told = []
+    workspace = worker.make_workspace(tmp_path, validation=False)
+    alone = {"item_features": ("item_id",), "history_features": ("item_id",)}
+    supervised = run(worker, workspace, told.append, ssl_weight=0.5, **alone)
+    assert any(line.startswith("no self-supervised task: ") and line.endswith("only item_id") for line in told)
+    assert supervised.run == run(worker, workspace, ssl_weight=0.0, **alone).run
+
+
 def test_unknown_features_are_refused_before_training(worker, trained):
     with pytest.raises(ValueError, match="user_features: unknown plan; known: history_length, hour, recency, user_id"):
         run(worker, trained[0], user_features=("plan",))
