@@ -17,7 +17,10 @@ BAGS = [BagSpec("seen", "item", "mean"), BagSpec("shops", "shop", "sum"), BagSpe
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=["plain", "torchrec", "sharded"])
+TORCHREC = [pytest.param(name, marks=pytest.mark.integration) for name in ("torchrec", "sharded")]
+
+
+@pytest.fixture(params=["plain", *TORCHREC])
 def bags(request):
     if request.param == "plain":
         yield _filled(PlainBags(SPECS, BAGS))

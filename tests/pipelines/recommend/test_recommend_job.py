@@ -32,6 +32,8 @@ from pipelines.recommend.pages import request_id
 from serving.api import RecommendRequest
 from serving.service import RecommendService
 
+pytestmark = pytest.mark.integration
+
 HISTORY = 3
 NEWEST = 4 * DAY + 9
 STRANGER = "only in users"
