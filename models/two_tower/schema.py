@@ -191,11 +191,11 @@ def _check_names(items: Columns, requests: Columns, config: TwoTowerConfig) -> N
     known_items, known_requests = {*items.ids, *items.numbers}, {*requests.ids, *requests.numbers}
     read = set(config.item_features) if config.item_features is not None else known_items
     mistakes = [
-        f"{option}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}"
-        for option, names, known in (
-            ("item_features", config.item_features or (), known_items),
-            ("user_features", config.user_features or (), known_requests),
-            ("history_features", config.history_features, read & {*items.ids}),
+        f"two_tower.{option}: unknown {', '.join(unknown)}; {hint}: {', '.join(sorted(known)) or 'none'}"
+        for option, names, known, hint in (
+            ("item_features", config.item_features or (), known_items, "known"),
+            ("user_features", config.user_features or (), known_requests, "known"),
+            ("history_features", config.history_features, read & {*items.ids}, "ids among the item_features"),
         )
         if (unknown := sorted(set(names) - known))
     ]

@@ -9,7 +9,10 @@ from models.embedding.spec import TableSpec
 SPECS = [TableSpec("item", rows=5, dimensions=4), TableSpec("user", rows=3, dimensions=4)]
 
 
-@pytest.fixture(params=["plain", "torchrec", "sharded"])
+TORCHREC = [pytest.param(name, marks=pytest.mark.integration) for name in ("torchrec", "sharded")]
+
+
+@pytest.fixture(params=["plain", *TORCHREC])
 def tables(request):
     if request.param == "plain":
         yield _filled(PlainTables(SPECS))

@@ -93,7 +93,7 @@ def test_unknown_features_are_refused_with_the_known_ones(shop):
     with pytest.raises(ValueError, match=r"item_features: unknown colour; known: attribute\.size, brand, ") as told:
         make_schema(item_columns(shop.item_table()), Columns(rows=0), np.arange(4), config)
     assert told.match("(?s).*user_features: unknown age; known: ")
-    assert told.match("(?s).*history_features: unknown brand, category; known: item_id")
+    assert told.match("(?s).*history_features: unknown brand, category; ids among the item_features: item_id")
 
 
 def test_a_schema_and_item_inputs_survive_the_disk(shop, tmp_path):
