@@ -97,6 +97,7 @@ class VersionResponse(BaseModel):
     arm: str
     policy: str
     retrievers: list[str]
+    runs: dict[str, str]
     items: int
     store_generation: str | None
     store_newest_event_time: int | None

@@ -129,6 +129,7 @@ class RecommendService:
             arm=self.arm,
             policy=self.policy,
             retrievers=list(manifest.retrievers),
+            runs=dict(manifest.runs),
             items=len(self._recommender.catalogue),
             store_generation=None if freshness is None else freshness.generation,
             store_newest_event_time=None if freshness is None else freshness.newest_event_time,

@@ -220,5 +220,6 @@ def test_version_says_what_is_running(service, release):
     version = service.version()
     assert version.release == release.manifest.release_id
     assert version.retrievers == ["genrec", "transitions", "popular"]
+    assert list(version.runs) == ["genrec"]
     assert version.items == 12
     assert len(version.store_generation) == 16
