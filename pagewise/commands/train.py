@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import importlib
 from shlex import quote
-from typing import Protocol
 
 from pagewise.console import Console
 from pagewise.invocation import announce
@@ -18,14 +17,7 @@ SECTIONS_OF = {
     "genrec": ("genrec", "train"),
     "ranker": ("ranker", "ranker_train"),
 }
-
-
-class Training(Protocol):
-    """What a training run reports."""
-
-    def lines(self) -> list[str]:
-        """Return the report for a terminal."""
-        ...
+"""Sections of the model and of its training loop; `models.training.<model section>` trains it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,58 +27,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Train, going on from an interrupted run of the same inputs; a finished one is found and left as it is."""
+    from features.workspace import Workspace
+
     announce(args, settings, SECTIONS_OF[args.model])
     console = Console()
-    training = _TRAIN[args.model](args.workspace, settings, console.progress)
+    section, loop = SECTIONS_OF[args.model]
+    train = getattr(importlib.import_module(f"models.training.{section}"), f"train_{section}")
+    training = train(
+        Workspace(args.workspace),
+        getattr(settings, section),
+        getattr(settings, loop),
+        seed=settings.seed,
+        tracking_uri=settings.tracking.uri,
+        progress=console.progress,
+    )
     following = "semantic-ids" if args.model == "two-tower" else "evaluate"
     console.say(*training.lines(), f"next: pagewise {following} --workspace {quote(args.workspace)}")
     return 0
-
-
-def _two_tower(workspace: str, settings: Settings, progress: Callable[[str], None]) -> Training:
-    from features.workspace import Workspace
-    from models.training.two_tower import train_two_tower
-
-    return train_two_tower(
-        Workspace(workspace),
-        settings.two_tower,
-        settings.two_tower_train,
-        seed=settings.seed,
-        tracking_uri=settings.tracking.uri,
-        progress=progress,
-    )
-
-
-def _genrec(workspace: str, settings: Settings, progress: Callable[[str], None]) -> Training:
-    from features.workspace import Workspace
-    from models.training.genrec import train_genrec
-
-    return train_genrec(
-        Workspace(workspace),
-        settings.genrec,
-        settings.train,
-        seed=settings.seed,
-        tracking_uri=settings.tracking.uri,
-        progress=progress,
-    )
-
-
-def _ranker(workspace: str, settings: Settings, progress: Callable[[str], None]) -> Training:
-    from features.workspace import Workspace
-    from models.training.ranker import train_ranker
-
-    return train_ranker(
-        Workspace(workspace),
-        settings.ranker,
-        settings.ranker_train,
-        seed=settings.seed,
-        tracking_uri=settings.tracking.uri,
-        progress=progress,
-    )
-
-
-_TRAIN: dict[str, Callable[[str, Settings, Callable[[str], None]], Training]] = {
-    "two-tower": _two_tower,
-    "genrec": _genrec,
-    "ranker": _ranker,
-}

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from features.definitions import ITEM_FEATURES, PAGE_FEATURES
 from features.workspace import Workspace
+from models.genrec.config import GenRecConfig
+from models.ranker.config import RankerConfig
 from models.recommend.release_parts import GENREC, RANKER, TWO_TOWER
 from models.tokenizer.build import build_bundle
+from models.training.config import TrainConfig
 from models.training.genrec import train_genrec
 from models.training.ranker import train_ranker
 from models.training.two_tower import train_two_tower
+from models.two_tower.config import TwoTowerConfig
 from pipelines.jobs.inputs import StageInputs
 from pipelines.jobs.measure import measure
 from pipelines.jobs.settings import DailySettings, answers_of
 from pipelines.jobs.stages import Progress, Stage, file_fingerprint
 
 REPORT = "report.json"
+
+
+class Training(Protocol):
+    """What a training run reports."""
+
+    def lines(self) -> list[str]:
+        """Return the report for a terminal."""
+        ...
 
 
 class ModelStages:
@@ -36,48 +50,15 @@ class ModelStages:
 
     def two_tower(self) -> Stage:
         """Sequences and items to a trained two-tower model."""
+        tables = self._inputs.tables("sequences", "clean_items", "clean_users", "pages", PAGE_FEATURES)
         settings = self.settings
-        return Stage(
-            name="train-two-tower",
-            config={
-                "two_tower": dataclasses.asdict(settings.two_tower),
-                "train": dataclasses.asdict(settings.two_tower_train),
-                "seed": settings.seed,
-            },
-            inputs=self._inputs.tables("sequences", "clean_items", "clean_users", "pages", PAGE_FEATURES),
-            outputs=lambda folder: self._inputs.pointed_at("checkpoints", TWO_TOWER),
-            run=lambda folder: train_two_tower(
-                self.workspace,
-                settings.two_tower,
-                settings.two_tower_train,
-                seed=settings.seed,
-                tracking_uri=settings.tracking.uri,
-                progress=self._say,
-            ).lines(),
-        )
+        return self._training(TWO_TOWER, train_two_tower, settings.two_tower, settings.two_tower_train, tables)
 
     def ranker(self) -> Stage:
         """Pages to a trained ranker."""
-        settings = self.settings
         tables = ("sequences", "item_statistics", "clean_items", "clean_users", "pages", PAGE_FEATURES, ITEM_FEATURES)
-        return Stage(
-            name="train-ranker",
-            config={
-                "ranker": dataclasses.asdict(settings.ranker),
-                "train": dataclasses.asdict(settings.ranker_train),
-                "seed": settings.seed,
-            },
-            inputs=self._inputs.tables(*tables),
-            outputs=lambda folder: self._inputs.pointed_at("checkpoints", RANKER),
-            run=lambda folder: train_ranker(
-                self.workspace,
-                settings.ranker,
-                settings.ranker_train,
-                seed=settings.seed,
-                tracking_uri=settings.tracking.uri,
-                progress=self._say,
-            ).lines(),
-        )
+        settings, inputs = self.settings, self._inputs.tables(*tables)
+        return self._training(RANKER, train_ranker, settings.ranker, settings.ranker_train, inputs)
 
     def semantic_ids(self) -> Stage:
         """Items to semantic IDs."""
@@ -96,26 +77,30 @@ class ModelStages:
     def genrec(self) -> Stage:
         """Sequences to a trained GenRec."""
         settings = self.settings
+
+        def inputs() -> dict[str, str]:
+            towers = self._inputs.pointed_at("checkpoints", TWO_TOWER) if settings.genrec.user_prefix else {}
+            return {**self._inputs.tables("sequences", "item_statistics")(), **self._inputs.bundle(), **towers}
+
+        return self._training(GENREC, train_genrec, settings.genrec, settings.train, inputs)
+
+    def _training(
+        self,
+        kind: str,
+        train: Callable[..., Training],
+        model: GenRecConfig | RankerConfig | TwoTowerConfig,
+        loop: TrainConfig,
+        inputs: Callable[[], Mapping[str, str]],
+    ) -> Stage:
+        """Return the stage that trains a kind of model."""
+        seed, uri = self.settings.seed, self.settings.tracking.uri
         return Stage(
-            name="train-genrec",
-            config={
-                "genrec": dataclasses.asdict(settings.genrec),
-                "train": dataclasses.asdict(settings.train),
-                "seed": settings.seed,
-            },
-            inputs=lambda: {
-                **self._inputs.tables("sequences", "item_statistics")(),
-                **self._inputs.bundle(),
-                **(self._inputs.pointed_at("checkpoints", TWO_TOWER) if settings.genrec.user_prefix else {}),
-            },
-            outputs=lambda folder: self._inputs.pointed_at("checkpoints", GENREC),
-            run=lambda folder: train_genrec(
-                self.workspace,
-                settings.genrec,
-                settings.train,
-                seed=settings.seed,
-                tracking_uri=settings.tracking.uri,
-                progress=self._say,
+            name=f"train-{kind.replace('_', '-')}",
+            config={kind: dataclasses.asdict(model), "train": dataclasses.asdict(loop), "seed": seed},
+            inputs=inputs,
+            outputs=lambda folder: self._inputs.pointed_at("checkpoints", kind),
+            run=lambda folder: train(
+                self.workspace, model, loop, seed=seed, tracking_uri=uri, progress=self._say
             ).lines(),
         )
 
