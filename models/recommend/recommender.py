@@ -227,7 +227,7 @@ class Recommender:
             return fused
         try:
             scores_BF = self.ranker.score(requests, fused.items_BF)
-        except Exception:
+        except Exception:  # whatever a model may raise: a page in another order is better than none
             _log.exception("the ranker failed; the order of the fusion stands")
             return fused
         return rerank(fused, scores_BF, self.ranker.name, weight, self.config.rrf_k)

@@ -8,11 +8,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import nn
 
-from features.schemas import VALIDATION
 from features.semantic_ids import Catalogue
 from features.workspace import Workspace
 from models.genrec.config import DecodeConfig, GenRecConfig
@@ -22,17 +20,18 @@ from models.genrec.source import PackedSource
 from models.metrics import metric_keys, ranking_metrics
 from models.recommend.catalogue import catalogue_of
 from models.recommend.genrec_retriever import GenRecRetriever
-from models.recommend.requests import EvaluationCases, requests_from_sequences
+from models.recommend.requests import EvaluationCases
 from models.tokenizer.bundle import Bundle
 from models.training.config import TrainConfig, check_monitor
 from models.training.genrec_run import KIND, GenRecRun, load_genrec
 from models.training.genrec_users import newest_users, with_users
 from models.training.loop import Evaluate
-from models.training.position import TrainReport
+from models.training.position import PublishedTraining, described_counts
 from models.training.publish import train_and_publish
 from models.training.runs import Runs
-from models.training.streams import CASES, ORDER, stream_seed
+from models.training.streams import ORDER, stream_seed
 from models.training.tracking import code_version
+from models.training.validation import validation_cases
 from models.two_tower.model import TwoTower
 
 __all__ = ["GenRecRun", "GenRecTraining", "load_genrec", "train_genrec"]
@@ -44,30 +43,25 @@ MONITORS = metric_keys((VALIDATED_AT,))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenRecTraining:
-    """What a training run did and where it lies."""
+class GenRecTraining(PublishedTraining):
+    """What the training of a GenRec did."""
 
-    run: str
-    folder: str
     generation: str
-    pages: int
-    """Training pages."""
+    """Of the semantic IDs."""
     dropped: dict[str, int]
     """What of the sequences is no training page or no target, by reason."""
-    parameters: int
-    train: TrainReport
-    tracking: list[str]
-    """Where to look at the curves."""
 
-    def lines(self) -> list[str]:
-        """Return the report for a terminal."""
-        dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
+    def data_lines(self) -> list[str]:
+        """Return sizes and pages."""
         return [
-            f"GenRec: {self.parameters:,} parameters, {self.pages:,} training pages (left out: {dropped or 'nothing'})",
-            *self.train.lines(),
-            *self.tracking,
-            f"run {self.run} of semantic IDs {self.generation}: {self.folder}",
+            f"GenRec: {self.parameters:,} parameters, {self.pages:,} training pages "
+            f"(left out: {described_counts(self.dropped)})"
         ]
+
+    @property
+    def title(self) -> str:
+        """The run and its semantic IDs."""
+        return f"{self.run} of semantic IDs {self.generation}"
 
 
 def train_genrec(
@@ -172,14 +166,10 @@ def _validation(
     say: Callable[[str], None],
 ) -> Evaluate | None:
     """Return the measurement of the model on a sample of validation pages, None where there are none."""
-    try:
-        cases = requests_from_sequences(workspace, catalogue, VALIDATION, max_history=run.model.max_history)
-    except ValueError as error:
-        say(f"no validation, the last weights will be used: {error}")
+    pages, max_history = run.train.validation_pages, run.model.max_history
+    cases = validation_cases(workspace, catalogue, pages=pages, max_history=max_history, seed=run.seed, progress=say)
+    if cases is None:
         return None
-    rng = np.random.default_rng([run.seed, CASES])
-    count = min(len(cases), run.train.validation_pages)
-    cases = cases.take(np.sort(rng.choice(len(cases), count, replace=False)))
     retriever = GenRecRetriever(model, catalogue, DecodeConfig(beams=2 * VALIDATED_AT), users)
 
     def evaluate(_: nn.Module) -> dict[str, float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -77,3 +79,50 @@ class TrainReport:
             metrics = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
             lines.append(f"best weights of step {self.best_step:,}: {metrics}")
         return lines
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PublishedTraining(abc.ABC):
+    """What the training of any kind of model did and where it lies."""
+
+    run: str
+    folder: str
+    pages: int
+    """Training pages."""
+    parameters: int
+    train: TrainReport
+    tracking: list[str]
+    """Where to look at the curves."""
+
+    def lines(self) -> list[str]:
+        """Return the report for a terminal."""
+        return [
+            *self.data_lines(),
+            *self.train.lines(),
+            *self.result_lines(),
+            *self.tracking,
+            f"run {self.title}: {self.folder}",
+        ]
+
+    @abc.abstractmethod
+    def data_lines(self) -> list[str]:
+        """Return what the model is and what it was trained on."""
+
+    def result_lines(self) -> list[str]:
+        """Return what was found about the trained model, beside what the loop measures."""
+        return []
+
+    @property
+    def title(self) -> str:
+        """What the last line calls the run."""
+        return self.run
+
+
+def described_counts(counts: Mapping[str, int]) -> str:
+    """Return the counts that are not 0 as a text.
+
+    Example:
+        >>> described_counts({"no_positive": 1200, "seen": 0}), described_counts({})
+        ('1,200 no_positive', 'nothing')
+    """
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "nothing"

@@ -33,7 +33,7 @@ from models.ranker.unified import TableStatistics, UnifiedEmbedding, table_stati
 from models.recommend.catalogue import plain_catalogue
 from models.training.config import TrainConfig, check_monitor
 from models.training.loop import Evaluate
-from models.training.position import TrainReport
+from models.training.position import PublishedTraining, described_counts
 from models.training.publish import train_and_publish
 from models.training.ranker_run import CALIBRATION, KIND, RankerRun, load_ranker
 from models.training.runs import Runs
@@ -52,44 +52,34 @@ _NEGATIVES = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RankerTraining:
-    """What a training run did and where it lies."""
+class RankerTraining(PublishedTraining):
+    """What the training of a ranker did."""
 
-    run: str
-    folder: str
-    pages: int
-    """Training pages."""
     candidates: int
-    """Of these pages."""
+    """Of the training pages."""
     drawn: bool
     """Whether negatives were drawn because the log holds no impressions."""
     dropped: dict[str, int]
     """What of the training pages is no candidate, by reason."""
-    parameters: int
     table: TableStatistics
     popularity_auc: float | None
     """Of a click, by the items' popularity alone, on the validation pages that calibration is measured on."""
     calibration: list[HeadCalibration]
     """On all validation pages; empty without any."""
-    train: TrainReport
-    tracking: list[str]
-    """Where to look at the curves."""
 
-    def lines(self) -> list[str]:
-        """Return the report for a terminal."""
+    def data_lines(self) -> list[str]:
+        """Return sizes, candidates and the load of the shared table."""
         negatives = "drawn negatives" if self.drawn else "what was shown and left alone"
-        dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
-        popularity = "" if self.popularity_auc is None else f"popularity alone: AUC {self.popularity_auc:.4f}"
         return [
             f"ranker: {self.parameters:,} parameters, {self.pages:,} training pages with {self.candidates:,} "
-            f"candidates, negatives are {negatives} (left out: {dropped or 'nothing'})",
+            f"candidates, negatives are {negatives} (left out: {described_counts(self.dropped)})",
             *self.table.lines(),
-            *self.train.lines(),
-            *(head.line() for head in self.calibration),
-            *([popularity] if popularity else []),
-            *self.tracking,
-            f"run {self.run}: {self.folder}",
         ]
+
+    def result_lines(self) -> list[str]:
+        """Return the calibration of each head, and what popularity alone would reach."""
+        popularity = [] if self.popularity_auc is None else [f"popularity alone: AUC {self.popularity_auc:.4f}"]
+        return [*(head.line() for head in self.calibration), *popularity]
 
 
 def train_ranker(

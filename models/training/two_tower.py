@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from features.definitions import PAGE_FEATURES
-from features.schemas import TRAIN, VALIDATION
+from features.schemas import TRAIN
 from features.semantic_ids import Catalogue
 from features.workspace import Workspace
 from models.inputs.items import item_columns
@@ -26,12 +26,13 @@ from models.recommend.interface import NO_ITEM
 from models.recommend.requests import EvaluationCases, requests_from_sequences
 from models.training.config import TrainConfig, check_monitor
 from models.training.loop import Evaluate
-from models.training.position import TrainReport
+from models.training.position import PublishedTraining, described_counts
 from models.training.publish import train_and_publish
 from models.training.runs import Runs
-from models.training.streams import CASES, ORDER, SAMPLE, stream_seed
+from models.training.streams import ORDER, SAMPLE, stream_seed
 from models.training.tracking import code_version
 from models.training.two_tower_run import KIND, TwoTowerRun, load_two_tower, run_files
+from models.training.validation import validation_cases
 from models.two_tower.config import TwoTowerConfig
 from models.two_tower.inputs import ItemRows, positive_history, tower_columns
 from models.two_tower.model import TwoTower
@@ -56,34 +57,22 @@ BATCH = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TwoTowerTraining:
-    """What a training run did and where it lies."""
+class TwoTowerTraining(PublishedTraining):
+    """What the training of a two-tower model did."""
 
-    run: str
-    folder: str
-    pages: int
-    """Training pages."""
     examples: int
-    """Positive items of these pages."""
+    """Positive items of the training pages."""
     left_out: Mapping[str, int]
     """What of the training split is no page or no example, by reason."""
     features: Mapping[str, tuple[str, ...]]
     """Blocks of each tower's input."""
-    parameters: int
-    train: TrainReport
-    tracking: list[str]
-    """Where to look at the curves."""
 
-    def lines(self) -> list[str]:
-        """Return the report for a terminal."""
-        left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
+    def data_lines(self) -> list[str]:
+        """Return sizes, examples and features."""
         return [
             f"two-tower: {self.parameters:,} parameters, {self.examples:,} examples on {self.pages:,} training pages "
-            f"(left out: {left_out or 'nothing'})",
+            f"(left out: {described_counts(self.left_out)})",
             *(f"{tower} tower reads {', '.join(names)}" for tower, names in self.features.items()),
-            *self.train.lines(),
-            *self.tracking,
-            f"run {self.run}: {self.folder}",
         ]
 
 
@@ -214,15 +203,12 @@ def _validation(
     workspace: Workspace, run: TwoTowerRun, net: TwoTowerNet, data: _Data, say: Callable[[str], None]
 ) -> Evaluate | None:
     """Return the measurement of the model on a sample of validation pages, None where there are none."""
-    max_history = run.model.max_history
-    try:
-        cases = requests_from_sequences(workspace, data.catalogue, VALIDATION, max_history=max_history)
-    except ValueError as error:
-        say(f"no validation, the last weights will be used: {error}")
+    pages, max_history = run.train.validation_pages, run.model.max_history
+    cases = validation_cases(
+        workspace, data.catalogue, pages=pages, max_history=max_history, seed=run.seed, progress=say
+    )
+    if cases is None:
         return None
-    rng = np.random.default_rng([run.seed, CASES])
-    count = min(len(cases), run.train.validation_pages)
-    cases = cases.take(np.sort(rng.choice(len(cases), count, replace=False)))
     model = TwoTower(net, data.schema, data.catalogue.item_ids, data.items)
 
     def evaluate(_: nn.Module) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from features.definitions import ITEM_FEATURES, PAGE_FEATURES
 from features.workspace import Workspace
@@ -15,6 +14,7 @@ from models.recommend.release_parts import GENREC, RANKER, TWO_TOWER
 from models.tokenizer.build import build_bundle
 from models.training.config import TrainConfig
 from models.training.genrec import train_genrec
+from models.training.position import PublishedTraining
 from models.training.ranker import train_ranker
 from models.training.two_tower import train_two_tower
 from models.two_tower.config import TwoTowerConfig
@@ -24,14 +24,6 @@ from pipelines.jobs.settings import DailySettings, answers_of
 from pipelines.jobs.stages import Progress, Stage, file_fingerprint
 
 REPORT = "report.json"
-
-
-class Training(Protocol):
-    """What a training run reports."""
-
-    def lines(self) -> list[str]:
-        """Return the report for a terminal."""
-        ...
 
 
 class ModelStages:
@@ -87,7 +79,7 @@ class ModelStages:
     def _training(
         self,
         kind: str,
-        train: Callable[..., Training],
+        train: Callable[..., PublishedTraining],
         model: GenRecConfig | RankerConfig | TwoTowerConfig,
         loop: TrainConfig,
         inputs: Callable[[], Mapping[str, str]],

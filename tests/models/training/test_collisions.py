@@ -45,6 +45,7 @@ def test_without_the_mend_adagrads_sums_stay(collisions_worker, monkeypatch):
 
 
 def test_without_the_mend_row_wise_adagrad_stops(collisions_worker, monkeypatch):
+    # FBGEMM's own reset of evicted rows has no CPU kernel: this is torch's answer to the call
     monkeypatch.setattr(collisions, "mend_eviction", lambda sharded: None)
     with process_group(collisions_worker.CPU), pytest.raises(NotImplementedError, match="reset_weight_momentum"):
         collisions_worker.stream("rowwise_adagrad", "lru")
