@@ -105,7 +105,7 @@ def start_background(
         ServiceError: The replica did not start; its reason is in the message.
     """
     read_manifest(release)
-    port = _free_port(serve_config.host, serve_config.port)
+    _free_port(serve_config.host, serve_config.port)  # a port that is taken is told before anything is started
     with contextlib.ExitStack() as cleanup:
         embedded = None
         if store_config.url is None:
@@ -113,7 +113,7 @@ def start_background(
         store_url = store_config.url or (embedded.url if embedded else "")
         with RedisStore(store_url, store_config) as store:
             store.ping()
-        _start_ray(cleanup, serve_config, port)
+        port = _start_ray(cleanup, serve_config)
         served = Served(
             release=release.absolute(), arm=arm, store_url=store_url, store=store_config, serve=serve_config
         )
@@ -160,7 +160,8 @@ def serve_forever(
                 signal.signal(number, handler)
 
 
-def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig, port: int) -> None:
+def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig) -> int:
+    """Start Ray and its proxy; return the port that it listens on."""
     if ray.is_initialized():
         raise ServiceError("this process runs Ray already; stop the other service first, or use another process")
     folder = take_folder(cleanup)
@@ -176,12 +177,15 @@ def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig, port: int) ->
     )
     cleanup.callback(_stop_serving)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # Ray's own processes take free ports while they start: one that was chosen before may be theirs by now
+    port = _free_port(config.host, config.port)
     serve.start(
         http_options=HTTPOptions(
             host=config.host, port=port, request_timeout_s=config.request_timeout_s + PROXY_SLACK_S
         ),
         logging_config=_quiet(),
     )
+    return port
 
 
 def _follow(service: RunningService, current: Callable[[], Path], refused: set[Path]) -> None:
