@@ -1,0 +1,86 @@
+"""Candidates of the policy for every request: the most probable valid semantic IDs, or draws from it.
+
+Legend: `B` requests, `G` candidates of a group, `L` levels, `S` distinct semantic IDs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from kernels.allowed_ids import AllowedIds
+from kernels.trie import NO_NODE, Trie
+from models.alignment.config import AlignConfig
+from models.genrec.batch import PackedBatch
+from models.genrec.decode import beam_search
+from models.genrec.model import GenRec
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+    """A group of candidates per request.
+
+    Attributes:
+        sids_BG: Rows of the sorted semantic IDs, -1 where there is no candidate.
+        codes_BGL: Their codes, int64, zeros where there is no candidate.
+    """
+
+    sids_BG: Tensor
+    codes_BGL: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """Where there is a candidate, bool `[B, G]`."""
+        return self.sids_BG >= 0
+
+    @property
+    def duplicate_share(self) -> float:
+        """Share of candidates that stand in their group already; 0 from a beam."""
+        earlier_GG = torch.ones(2 * self.sids_BG.shape[1:], dtype=torch.bool, device=self.sids_BG.device).tril(-1)
+        same_BGG = self.sids_BG[:, :, None] == self.sids_BG[:, None, :]
+        repeated_BG = (same_BGG & earlier_GG).any(dim=-1) & self.valid
+        return float(repeated_BG.sum() / self.valid.sum().clamp_min(1))
+
+
+@torch.no_grad()
+def roll_out(
+    model: GenRec,
+    prompts: PackedBatch,
+    trie: Trie,
+    config: AlignConfig,
+    allowed: AllowedIds | None = None,
+    generator: torch.Generator | None = None,
+) -> Rollouts:
+    """Let the policy propose `config.group` valid semantic IDs per request; its mode is left as it is.
+
+    Args:
+        model: The policy; dropout is off while it proposes.
+        prompts: `B` open pages, from `pack_prompts`.
+        trie: The valid semantic IDs.
+        config: Size of the group, and how candidates are found.
+        allowed: Which IDs each request may get; None allows all.
+        generator: Of the draws.
+
+    Returns:
+        The groups; a beam's are in order of probability.
+    """
+    training = model.training
+    model.eval()
+    try:
+        sids_BG = beam_search(model, prompts, trie, config.group, allowed).sids_BK
+    finally:
+        model.train(training)
+    return Rollouts(sids_BG=sids_BG, codes_BGL=sid_codes(trie, sids_BG))
+
+
+def sid_codes(trie: Trie, sids: Tensor) -> Tensor:
+    """Return the codes `[..., L]` of rows of the sorted semantic IDs; zeros for those below 0."""
+    present = sids > NO_NODE
+    safe = sids.clamp_min(0)
+    codes = [
+        level.codes[torch.searchsorted(level.leaf_bounds, safe, right=True) - 1].long().where(present, 0)
+        for level in trie.levels
+    ]
+    return torch.stack(codes, dim=-1)
