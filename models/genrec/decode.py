@@ -11,7 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from kernels.trie import Trie, count_allowed, trie_topk
+from kernels.allowed_ids import AllowedIds
+from kernels.trie import Trie
+from kernels.trie_topk import trie_topk
 from models.genrec.batch import PackedBatch
 from models.genrec.layers import KeyValue
 from models.genrec.model import GenRec
@@ -36,7 +38,7 @@ def beam_search(
     prompts: PackedBatch,
     trie: Trie,
     beams: int,
-    allowed_BS: Tensor | None = None,
+    allowed: AllowedIds | None = None,
     renormalize: bool = False,
 ) -> Beams:
     """Find the `beams` best valid semantic IDs of every request.
@@ -49,7 +51,7 @@ def beam_search(
         prompts: From `pack_prompts`.
         trie: The valid semantic IDs.
         beams: Beams kept at each level and returned.
-        allowed_BS: Which IDs each request may get; None allows all.
+        allowed: Which IDs each request may get; None allows all.
         renormalize: Divide by the probability of the valid codes at each step.
 
     Raises:
@@ -57,7 +59,6 @@ def beam_search(
     """
     if beams < 1 or model.training:
         raise ValueError(f"beam search: expected beams >= 1 and model.eval(), got {beams}, training={model.training}")
-    counts = None if allowed_BS is None else count_allowed(allowed_BS)
     state = _Decoding.start(model, prompts)
     batch = len(prompts.page_places_P)
     nodes_BK = torch.zeros(batch, 1, dtype=torch.int64, device=prompts.tokens_BT.device)
@@ -65,10 +66,10 @@ def beam_search(
     for level in range(model.vocabulary.levels):
         logprobs_BKC = state.logprobs(level)
         scores_BK, nodes_BK, parents_BK = trie_topk(
-            trie, level, nodes_BK, scores_BK, logprobs_BKC, beams, counts, renormalize
+            trie, level, nodes_BK, scores_BK, logprobs_BKC, beams, allowed, renormalize
         )
         if level + 1 < model.vocabulary.levels:
-            state = state.extend(trie.levels[level].codes[nodes_BK.clamp_min(0)], parents_BK, level)
+            state = state.extend(trie.levels[level].codes[nodes_BK.clamp_min(0)].long(), parents_BK, level)
     return Beams(sids_BK=nodes_BK, scores_BK=scores_BK)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from features.semantic_ids import Catalogue
+from kernels.allowed_ids import AllowedIds
 from kernels.jagged import columns, concat_ranges, row_numbers
 from kernels.trie import Trie
 from models.genrec.batch import PackedBatch, pack_prompts
@@ -98,14 +98,14 @@ class GenRecRetriever:
         excluded_BN[rows, self._place_of_item_N[requests.excluded_items]] = True
         return excluded_BN
 
-    def _allowed(self, excluded_BN: BoolArray) -> Tensor | None:
+    def _allowed(self, excluded_BN: BoolArray) -> AllowedIds | None:
         """Allow an ID while one of its items is not excluded; None when nothing is."""
         rows, places = np.nonzero(excluded_BN)
         if not len(rows):
             return None
         shape = (len(excluded_BN), len(self.catalogue.sids_SL))
         gone = np.bincount(rows * shape[1] + self._sid_of_place_N[places], minlength=shape[0] * shape[1])
-        return torch.from_numpy(gone.reshape(shape) < np.diff(self.catalogue.offsets))
+        return AllowedIds.from_bitmap(torch.from_numpy(gone.reshape(shape) < np.diff(self.catalogue.offsets)))
 
     def _expand(
         self,

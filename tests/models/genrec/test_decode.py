@@ -9,6 +9,7 @@ import pytest
 import torch
 from genrec_cases import make_catalogue, make_model, make_requests
 
+from kernels.allowed_ids import AllowedIds
 from kernels.trie import Trie
 from models.genrec.batch import pack_prompts
 from models.genrec.decode import beam_search, exhaustive_scores, hallucination_share, unconstrained_search
@@ -65,7 +66,7 @@ def test_equals_slow_beam_search_with_exclusions(beams: int) -> None:
     model = make_model(catalogue)
     prompts = pack_prompts(make_requests(rng, catalogue, [2, 4]), catalogue, model.config)
     allowed_BS = torch.from_numpy(rng.random((2, len(catalogue.sids_SL))) < 0.5)
-    found = beam_search(model, prompts, Trie.from_sorted(catalogue.sids_SL), beams, allowed_BS)
+    found = beam_search(model, prompts, Trie.from_sorted(catalogue.sids_SL), beams, AllowedIds.from_bitmap(allowed_BS))
     sids = [tuple(map(int, sid)) for sid in catalogue.sids_SL]
     for row in range(2):
         allowed = {sid for sid, keep in zip(sids, allowed_BS[row], strict=True) if keep}
@@ -82,7 +83,7 @@ def test_nothing_allowed_gives_no_id() -> None:
     catalogue = make_catalogue(rng)
     model = make_model(catalogue)
     prompts = pack_prompts(make_requests(rng, catalogue, [2]), catalogue, model.config)
-    nothing = torch.zeros(1, len(catalogue.sids_SL), dtype=torch.bool)
+    nothing = AllowedIds.from_bitmap(torch.zeros(1, len(catalogue.sids_SL), dtype=torch.bool))
     for renormalize in (False, True):
         found = beam_search(model, prompts, Trie.from_sorted(catalogue.sids_SL), 4, nothing, renormalize)
         assert found.sids_BK.tolist() == [[-1] * 4]
