@@ -8,7 +8,7 @@ Legend: `R` rows, `V` values of one column.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -133,3 +133,45 @@ class Columns:
                 f"{', '.join(common) or 'none'}"
             )
         return Columns(rows=self.rows, ids={**self.ids, **other.ids}, numbers={**self.numbers, **other.numbers})
+
+
+def stacked(parts: Sequence[Columns]) -> Columns:
+    """Return the rows of all parts, one after the other; a column that a part lacks has no values in its rows.
+
+    Example:
+        >>> red = Columns(rows=1, ids={"colour": IdColumn.of_strings(pa.array(["red"]))})
+        >>> both = stacked([red, Columns(rows=1, numbers={"price": np.array([2.0], np.float32)})])
+        >>> both.ids["colour"].offsets.tolist(), both.numbers["price"].tolist()
+        ([0, 1, 1], [nan, 2.0])
+    """
+    ids = {name: None for part in parts for name in part.ids}
+    numbers = {name: None for part in parts for name in part.numbers}
+    return Columns(
+        rows=sum(part.rows for part in parts),
+        ids={name: _stacked_ids([_ids_of(part, name) for part in parts]) for name in ids},
+        numbers={
+            name: np.concatenate([part.numbers.get(name, np.full(part.rows, np.nan, np.float32)) for part in parts])
+            for name in numbers
+        },
+    )
+
+
+def _ids_of(part: Columns, name: str) -> IdColumn:
+    absent = IdColumn(hashes=np.zeros(0, np.uint64), offsets=np.zeros(part.rows + 1, np.int64))
+    return part.ids.get(name, absent)
+
+
+def _stacked_ids(columns: Sequence[IdColumn]) -> IdColumn:
+    weights = None
+    if any(column.weights is not None for column in columns):
+        weights = np.concatenate(
+            [
+                np.ones(len(column.hashes), np.float32) if column.weights is None else column.weights
+                for column in columns
+            ]
+        )
+    return IdColumn(
+        hashes=np.concatenate([column.hashes for column in columns]),
+        offsets=offsets_from_lengths(np.concatenate([np.diff(column.offsets) for column in columns])),
+        weights=weights,
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -99,14 +100,34 @@ class Catalogue:
         self.codes_NL: npt.NDArray[np.int32] = np.ascontiguousarray(codes_NL, dtype=np.int32)
         self._check()
         popularity = np.zeros(len(self)) if popularity_N is None else np.asarray(popularity_N, dtype=np.float64)
-        self.sids_SL, sid_of_item = np.unique(self.codes_NL, axis=0, return_inverse=True)
-        self.sid_of_item_N: npt.NDArray[np.int64] = sid_of_item.reshape(-1).astype(np.int64)
+        self.sids_SL, self.sid_of_item_N = _distinct(self.codes_NL, self.vocabulary.codes_per_level)
         self.items: npt.NDArray[np.int64] = np.lexsort((np.arange(len(self)), -popularity, self.sid_of_item_N))
         counts = np.bincount(self.sid_of_item_N, minlength=len(self.sids_SL))
         self.offsets: npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)])
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    def with_new_items(self, item_ids: pa.Array, codes_ML: npt.NDArray[np.integer]) -> Catalogue:
+        """Return a catalogue with further items behind these, which keep their numbers; this one stays as it is.
+
+        Among the items of one ID, the new ones come last.
+
+        Args:
+            item_ids: `M` ids that the catalogue does not hold.
+            codes_ML: Their codes.
+
+        Raises:
+            ValueError: As in the constructor.
+        """
+        place_N = np.empty(len(self))
+        place_N[self.items] = np.arange(len(self))
+        return Catalogue(
+            pa.concat_arrays([self.item_ids, item_ids]),
+            np.concatenate([self.codes_NL, codes_ML]),
+            self.vocabulary.codes_per_level,
+            np.concatenate([-place_N, np.full(len(item_ids), -len(self))]),
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -139,3 +160,16 @@ class Catalogue:
                 f"codes: expected 0 <= code < {self.vocabulary.codes_per_level} per level, got minimum "
                 f"{self.codes_NL.min(axis=0).tolist()} and maximum {self.codes_NL.max(axis=0).tolist()}"
             )
+
+
+def _distinct(
+    codes_NL: npt.NDArray[np.int32], sizes: tuple[int, ...]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Return the distinct rows in lexicographic order, and the place of each row among them."""
+    if math.prod(sizes) >= 2**63:
+        sids_SL, sid_of_item = np.unique(codes_NL, axis=0, return_inverse=True)
+        return sids_SL, sid_of_item.reshape(-1).astype(np.int64)
+    # integers sort several times faster than rows
+    keys_N = np.ravel_multi_index(tuple(codes_NL.T.astype(np.int64)), sizes)
+    _, first_S, sid_of_item = np.unique(keys_N, return_index=True, return_inverse=True)
+    return codes_NL[first_S], sid_of_item.reshape(-1).astype(np.int64)

@@ -22,6 +22,7 @@ from features.definitions import (
     PAGE_FEATURES,
     USER,
     Feature,
+    feature_schemas,
     features_of,
     memories_of,
     state_layout,
@@ -111,6 +112,13 @@ class ItemSnapshots:
         """Return the newest features of all `N` items."""
         items = np.arange(self.items)
         return self.at(items, np.full(self.items, _LAST_DAY * DAY_MS))
+
+
+def items_without_events(items: int) -> Columns:
+    """Return the item features of items of which nothing is known, the defaults, `items` rows."""
+    chosen = features_of(ITEM)
+    nothing = from_table(feature_schemas()[ITEM_FEATURES].empty_table(), chosen)
+    return take_or_default(nothing, np.full(items, -1), chosen)
 
 
 def finish_users(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.columns import Columns
+from features.columns import Columns, stacked
 from models.inputs.requests import request_columns
 from models.ranker.batch import deepest_categories, entries, history_of
 from models.ranker.calibration import Calibration
@@ -21,6 +21,7 @@ from models.ranker.encoding import encode
 from models.ranker.layout import Side
 from models.ranker.model import UnifiedRanker
 from models.ranker.unified import Values
+from models.recommend.growth import NewItems
 from models.recommend.interface import NO_ITEM, RequestBatch, Snapshots
 
 _ITEMS = 8192
@@ -60,6 +61,17 @@ class ModelRanker:
             raise ValueError(f"item_features: expected one row per item, {self.items.rows}, got {item_features.rows}")
         other = copy.copy(self)
         other._moment_ND = self._represent(self.model.layout.moment, item_features)
+        other._snapshots = None
+        return other
+
+    def with_new_items(self, new: NewItems) -> ModelRanker:
+        """Return this ranker with further items; it stays as it is."""
+        other, layout = copy.copy(self), self.model.layout
+        features = new.item_features or Columns(rows=len(new))
+        other.items = stacked([self.items, new.columns])
+        other._category_N = deepest_categories(other.items)
+        other._item_ND = torch.cat([self._item_ND, self._represent(layout.item, new.columns)])
+        other._moment_ND = torch.cat([self._moment_ND, self._represent(layout.moment, features)])
         other._snapshots = None
         return other
 

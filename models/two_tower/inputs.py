@@ -87,6 +87,10 @@ class ItemRows:
         bags = {block.bag: _bag(schema, block, columns) for block in schema.item if block.bag}
         return cls(schema, TowerInputs(bags, _numbers(schema, schema.item, columns)))
 
+    def with_new_items(self, columns: Columns) -> ItemRows:
+        """Return these rows and, behind them, those of further items; these stay as they are."""
+        return ItemRows(self.schema, stacked([self.inputs, ItemRows.of(self.schema, columns).inputs]))
+
     def to_bytes(self) -> bytes:
         """Serialise in the safetensors format."""
         arrays: dict[str, npt.NDArray[np.generic]] = {NUMBERS: self.inputs.numbers}

@@ -54,6 +54,16 @@ class TwoTower:
         self.item_ids, self.items = item_ids, ItemRows.of(self.schema, columns)
         self._numbered = None
 
+    def with_new_items(self, item_ids: pa.Array, columns: Columns) -> TwoTower:
+        """Return these towers with further items that histories may hold; the modules are shared, this stays as it is.
+
+        Args:
+            item_ids: Distinct ids, none of them known.
+            columns: `models.inputs.item_columns` of these items.
+        """
+        item_ids = pa.concat_arrays([self.item_ids, item_ids])
+        return TwoTower(self.net, self.schema, item_ids, self.items.with_new_items(columns))
+
     def user_vectors(self, requests: RequestBatch, catalogue: Catalogue) -> npt.NDArray[np.float32]:
         """Return unit vectors of users at the moments of their requests, float32 `[B, D]`.
 
