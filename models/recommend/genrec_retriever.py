@@ -17,6 +17,7 @@ from models.genrec.batch import PackedBatch, pack_prompts
 from models.genrec.config import DecodeConfig
 from models.genrec.decode import beam_search, hallucination_share, unconstrained_search
 from models.genrec.model import GenRec
+from models.recommend.growth import NewItems
 from models.recommend.interface import NO_ITEM, Candidates, RequestBatch, UserEncoder
 
 BoolArray = npt.NDArray[np.bool_]
@@ -57,6 +58,11 @@ class GenRecRetriever:
         self.trie = Trie.from_sorted(catalogue.sids_SL)
         self._place_of_item_N = np.argsort(catalogue.items)
         self._sid_of_place_N = catalogue.sid_of_item_N[catalogue.items]
+
+    def with_new_items(self, new: NewItems) -> GenRecRetriever:
+        """Return this retriever over a larger catalogue, of whose new items the model knows the codes; it stays as it is."""
+        users = None if self.users is None else new.encoder(self.users)
+        return GenRecRetriever(self.model, new.catalogue, self.config, users)
 
     def retrieve(self, requests: RequestBatch, k: int) -> Candidates:
         """Return up to `k` items per request; the score of an item is its semantic ID's log-probability."""

@@ -5,6 +5,7 @@ Legend: `B` requests, `N` items, `K` candidates, `E` excluded items, `S` scored 
 
 from __future__ import annotations
 
+import copy
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -14,6 +15,7 @@ from features.schemas import POSITIVE_CODES
 from features.semantic_ids import Catalogue
 from features.workspace import Workspace
 from kernels.jagged import columns, row_numbers
+from models.recommend.growth import NewItems
 from models.recommend.interface import NO_ITEM, Candidates, RequestBatch
 
 Floats = npt.NDArray[np.float64]
@@ -90,6 +92,10 @@ class PopularRetriever:
             np.take_along_axis(taken_BW, free_BK, axis=1), NO_ITEM, self.order_N[free_BK]
         )
         return items_BK
+
+    def with_new_items(self, new: NewItems) -> PopularRetriever:
+        """Return the list with further items, which nobody had yet, behind the others."""
+        return PopularRetriever(np.append(self.popularity_N, np.zeros(len(new))), self.name)
 
 
 class TransitionsRetriever:
@@ -174,6 +180,16 @@ class TransitionsRetriever:
         excluded = np.append(np.zeros(0, dtype=np.int64) if excluded_items is None else excluded_items, item)
         items_BK, scores_BK = self._best(self._weights_by_rank[item], np.zeros_like(excluded), excluded, k)
         return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=self.name)
+
+    def with_new_items(self, new: NewItems) -> TransitionsRetriever:
+        """Return this retriever with further items, which follow nothing yet; it stays as it is, weights are shared."""
+        other, weights = copy.copy(self), self._weights_by_rank
+        other.popular = self.popular.with_new_items(new)
+        size = len(other.popular.order_N)
+        offsets = np.append(weights.indptr, np.full(len(new), weights.indptr[-1], weights.indptr.dtype))
+        # new items are the least popular: the ranks of the others, which number the columns, stay
+        other._weights_by_rank = sp.csr_matrix((weights.data, weights.indices, offsets), shape=(size, size))
+        return other
 
     def _recent_history(self, requests: RequestBatch) -> sp.csr_matrix:
         """Return `[B, N]`: the summed decay of each history item inside the window."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from features.semantic_ids import Catalogue
 from kernels.jagged import offsets_from_lengths, row_numbers
+from models.recommend.growth import NewItems
 from models.recommend.interface import NO_ITEM, Candidates, RequestBatch, UserEncoder
 from models.recommend.vector_index import Floats, Ints, VectorIndex
 from models.recommend.vector_index_config import IndexConfig
@@ -83,6 +84,19 @@ class TwoTowerRetriever:
             )
         index = VectorIndex.build(np.asarray(item_vectors_ND)[own], config)
         return cls(encoder, index, ids.take(pa.array(own)), catalogue)
+
+    def with_new_items(self, new: NewItems) -> TwoTowerRetriever:
+        """Return this retriever with further items in its index; it stays as it is.
+
+        Raises:
+            ValueError: The new items have no vectors, or of another width.
+        """
+        if new.vectors_MD is None:
+            raise ValueError(f"two-tower: expected vectors of {len(new)} new items, got none")
+        item_ids = pa.concat_arrays([self.item_ids, new.ids])
+        return TwoTowerRetriever(
+            new.encoder(self.encoder), self.index.with_added(new.vectors_MD), item_ids, new.catalogue
+        )
 
     def retrieve(self, requests: RequestBatch, k: int) -> Candidates:
         """Return up to `k` items per request; the score of an item is its cosine with the user."""

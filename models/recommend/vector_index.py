@@ -76,6 +76,24 @@ class VectorIndex:
             ) from error
         return cls(index)
 
+    def with_added(self, vectors_MD: Floats) -> VectorIndex:
+        """Return this index with further entries behind its own; it stays as it is, lists and codebooks are the same.
+
+        Args:
+            vectors_MD: float32 `[M, D]`, rows of length 1.
+
+        Raises:
+            ValueError: Vectors are not of length 1 or of another width.
+        """
+        vectors_MD = np.ascontiguousarray(vectors_MD, dtype=np.float32)
+        _check_vectors(vectors_MD)
+        if vectors_MD.shape[1] != self.width:
+            raise ValueError(f"item vectors: expected width {self.width}, that of the index, got {vectors_MD.shape[1]}")
+        index = faiss.clone_index(self._index)
+        with one_thread():
+            index.add(vectors_MD)
+        return VectorIndex(index)
+
     def to_bytes(self) -> bytes:
         """Return the whole index, search settings included."""
         return bytes(faiss.serialize_index(self._index).tobytes())
