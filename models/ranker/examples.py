@@ -64,6 +64,45 @@ class RankerExamples:
         return row_numbers(np.diff(self.offsets))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoggedItems:
+    """What was on pages, whatever was done with it; unknown items are left out.
+
+    Attributes:
+        pages_E: Numbers of the pages, not decreasing.
+        items_E: Catalogue numbers.
+        events_E: Event codes.
+        impressions: Whether the log of the split holds impressions at all.
+        unknown: How many items of these pages the catalogue does not know.
+    """
+
+    pages_E: Ints
+    items_E: Ints
+    events_E: Ints
+    impressions: bool
+    unknown: int
+
+
+def logged_items(workspace: Workspace, catalogue: Catalogue, split: str, page_ids: list[str]) -> LoggedItems:
+    """Return what was on the given pages of a split, page by page."""
+    columns = ["page_ids", "page_lengths", "items", "events"]
+    table = workspace.table("sequences").read(columns, filter=pc.field("split") == split).combine_chunks()
+    found_P = pc.index_in(pc.list_flatten(table["page_ids"]), value_set=pa.array(page_ids, pa.string()))
+    page_P = np.asarray(pc.fill_null(found_P, -1), dtype=np.int64)
+    page_X = page_P[row_numbers(np.asarray(pc.list_flatten(table["page_lengths"]), dtype=np.int64))]
+    item_X = catalogue.numbers(pc.list_flatten(table["items"]))
+    event_X = np.asarray(pc.list_flatten(table["events"]), dtype=np.int64)
+    kept = np.flatnonzero((item_X >= 0) & (page_X >= 0))
+    kept = kept[np.argsort(page_X[kept], kind="stable")]
+    return LoggedItems(
+        pages_E=page_X[kept],
+        items_E=item_X[kept],
+        events_E=event_X[kept],
+        impressions=bool((event_X == EVENT_CODE[IMPRESSION]).any()),
+        unknown=int(((item_X < 0) & (page_X >= 0)).sum()),
+    )
+
+
 def load_examples(
     workspace: Workspace,
     catalogue: Catalogue,
@@ -72,6 +111,7 @@ def load_examples(
     *,
     popularity_N: npt.NDArray[np.float64],
     rng: np.random.Generator,
+    between: tuple[int | None, int | None] = (None, None),
 ) -> RankerExamples:
     """Return the pages of a split.
 
@@ -82,24 +122,27 @@ def load_examples(
         config: Length of histories, negatives.
         popularity_N: How often each item is liked, for negatives drawn by popularity.
         rng: Draws negatives where the log holds no impressions.
+        between: First moment whose pages are taken, and the first whose pages are not any more; None: no limit.
 
     Raises:
-        ValueError: The split has no page with a positive item of the catalogue.
+        ValueError: The split has no page with a positive item of the catalogue, or none in these moments.
     """
     cases = requests_from_sequences(workspace, catalogue, split, max_history=config.max_history, every_page=True)
-    columns = ["page_ids", "page_lengths", "items", "events"]
-    table = workspace.table("sequences").read(columns, filter=pc.field("split") == split).combine_chunks()
-    page_ids = pc.list_flatten(table["page_ids"])
-    case_P = np.asarray(pc.index_in(page_ids, value_set=pa.array(cases.page_ids, pa.string())), dtype=np.int64)
-    page_X = case_P[row_numbers(np.asarray(pc.list_flatten(table["page_lengths"]), dtype=np.int64))]
-    item_X = catalogue.numbers(pc.list_flatten(table["items"]))
-    event_X = np.asarray(pc.list_flatten(table["events"]), dtype=np.int64)
-    kept = np.flatnonzero(item_X >= 0)
-    kept = kept[np.argsort(page_X[kept], kind="stable")]
-    examples = _examples(cases.requests, page_X[kept], item_X[kept], event_X[kept], int((item_X < 0).sum()))
-    if (event_X == EVENT_CODE[IMPRESSION]).any():
-        return examples
-    return with_negatives(examples, config, popularity_N, rng)
+    if between != (None, None):
+        cases = cases.take(_within(cases.requests.times_B, *between))
+    logged = logged_items(workspace, catalogue, split, cases.page_ids)
+    examples = _examples(cases.requests, logged.pages_E, logged.items_E, logged.events_E, logged.unknown)
+    return examples if logged.impressions else with_negatives(examples, config, popularity_N, rng)
+
+
+def _within(times_P: Ints, start: int | None, end: int | None) -> Ints:
+    """Return the pages from `start` to before `end`."""
+    first = -np.inf if start is None else start
+    last = np.inf if end is None else end
+    pages = np.flatnonzero((times_P >= first) & (times_P < last))
+    if not len(pages):
+        raise ValueError(f"expected pages from {first} to before {last} (milliseconds), got none of {len(times_P)}")
+    return pages
 
 
 def _examples(requests: RequestBatch, page_R: Ints, items_R: Ints, events_R: Ints, unknown: int) -> RankerExamples:

@@ -24,8 +24,8 @@ class TrainConfig:
     """`rowwise_adagrad` keeps one number per row, `adagrad` one per weight (twice a table's memory), `sgd` none."""
     warmup_fraction: float = 0.02
     """Share of the run in which rates grow linearly from zero."""
-    schedule: Literal["cosine", "linear"] = "cosine"
-    """How rates fall from their peak to zero."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How rates fall from their peak to zero; `constant`: not at all."""
     weight_decay: float = 0.01
     """AdamW's decoupled decay; norms, biases and what a model's `no_decay_names()` lists are spared."""
     gradient_clip: float | None = 1.0
@@ -102,7 +102,7 @@ def check_monitor(section: str, config: TrainConfig, metrics: Sequence[str]) -> 
 
 
 _CHOICES = {
-    "schedule": ("cosine", "linear"),
+    "schedule": ("cosine", "linear", "constant"),
     "precision": ("auto", "float32", "bfloat16"),
     "table_optimizer": ("rowwise_adagrad", "adagrad", "sgd"),
 }

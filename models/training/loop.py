@@ -23,7 +23,7 @@ from models.training.engine import build_engine, holds_torchrec
 from models.training.interrupts import deferred_interrupt
 from models.training.meters import EXAMPLES, Meters, clock, peak_rss_mb
 from models.training.optimizers import rate_factor
-from models.training.position import Position, TrainReport
+from models.training.position import Evaluation, Position, TrainReport
 from models.training.processes import check_equal, largest, rank, world_size
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Progress = Callable[[str], None]
+Stop = Callable[[list[Evaluation]], str]
+"""Judges all evaluations so far: a reason ends the run, an empty text lets it go on."""
 
 
 class BatchSource(Protocol):
@@ -53,6 +55,8 @@ def train(
     seed: int,
     tracker: Tracker | None = None,
     evaluate: Evaluate | None = None,
+    evaluate_first: bool = False,
+    stop: Stop | None = None,
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
 ) -> TrainReport:
@@ -72,6 +76,8 @@ def train(
         seed: Of what the model draws while training (dropout).
         tracker: Receives metrics by step.
         evaluate: Called on every process with the model in evaluation mode; must do the same lookups on each.
+        evaluate_first: Whether the weights that `model` comes with are evaluated too, and kept if none are better.
+        stop: Asked after every evaluation whether the run ends there.
         progress: Receives a line of text now and then.
         device: Where to train.
 
@@ -88,10 +94,12 @@ def train(
         )
     first = rank() == 0
     run = _Run(model, source, config, Checkpoints(checkpoints), torch.device(device))
-    run.evaluate = evaluate
+    run.evaluate, run.stop = evaluate, stop
     run.tracker = tracker if first else None
     run.progress = progress if progress is not None and first else _silent
     run.start(seed)
+    if evaluate_first:
+        run.evaluate_once()
     return run.execute()
 
 
@@ -99,6 +107,7 @@ class _Run:
     """The mutable state of one call of `train`."""
 
     evaluate: Evaluate | None
+    stop: Stop | None
     tracker: Tracker | None
     progress: Progress
 
@@ -132,6 +141,11 @@ class _Run:
             self._restore()
             self.progress(f"resumed at step {self.position.step:,} of {self.total_steps:,}")
 
+    def evaluate_once(self) -> None:
+        """Evaluate and save the weights of the start, unless that was done before."""
+        if self.evaluate is not None and not self.position.evaluations:
+            self._save(best=self._evaluate(self.evaluate))
+
     def execute(self) -> TrainReport:
         """Take all steps that are left and return the report."""
         with deferred_interrupt() as interrupts:
@@ -142,6 +156,8 @@ class _Run:
         return self._finish()
 
     def _stopped(self) -> str:
+        if self.stop is not None and (reason := self.stop(self.position.evaluations)):
+            return reason
         if self.position.step >= self.total_steps:
             return "epochs"
         if self.config.max_seconds is not None and self.position.seconds >= self.config.max_seconds:
@@ -228,6 +244,7 @@ class _Run:
         examples, seconds = means.pop(EXAMPLES), place.seconds - place.logged_seconds
         place.examples += int(examples)
         place.logged_seconds = place.seconds
+        place.add(means)
         place.losses.append((place.step, means["loss"]))
         means["examples_per_second"] = examples / seconds
         if self.tracker is not None:
@@ -308,6 +325,8 @@ class _Run:
             stopped=self._stopped(),
             peak_rss_mb=peak_rss_mb(),
             processes=world_size(),
+            evaluations=place.evaluations,
+            means={name: total / place.step for name, total in place.totals.items()},
         )
 
 

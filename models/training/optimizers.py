@@ -23,6 +23,8 @@ def rate_factor(progress: float, warmup_fraction: float, schedule: str) -> float
     """
     if progress < warmup_fraction:
         return progress / warmup_fraction
+    if schedule == "constant":
+        return 1.0
     done = min((progress - warmup_fraction) / (1 - warmup_fraction), 1.0)
     return 1.0 - done if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 

@@ -7,6 +7,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+Evaluation = tuple[int, dict[str, float]]
+"""A step, and what was measured after it."""
+
 
 @dataclasses.dataclass
 class Position:
@@ -18,6 +21,9 @@ class Position:
     logged_seconds: float = 0.0
     examples: int = 0
     losses: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    totals: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Sums over steps of what a step notes, up to the last log line."""
+    evaluations: list[Evaluation] = dataclasses.field(default_factory=list)
     best_value: float | None = None
     best_step: int | None = None
     best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -34,10 +40,17 @@ class Position:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Position:
         """Read what `to_json` wrote."""
-        return cls(**{**document, "losses": [(int(step), float(loss)) for step, loss in document["losses"]]})
+        return cls(**{**document, **_tuples(document)})
+
+    def add(self, means: Mapping[str, float]) -> None:
+        """Note the means of what the steps since the last log line noted; the step's `losses` entry comes after."""
+        steps = self.step - (self.losses[-1][0] if self.losses else 0)
+        for name, mean in means.items():
+            self.totals[name] = self.totals.get(name, 0.0) + steps * mean
 
     def take(self, value: float, metrics: dict[str, float]) -> bool:
         """Note an evaluation; return whether it is the best so far."""
+        self.evaluations.append((self.step, metrics))
         best = self.best_value is None or value > self.best_value
         self.without_best = 0 if best else self.without_best + 1
         if best:
@@ -61,9 +74,17 @@ class TrainReport:
     best_step: int | None
     """Step of the final weights where evaluations chose them; None: the last step."""
     stopped: str
-    """`epochs`, `max_seconds` or `patience`."""
+    """`epochs`, `max_seconds`, `patience`, or the reason that a rule of the caller's gave."""
     peak_rss_mb: float
     processes: int
+    evaluations: list[Evaluation] = dataclasses.field(default_factory=list)
+    means: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Of what steps noted, the model's diagnostics among it, over all steps."""
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> TrainReport:
+        """Read what `dataclasses.asdict` made."""
+        return cls(**{**document, **_tuples(document)})
 
     def lines(self) -> list[str]:
         """Return the report for a terminal."""
@@ -116,6 +137,14 @@ class PublishedTraining(abc.ABC):
     def title(self) -> str:
         """What the last line calls the run."""
         return self.run
+
+
+def _tuples(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what JSON has as lists of lists: losses and evaluations."""
+    return {
+        "losses": [(int(step), float(loss)) for step, loss in document["losses"]],
+        "evaluations": [(int(step), metrics) for step, metrics in document.get("evaluations", [])],
+    }
 
 
 def described_counts(counts: Mapping[str, int]) -> str:

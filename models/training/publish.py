@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from features.workspace import Workspace
 from models.training.config import TrainConfig
-from models.training.loop import BatchSource, Evaluate, train
+from models.training.loop import BatchSource, Evaluate, Stop, train
 from models.training.position import TrainReport
 from models.training.processes import barrier, rank, world_size
 from models.training.runs import STEPS, TRACKED, WEIGHTS, Runs
@@ -38,8 +38,11 @@ def train_and_publish(
     train_config: TrainConfig,
     seed: int,
     evaluate: Callable[[Model], Evaluate | None] | None = None,
+    evaluate_first: bool = False,
+    stop: Stop | None = None,
     files: MakeFiles | None = None,
     tags: Mapping[str, str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
     track: bool = True,
     tracking_uri: str | None = None,
     latest: bool = True,
@@ -59,9 +62,12 @@ def train_and_publish(
         seed: Everything random follows from it; see `models.training.streams`.
         evaluate: Called with the model on every process; returns its measurement, or None where there is nothing to
             measure.
+        evaluate_first: Whether the weights that `build` returns are evaluated too, and published if none are better.
+        stop: Asked after every evaluation whether the run ends there; see `models.training.loop.train`.
         files: Called on the first process with the final weights, whole and on CPU, under the names of the plain
             model; returns further files of the run.
         tags: Where the run comes from, for MLflow.
+        parameters: Further ones for MLflow, beside model, loop and seed.
         track: Whether to record the run with MLflow.
         tracking_uri: An MLflow server; None for the workspace's own store.
         latest: Whether the run becomes the kind's latest, which evaluation, releases and other models take.
@@ -89,8 +95,9 @@ def train_and_publish(
     with process_group(torch.device("cpu")), contextlib.ExitStack() as stack:
         tracker = None
         if track and rank() == 0:
-            parameters = {kind: config["model"], "train": dataclasses.asdict(train_config), "seed": seed}
-            tracker = stack.enter_context(_tracked(runs, name, parameters, tags or {}, tracking_uri))
+            own = {kind: config["model"], "train": dataclasses.asdict(train_config), "seed": seed}
+            logged = {**own, **(parameters or {})}
+            tracker = stack.enter_context(_tracked(runs, name, logged, tags or {}, tracking_uri))
             for line in tracker.lines():
                 say(line)
         batches = source(rank(), world_size())
@@ -104,6 +111,8 @@ def train_and_publish(
             seed=stream_seed(seed, DROPOUT),
             tracker=tracker,
             evaluate=evaluate(model) if evaluate is not None else None,
+            evaluate_first=evaluate_first,
+            stop=stop,
             progress=say,
         )
         _publish(runs, name, config, model, files, report, latest)

@@ -35,7 +35,8 @@ from models.training.config import TrainConfig, check_monitor
 from models.training.loop import Evaluate
 from models.training.position import PublishedTraining, described_counts
 from models.training.publish import train_and_publish
-from models.training.ranker_run import CALIBRATION, KIND, RankerRun, load_ranker
+from models.training.ranker_run import CALIBRATION, KIND, REWARD, RankerRun, load_ranker
+from models.training.reward_days import RewardDays
 from models.training.runs import Runs
 from models.training.streams import CASES, ORDER, stream_seed
 from models.training.tracking import code_version
@@ -47,6 +48,7 @@ MONITORS = tuple(name for name in METRICS if name.startswith("auc"))
 _TABLES = ("clean_items", "sequences", "item_statistics", PAGE_FEATURES, ITEM_FEATURES)
 _OPTIONAL_TABLES = ("pages", "clean_users")
 """What a run depends on: tables that must be there, and those that tell contexts and attributes where they are."""
+_Between = tuple[int | None, int | None]
 _NEGATIVES = 10
 """Names the streams of drawn negatives, apart from those of `models.training.streams`; one per split."""
 
@@ -88,6 +90,7 @@ def train_ranker(
     train_config: TrainConfig,
     *,
     seed: int,
+    reward: RewardDays | None = None,
     track: bool = True,
     tracking_uri: str | None = None,
     progress: Callable[[str], None] | None = None,
@@ -100,6 +103,8 @@ def train_ranker(
         train_config: The loop. Weights are chosen by `monitor`, one of `MONITORS`, on the
             validation split where that has pages.
         seed: Everything random follows from it.
+        reward: Train a reward model instead, a run of kind `reward`: on the earliest training pages, chosen and
+            calibrated on the next, not on the validation split.
         track: Whether to record the run with MLflow.
         tracking_uri: An MLflow server; None for the workspace's own store.
         progress: Receives a line of text now and then.
@@ -109,10 +114,11 @@ def train_ranker(
         ValueError: A feature or `monitor` is unknown, no training page remains, or there are fewer than processes.
     """
     check_monitor("ranker_train", train_config, MONITORS)
-    job = _Job(workspace, model_config, train_config, seed, progress or (lambda line: None))
+    job = _Job(workspace, model_config, train_config, seed, reward, progress or (lambda line: None))
+    kind = KIND if reward is None else REWARD
     tracking = train_and_publish(
         workspace,
-        KIND,
+        kind,
         job.name,
         config=job.config,
         build=job.build,
@@ -126,7 +132,7 @@ def train_ranker(
         tracking_uri=tracking_uri,
         progress=progress,
     )
-    return _training(workspace, job.name, tracking)
+    return _training(workspace, kind, job.name, tracking)
 
 
 class _Job:
@@ -138,9 +144,11 @@ class _Job:
         model_config: RankerConfig,
         train_config: TrainConfig,
         seed: int,
+        reward: RewardDays | None,
         say: Callable[[str], None],
     ) -> None:
         self.model_config, self.train_config, self.seed, self.say = model_config, train_config, seed, say
+        self.reward = reward
         tables = [*_TABLES, *(name for name in _OPTIONAL_TABLES if workspace.table(name).exists())]
         self.inputs = {name: workspace.table(name).manifest().fingerprint for name in tables}
         items = workspace.table("clean_items").read().sort_by("item_id")
@@ -148,7 +156,8 @@ class _Job:
         self.popularity_N = _popularity(workspace, self.catalogue)
         columns = item_columns(items)
         snapshots = ItemSnapshots.load(workspace, self.catalogue.item_ids)
-        examples = self._examples(workspace, TRAIN)
+        learned, held_out_pages = _periods(reward)
+        examples = self._examples(workspace, *learned)
         sides = Sides.of(examples, columns, snapshots)
         self.layout = sides.layout(model_config)
         self.data = RankerData.of(model_config, self.layout, examples, sides)
@@ -158,22 +167,25 @@ class _Job:
         )
         self.validation: RankerData | None = None
         try:
-            held_out = self._examples(workspace, VALIDATION)
+            held_out = self._examples(workspace, *held_out_pages)
             held_out_sides = Sides.of(held_out, columns, snapshots)
             self.validation = RankerData.of(model_config, self.layout, held_out, held_out_sides)
         except ValueError as error:
             say(f"no validation, the last weights will be used, uncalibrated: {error}")
 
-    def _examples(self, workspace: Workspace, split: str) -> RankerExamples:
+    def _examples(self, workspace: Workspace, split: str, between: _Between) -> RankerExamples:
         rng = np.random.default_rng([self.seed, _NEGATIVES, split == TRAIN])
+        config, popularity_N = self.model_config, self.popularity_N
         return load_examples(
-            workspace, self.catalogue, split, self.model_config, popularity_N=self.popularity_N, rng=rng
+            workspace, self.catalogue, split, config, popularity_N=popularity_N, rng=rng, between=between
         )
 
     @property
     def name(self) -> str:
         """A digest of all inputs."""
         inputs = [dataclasses.asdict(self.model_config), dataclasses.asdict(self.train_config), self.seed, self.inputs]
+        if self.reward is not None:
+            inputs.append(dataclasses.asdict(self.reward))
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -185,6 +197,7 @@ class _Job:
             "train": dataclasses.asdict(self.train_config),
             "seed": self.seed,
             "inputs": self.inputs,
+            "reward": None if self.reward is None else dataclasses.asdict(self.reward),
             "items": len(self.catalogue),
             "layout": dataclasses.asdict(self.layout),
             "log_odds": list(self.log_odds),
@@ -245,11 +258,18 @@ class _Job:
         return {CALIBRATION: json.dumps(document, indent=2).encode()}
 
 
-def _training(workspace: Workspace, name: str, tracking: list[str]) -> RankerTraining:
-    runs = Runs(workspace, KIND)
+def _periods(reward: RewardDays | None) -> tuple[tuple[str, _Between], tuple[str, _Between]]:
+    """Return the split and the moments of the pages that are learned from, and of those held out."""
+    if reward is None:
+        return (TRAIN, (None, None)), (VALIDATION, (None, None))
+    return (TRAIN, (None, reward.calibrated_from)), (TRAIN, (reward.calibrated_from, reward.aligned_from))
+
+
+def _training(workspace: Workspace, kind: str, name: str, tracking: list[str]) -> RankerTraining:
+    runs = Runs(workspace, kind)
     finished = runs.open(name)
     calibration = json.loads((finished.folder / CALIBRATION).read_bytes())
-    model, _ = load_ranker(workspace, name)
+    model, _ = load_ranker(workspace, name, kind)
     return RankerTraining(
         run=name,
         folder=str(finished.folder),

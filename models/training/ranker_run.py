@@ -20,6 +20,8 @@ from models.training.export import load_weights
 from models.training.runs import WEIGHTS, Runs
 
 KIND = "ranker"
+REWARD = "reward"
+"""A ranker that rewards the alignment of GenRec: the same model, of earlier pages, never served."""
 CALIBRATION = "calibration.json"
 
 
@@ -37,12 +39,13 @@ class RankerRun:
     """The whole `config.json`."""
 
 
-def load_ranker(workspace: Workspace, run: str | None = None) -> tuple[UnifiedRanker, RankerRun]:
+def load_ranker(workspace: Workspace, run: str | None = None, kind: str = KIND) -> tuple[UnifiedRanker, RankerRun]:
     """Load a finished run for evaluation or serving.
 
     Args:
         workspace: A workspace on this machine.
         run: The run's name; None for the latest.
+        kind: `ranker`, or `reward` for a reward model.
 
     Returns:
         The model in evaluation mode, with a plain table, and what it was trained from.
@@ -51,7 +54,7 @@ def load_ranker(workspace: Workspace, run: str | None = None) -> tuple[UnifiedRa
         MissingRunError: There is no finished run of that name, or none at all.
         ValueError: A file does not have the digest its manifest tells.
     """
-    finished = Runs(workspace, KIND).open(run)
+    finished = Runs(workspace, kind).open(run)
     config, folder = finished.config, finished.folder
     fitted = json.loads((folder / CALIBRATION).read_bytes())["calibration"]
     trained = RankerRun(

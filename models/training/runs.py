@@ -4,6 +4,7 @@
 
     checkpoints/<kind>/
         LATEST                  name of the newest finished run
+        ALIGNED                 name of the newest aligned run, of kind genrec only
         <run>/                  the run's name is a digest of its inputs: the same training finds itself again
             steps/              checkpoints (`models.training.checkpoints`) until the run is finished
             mlflow_run          id of its MLflow run
@@ -34,7 +35,8 @@ LATEST, WEIGHTS, CONFIG, REPORT, STEPS, TRACKED = (
     "steps",
     "mlflow_run",
 )
-TITLES = {"genrec": "GenRec", "two_tower": "two-tower model", "ranker": "ranker"}
+ALIGNED = "ALIGNED"
+TITLES = {"genrec": "GenRec", "two_tower": "two-tower model", "ranker": "ranker", "reward": "reward model"}
 """Kinds of models as messages call them."""
 
 
@@ -56,7 +58,7 @@ class Runs:
 
     Args:
         workspace: Where they lie.
-        kind: `genrec`, `two_tower` or `ranker`.
+        kind: `genrec`, `two_tower`, `ranker` or `reward`.
 
     Raises:
         ValueError: The kind is another.
@@ -110,9 +112,14 @@ class Runs:
         if latest:
             self.point_to(name)
 
-    def point_to(self, name: str) -> None:
-        """Make a finished run the latest."""
-        self.workspace.write_bytes(name.encode(), *self._root, LATEST)
+    def point_to(self, name: str, pointer: str = LATEST) -> None:
+        """Make a finished run the latest, or the newest aligned one."""
+        self.workspace.write_bytes(name.encode(), *self._root, pointer)
+
+    def pointed_at(self, pointer: str) -> str | None:
+        """Return the run that a pointer names, None where it was never set."""
+        file = self.workspace.local_path(*self._root, pointer)
+        return file.read_text().strip() if file.exists() else None
 
     def note_tracked(self, name: str, run_id: str) -> None:
         """Keep the id of the MLflow run, for a resumption to go on with it."""
@@ -124,19 +131,17 @@ class Runs:
         Raises:
             MissingRunError: There is none.
         """
-        pointer = self.workspace.local_path(*self._root, LATEST)
-        if not pointer.exists():
+        name = self.pointed_at(LATEST)
+        if name is None:
             raise MissingRunError(
-                f"workspace {self.workspace.uri} has no trained {self._title}: expected {pointer}; run "
-                f"`{self._command}`"
+                f"workspace {self.workspace.uri} has no trained {self._title}: expected "
+                f"{self.workspace.local_path(*self._root, LATEST)}; run `{self._command}`"
             )
-        return pointer.read_text().strip()
+        return name
 
     def read_report(self, name: str) -> TrainReport:
         """Return what the training of a finished run did."""
-        document = json.loads((self.folder(name) / REPORT).read_bytes())
-        losses = [(int(step), float(loss)) for step, loss in document["losses"]]
-        return TrainReport(**{**document, "losses": losses})
+        return TrainReport.from_json(json.loads((self.folder(name) / REPORT).read_bytes()))
 
     def open(self, name: str | None = None) -> FinishedRun:
         """Return a finished run after a check of its files.
@@ -171,7 +176,7 @@ class Runs:
 
     @property
     def _command(self) -> str:
-        return f"pagewise train {self.kind.replace('_', '-')}"
+        return "pagewise align" if self.kind == "reward" else f"pagewise train {self.kind.replace('_', '-')}"
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

@@ -2,12 +2,15 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from features.workspace import Workspace
 from models.ranker.model import UnifiedRanker
 from models.training.ranker import load_ranker, train_ranker
+from models.training.reward_days import RewardDays
 from models.training.runs import MissingRunError, Runs
 
 pytestmark = pytest.mark.integration
@@ -113,3 +116,47 @@ def test_bad_configurations_fail_before_training(ranker_worker, shop):
         with pytest.raises(ValueError, match=message):
             train_ranker(shop[0], ranker_worker.MODEL, config, seed=3, track=False)
     assert not told
+
+
+def reward_of(ranker_worker, workspace):
+    days = RewardDays.of(np.repeat(np.arange(8), 40) * ranker_worker.DAY, 0.5)
+    assert (days.calibrated_from, days.aligned_from) == (3 * ranker_worker.DAY, 4 * ranker_worker.DAY)
+    config = dataclasses.replace(ranker_worker.TRAIN_CONFIG, epochs=2)
+    return train_ranker(workspace, ranker_worker.MODEL, config, seed=3, reward=days, track=False)
+
+
+def test_a_reward_model_knows_nothing_of_the_days_it_rewards(ranker_worker, shop, tmp_path):
+    """Other clicks on later pages, validation included, make the same reward model."""
+    first = Workspace(shutil.copytree(shop[2], tmp_path / "first"))
+    training = reward_of(ranker_worker, first)
+    assert (training.pages, training.train.metrics["auc"] > 0.6) == (3 * 40, True)
+    with pytest.raises(MissingRunError, match="has no trained ranker"):
+        load_ranker(first)
+    _, run = load_ranker(first, training.run, "reward")
+    assert run.calibration.slopes != (1.0, 1.0, 1.0)
+
+    other = Workspace(shutil.copytree(shop[2], tmp_path / "other"))
+    table = other.table("sequences")
+    rows = table.read().to_pylist()
+    for row in rows:
+        kept = sum(row["page_lengths"][:4]) if row["split"] == "train" else 0
+        row["events"] = row["events"][:kept] + [0 if event else 1 for event in row["events"][kept:]]
+    table.commit([table.write_part(pa.Table.from_pylist(rows, schema=table.schema), shard=0)])
+    again = reward_of(ranker_worker, other)
+    assert again.run != training.run
+    folders = [Runs(place, "reward").folder(name) for place, name in ((first, training.run), (other, again.run))]
+    assert (folders[0] / "weights.safetensors").read_bytes() == (folders[1] / "weights.safetensors").read_bytes()
+    assert load_ranker(other, again.run, "reward")[1].calibration == run.calibration
+
+
+@pytest.mark.parametrize(
+    ("moments", "parted"), [([0, 1, 2, 3], (1, 2)), ([0, 0, 0, 5, 9], (5, 9)), ([0, 1, 2], (1, 2))]
+)
+def test_reward_days_are_moments_where_there_are_not_three_days(moments, parted):
+    days = RewardDays.of(np.array(moments), 0.5)
+    assert (days.calibrated_from, days.aligned_from) == parted
+
+
+def test_two_moments_are_too_few_for_a_reward_model():
+    with pytest.raises(ValueError, match=r"three moments or more.*got 2; align on a longer log"):
+        RewardDays.of(np.array([4, 4, 7]), 0.5)

@@ -173,3 +173,46 @@ def test_torchrec_tables_need_a_process_group(worker, tmp_path):
 def test_a_source_without_a_batch(worker, tmp_path):
     with pytest.raises(ValueError, match="steps_per_epoch: expected >= 1, got 0"):
         train(worker.plain(), worker.Source(steps=0), worker.CONFIG, checkpoints=tmp_path, seed=1)
+
+
+def test_the_weights_of_the_start_may_be_the_best(worker, tmp_path):
+    """A training that makes things worse gives back what it got."""
+    model, told = worker.plain(), []
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def evaluate(trained):
+        return {"quality": -float((trained.head.weight - before["head.weight"]).abs().sum())}
+
+    options = {"checkpoints": tmp_path, "seed": 1, "evaluate": evaluate, "evaluate_first": True}
+    report = train(model, worker.Source(), worker.CONFIG, progress=told.append, **options)
+    assert told[0].startswith("evaluation at step 0: quality -0.0000")
+    assert (report.best_step, [step for step, _ in report.evaluations]) == (0, [0, 5, 10, 15])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    again = train(worker.plain(), worker.Source(kill_before=0), worker.CONFIG, **options)
+    assert again.evaluations == report.evaluations
+
+
+def test_a_rule_ends_the_run_with_its_reason(worker, tmp_path):
+    seen = []
+
+    def stop(evaluations):
+        seen[:] = evaluations
+        return "quality is 10" if evaluations and evaluations[-1][1]["quality"] >= 10 else ""
+
+    steps = iter((5.0, 10.0, 15.0))
+    options = {"evaluate": lambda model: {"quality": next(steps)}, "stop": stop}
+    report = train(worker.plain(), worker.Source(), worker.CONFIG, checkpoints=tmp_path, seed=1, **options)
+    assert (report.steps, report.best_step, report.stopped) == (10, 10, "quality is 10")
+    assert seen == report.evaluations == [(5, {"quality": 5.0}), (10, {"quality": 10.0})]
+    assert "stopped by quality is 10" in report.lines()[0]
+
+
+def test_what_steps_note_is_averaged_over_the_whole_run(worker, tmp_path):
+    every, rarely = (dataclasses.replace(worker.CONFIG, log_every_steps=steps) for steps in (1, 7))
+    reports = [
+        train(worker.plain(), worker.Source(), config, checkpoints=tmp_path / str(number), seed=1)
+        for number, config in enumerate((every, rarely))
+    ]
+    assert len(reports[0].losses) == 15
+    assert reports[0].means["loss"] == pytest.approx(sum(losses(reports[0])) / 15)
+    assert reports[1].means == pytest.approx(reports[0].means)

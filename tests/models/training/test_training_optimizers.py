@@ -16,6 +16,7 @@ from models.training.optimizers import (
 
 def test_cosine_falls_to_half_in_the_middle_and_to_zero_at_the_end():
     assert [round(rate_factor(progress, 0.0, "cosine"), 6) for progress in (0.0, 0.5, 1.0, 1.5)] == [1.0, 0.5, 0.0, 0.0]
+    assert [rate_factor(progress, 0.2, "constant") for progress in (0.0, 0.1, 0.2, 1.0)] == [0.0, 0.5, 1.0, 1.0]
 
 
 def test_row_wise_adagrad_by_hand():
