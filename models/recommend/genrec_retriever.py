@@ -60,7 +60,7 @@ class GenRecRetriever:
         self._sid_of_place_N = catalogue.sid_of_item_N[catalogue.items]
 
     def with_new_items(self, new: NewItems) -> GenRecRetriever:
-        """Return this retriever over a larger catalogue, of whose new items the model knows the codes; it stays as it is."""
+        """Return this retriever over a larger catalogue; the model knows new items by their codes. It stays as it is."""
         users = None if self.users is None else new.encoder(self.users)
         return GenRecRetriever(self.model, new.catalogue, self.config, users)
 
