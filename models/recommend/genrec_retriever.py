@@ -10,17 +10,16 @@ import numpy.typing as npt
 import torch
 
 from features.semantic_ids import Catalogue
-from kernels.allowed_ids import AllowedIds
-from kernels.jagged import columns, concat_ranges, row_numbers
+from kernels.jagged import columns, concat_ranges
 from kernels.trie import Trie
 from models.genrec.batch import PackedBatch, pack_prompts
 from models.genrec.config import DecodeConfig
 from models.genrec.decode import beam_search, hallucination_share, unconstrained_search
 from models.genrec.model import GenRec
+from models.recommend.eligibility import Ints
 from models.recommend.growth import NewItems
 from models.recommend.interface import NO_ITEM, Candidates, RequestBatch, UserEncoder
-
-BoolArray = npt.NDArray[np.bool_]
+from models.recommend.sid_filter import SidFilter
 
 
 class GenRecRetriever:
@@ -56,8 +55,7 @@ class GenRecRetriever:
         self.catalogue = catalogue
         self.config = config
         self.trie = Trie.from_sorted(catalogue.sids_SL)
-        self._place_of_item_N = np.argsort(catalogue.items)
-        self._sid_of_place_N = catalogue.sid_of_item_N[catalogue.items]
+        self.filter = SidFilter(catalogue)
 
     def with_new_items(self, new: NewItems) -> GenRecRetriever:
         """Return this retriever over a larger catalogue; the model knows new items by their codes. It stays as it is."""
@@ -87,47 +85,26 @@ class GenRecRetriever:
             sizes.append(len(rows))
         return float(np.average(shares, weights=sizes))
 
-    def _decode(self, requests: RequestBatch, k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        excluded_BN = self._excluded(requests)
-        prompts = self._prompts(requests)
-        found = beam_search(self.model, prompts, self.trie, max(k, self.config.beams), self._allowed(excluded_BN))
-        return self._expand(found.sids_BK.numpy(), found.scores_BK.numpy(), excluded_BN, k)
+    def _decode(self, requests: RequestBatch, k: int) -> tuple[Ints, npt.NDArray[np.float32]]:
+        prompts, allowed = self._prompts(requests), self.filter.allowed(requests)
+        found = beam_search(self.model, prompts, self.trie, max(k, self.config.beams), allowed)
+        return self._expand(found.sids_BK.numpy(), found.scores_BK.numpy(), requests, k)
 
     def _prompts(self, requests: RequestBatch) -> PackedBatch:
         vectors_BU = None if self.users is None else self.users.user_vectors(requests, self.catalogue)
         return pack_prompts(requests, self.catalogue, self.model.config, vectors_BU)
 
-    def _excluded(self, requests: RequestBatch) -> BoolArray:
-        """Mark what each request must not get; columns are places in `catalogue.items`, grouped by semantic ID."""
-        excluded_BN = np.zeros((len(requests), len(self.catalogue)), dtype=bool)
-        rows = row_numbers(np.diff(requests.excluded_offsets))
-        excluded_BN[rows, self._place_of_item_N[requests.excluded_items]] = True
-        return excluded_BN
-
-    def _allowed(self, excluded_BN: BoolArray) -> AllowedIds | None:
-        """Allow an ID while one of its items is not excluded; None when nothing is."""
-        rows, places = np.nonzero(excluded_BN)
-        if not len(rows):
-            return None
-        shape = (len(excluded_BN), len(self.catalogue.sids_SL))
-        gone = np.bincount(rows * shape[1] + self._sid_of_place_N[places], minlength=shape[0] * shape[1])
-        return AllowedIds.from_bitmap(torch.from_numpy(gone.reshape(shape) < np.diff(self.catalogue.offsets)))
-
     def _expand(
-        self,
-        sids_BK: npt.NDArray[np.int64],
-        scores_BK: npt.NDArray[np.float32],
-        excluded_BN: BoolArray,
-        k: int,
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Replace each ID by its items, most popular first, leave out excluded ones and keep `k` per request."""
+        self, sids_BK: Ints, scores_BK: npt.NDArray[np.float32], requests: RequestBatch, k: int
+    ) -> tuple[Ints, npt.NDArray[np.float32]]:
+        """Replace each ID by the items the request may get, most popular first, and keep `k` per request."""
         rows, beams = np.nonzero(sids_BK >= 0)
         sids = sids_BK[rows, beams]
         counts = np.diff(self.catalogue.offsets)[sids]
-        places = concat_ranges(self.catalogue.offsets[sids], counts)
+        items = self.catalogue.items[concat_ranges(self.catalogue.offsets[sids], counts)]
         rows, scores = np.repeat(rows, counts), np.repeat(scores_BK[rows, beams], counts)
-        kept = ~excluded_BN[rows, places]
-        rows, items, scores = rows[kept], self.catalogue.items[places[kept]], scores[kept]
+        kept = requests.permits(rows, items)
+        rows, items, scores = rows[kept], items[kept], scores[kept]
         ranks = columns(np.bincount(rows, minlength=len(sids_BK)))
         kept = ranks < k
         items_BK = np.full((len(sids_BK), k), NO_ITEM, dtype=np.int64)

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.recommend.eligibility import Ints
 from models.recommend.interface import NO_ITEM
-from models.recommend.vector_index import Floats, Ints, VectorIndex, one_thread
+from models.recommend.vector_answers import Floats
+from models.recommend.vector_index import VectorIndex, one_thread
 from models.recommend.vector_index_config import FLAT, HNSW, IndexConfig
 
 _SAME = 1e-5

@@ -1,7 +1,8 @@
 """What passes between the stages of the page maker: batches of requests in, candidates out.
 
 Items are catalogue numbers (`features.semantic_ids.Catalogue.numbers`) everywhere; ids appear only at the edges.
-Legend: `B` requests, `H` history entries of all requests, `E` excluded items of all requests, `K` candidates.
+Legend: `B` requests, `H` history entries of all requests, `E` excluded items of all requests, `K` candidates, `X`
+(request, item) pairs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy.typing as npt
 
 from features.columns import Columns
 from features.semantic_ids import Catalogue
-from kernels.jagged import concat_ranges, offsets_from_lengths
+from kernels.jagged import concat_ranges, offsets_from_lengths, row_numbers
+from models.recommend.eligibility import BoolArray, Eligibility, Ints
 
 NO_ITEM = -1
 """Pads a request's candidates when a retriever finds fewer than asked for."""
@@ -35,7 +37,9 @@ class RequestBatch:
         history_items, history_events, history_times: `H` entries: item number, code of `EVENT_KINDS`, milliseconds.
             Positive events and dislikes only.
         history_offsets: `B + 1` offsets.
-        excluded_items, excluded_offsets: Items that must not be returned, jagged in the same way.
+        excluded_items, excluded_offsets: Items that this request must not get (seen, shown before, disliked, named by
+            the caller), jagged in the same way; few.
+        eligible: Which items pass the request's filter at its moment; None where all do.
         columns: What is known of user and moment beside the history, `B` rows: `user.<attribute>`, `context.<key>`
             and the user features of `features.definitions` by their names.
     """
@@ -48,12 +52,15 @@ class RequestBatch:
     history_offsets: npt.NDArray[np.int64]
     excluded_items: npt.NDArray[np.int64]
     excluded_offsets: npt.NDArray[np.int64]
+    eligible: Eligibility | None = None
     columns: Columns | None = None
 
     def __post_init__(self) -> None:
         size = len(self.user_ids)
         if self.columns is not None and self.columns.rows != size:
             raise ValueError(f"columns: expected one row per request, {size}, got {self.columns.rows}")
+        if self.eligible is not None and len(self.eligible) != size:
+            raise ValueError(f"eligible: expected one mask per request, {size}, got {len(self.eligible)}")
         for name, offsets, values in (
             ("history", self.history_offsets, self.history_items),
             ("excluded", self.excluded_offsets, self.excluded_items),
@@ -81,8 +88,33 @@ class RequestBatch:
             history_offsets=offsets_from_lengths(history_lengths),
             excluded_items=self.excluded_items[concat_ranges(self.excluded_offsets[rows], excluded_lengths)],
             excluded_offsets=offsets_from_lengths(excluded_lengths),
+            eligible=None if self.eligible is None else self.eligible.take(rows),
             columns=None if self.columns is None else self.columns.take(rows),
         )
+
+    @property
+    def excluded_rows(self) -> Ints:
+        """The request that each of the excluded items belongs to, `[E]`."""
+        return row_numbers(np.diff(self.excluded_offsets))
+
+    def excluding(self, rows_X: Ints, items_X: Ints) -> RequestBatch:
+        """Return the same requests with further excluded items; each item is then named once per request, in order.
+
+        Args:
+            rows_X: The request that must not get the item beside it.
+            items_X: Catalogue numbers.
+        """
+        rows, items = np.append(self.excluded_rows, rows_X), np.append(self.excluded_items, items_X)
+        radix = int(items.max(initial=0)) + 1
+        keys = np.unique(rows * radix + items)
+        lengths_B = np.bincount(keys // radix, minlength=len(self))
+        return dataclasses.replace(self, excluded_items=keys % radix, excluded_offsets=offsets_from_lengths(lengths_B))
+
+    def permits(self, rows_X: Ints, items_X: Ints) -> BoolArray:
+        """Return whether each item may be returned to the request beside it: it passes and is not excluded, `[X]`."""
+        radix = max(int(items_X.max(initial=0)), int(self.excluded_items.max(initial=0))) + 1
+        excluded_X = np.isin(rows_X * radix + items_X, self.excluded_rows * radix + self.excluded_items)
+        return ~excluded_X if self.eligible is None else ~excluded_X & self.eligible.allows(rows_X, items_X)
 
     def with_newest(self, length: int) -> RequestBatch:
         """Return the same requests with at most the `length` newest entries of each history."""
@@ -115,8 +147,9 @@ class Candidates:
 class Retriever(Protocol):
     """Anything that proposes items: GenRec, item transitions, popularity, a two-tower index.
 
-    A retriever returns no item twice for a request, none of its excluded items, and `NO_ITEM` rather than an
-    arbitrary item when it has nothing more to say.
+    A retriever returns no item twice for a request, none of its excluded items, none that does not pass its filter
+    (`RequestBatch.eligible`), and `NO_ITEM` rather than an arbitrary item when it has nothing more to say. Neither rule
+    costs it candidates: what it returns is what would be left of all that it has to say.
     """
 
     name: str

@@ -20,7 +20,7 @@ from models.recommend.fusion import Fused, fuse, rerank
 from models.recommend.interface import NO_ITEM, Candidates, Ranker, RequestBatch, Retriever
 from models.recommend.policy import NO_CHOICE, Policy, uniform_numbers
 from models.recommend.retrievers import TransitionsRetriever
-from models.recommend.rules import CatalogueFacts, Filters, with_exclusions
+from models.recommend.rules import CatalogueFacts, Filters, with_rules
 
 GENREC, TRANSITIONS, TWO_TOWER, POPULAR = "genrec", "transitions", "two_tower", "popular"
 RETRIEVERS: tuple[str, ...] = (GENREC, TRANSITIONS, TWO_TOWER, POPULAR)
@@ -173,7 +173,7 @@ class Recommender:
         transitions = self.retrievers.get(TRANSITIONS)
         if not isinstance(transitions, TransitionsRetriever):
             raise ValueError("similar items need the transitions retriever, which this recommender does not have")
-        found = transitions.similar(number, k, np.flatnonzero(~self.facts.allowed(time)))
+        found = transitions.similar(number, k, self.facts.mask(time))
         kept = found.items_BK[0] != NO_ITEM
         return list(zip(self.catalogue.ids(found.items_BK[0][kept]), found.scores_BK[0][kept].tolist(), strict=True))
 
@@ -184,7 +184,7 @@ class Recommender:
         return slots
 
     def _with_rules(self, requests: RequestBatch, filters: Sequence[Filters | None] | None) -> RequestBatch:
-        return with_exclusions(requests, self.facts, filters or [None] * len(requests), self.config.exclude_seen)
+        return with_rules(requests, self.facts, filters or [None] * len(requests), self.config.exclude_seen)
 
     def _in_use(self) -> list[str]:
         """Return the names of the retrievers to ask, first choice first."""

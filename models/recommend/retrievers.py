@@ -1,11 +1,14 @@
 """Retrievers without training: the popular list and item transitions. Every learned retriever is measured beside them.
 
-Legend: `B` requests, `N` items, `K` candidates, `E` excluded items, `S` scored (request, item) pairs.
+Legend: `B` requests, `b` requests with one mask, `N` items, `K` candidates, `W` items looked at, `E` excluded items,
+`S` scored (request, item) pairs.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -15,11 +18,11 @@ from features.schemas import POSITIVE_CODES
 from features.semantic_ids import Catalogue
 from features.workspace import Workspace
 from kernels.jagged import columns, row_numbers
+from models.recommend.eligibility import BoolArray, Ints, ItemMask, groups
 from models.recommend.growth import NewItems
 from models.recommend.interface import NO_ITEM, Candidates, RequestBatch
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 def popularity_of(item_statistics: pa.Table, catalogue: Catalogue) -> Floats:
@@ -61,37 +64,54 @@ class PopularRetriever:
         return cls.from_arrow(workspace.table("item_statistics").read(["item_id", "popularity"]), catalogue)
 
     def retrieve(self, requests: RequestBatch, k: int) -> Candidates:
-        """Return the `k` most popular items that a request does not exclude."""
-        items_BK = self.first_allowed(
-            row_numbers(np.diff(requests.excluded_offsets)), requests.excluded_items, len(requests), k
-        )
+        """Return the `k` most popular items that a request may get."""
+        items_BK = self.first(requests, k)
         scores_BK = np.where(items_BK == NO_ITEM, -np.inf, self.popularity_N[items_BK]).astype(np.float32)
         return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=self.name)
 
-    def first_allowed(self, rows_E: Ints, items_E: Ints, size: int, k: int) -> Ints:
-        """Return the `k` most popular items per row without the given ones, in `O(size * (k + exclusions of a row))`.
+    def first(self, requests: RequestBatch, k: int) -> Ints:
+        """Return the `k` most popular items per request, `[B, K]`, `NO_ITEM` where what it may get is used up.
 
-        Args:
-            rows_E: Row of each exclusion, `0 <= row < size`.
-            items_E: The excluded item numbers.
-            size: Number of rows `B`.
-            k: Items wanted per row.
-
-        Returns:
-            `[B, K]` item numbers, `NO_ITEM` where the catalogue is used up.
+        Costs, beside what is looked up once per mask, `O(B (k + excluded items of a request))`.
         """
-        most = int(np.bincount(rows_E, minlength=1).max())
-        width = min(len(self.order_N), k + most)
-        ranks_E = self.rank_N[items_E]
-        near_E = ranks_E < width
-        taken_BW = np.zeros((size, width), dtype=bool)
-        taken_BW[rows_E[near_E], ranks_E[near_E]] = True
-        free_BK = np.argsort(taken_BW, axis=1, kind="stable")[:, :k]
-        items_BK: Ints = np.full((size, k), NO_ITEM, dtype=np.int64)
-        items_BK[:, : free_BK.shape[1]] = np.where(
-            np.take_along_axis(taken_BW, free_BK, axis=1), NO_ITEM, self.order_N[free_BK]
-        )
+        items_BK = np.full((len(requests), k), NO_ITEM, dtype=np.int64)
+        rows_E, items_E = requests.excluded_rows, requests.excluded_items
+        excluded_B = np.diff(requests.excluded_offsets)
+        local_B = np.zeros(len(requests), dtype=np.int64)
+        for mask, rows in groups(requests.eligible, len(requests)):
+            local_B[:], local_B[rows] = NO_ITEM, np.arange(len(rows))
+            here_E = local_B[rows_E] != NO_ITEM
+            ranks_W = self._first_ranks(mask, k + int(excluded_B[rows].max(initial=0)))
+            items_BK[rows] = self._without(ranks_W, local_B[rows_E[here_E]], items_E[here_E], len(rows), k)
         return items_BK
+
+    def _first_ranks(self, mask: ItemMask | None, width: int) -> Ints:
+        """Return the places in the list, rising, of the `width` most popular items that pass."""
+        if mask is None or mask.count == len(mask):
+            return np.arange(min(width, len(self.order_N)))
+        if mask.count**2 <= width * len(mask):  # so few pass that walking down the list takes longer than sorting them
+            return np.sort(self.rank_N[np.flatnonzero(mask.allowed_N)])[:width]
+        reach = 2 * width * len(mask) // mask.count
+        while True:
+            ranks = np.flatnonzero(mask.allowed_N[self.order_N[:reach]])
+            if len(ranks) >= width or reach >= len(mask):
+                return ranks[:width]
+            reach *= 4
+
+    def _without(self, ranks_W: Ints, rows_E: Ints, items_E: Ints, size: int, k: int) -> Ints:
+        """Return the first `k` items at these places in the list, per row, less the row's excluded ones."""
+        items_bK = np.full((size, k), NO_ITEM, dtype=np.int64)
+        if not len(ranks_W):
+            return items_bK
+        place_E = np.minimum(np.searchsorted(ranks_W, self.rank_N[items_E]), len(ranks_W) - 1)
+        there_E = ranks_W[place_E] == self.rank_N[items_E]
+        taken_bW = np.zeros((size, len(ranks_W)), dtype=bool)
+        taken_bW[rows_E[there_E], place_E[there_E]] = True
+        free_bK = np.argsort(taken_bW, axis=1, kind="stable")[:, :k]
+        items_bK[:, : free_bK.shape[1]] = np.where(
+            np.take_along_axis(taken_bW, free_bK, axis=1), NO_ITEM, self.order_N[ranks_W[free_bK]]
+        )
+        return items_bK
 
     def with_new_items(self, new: NewItems) -> PopularRetriever:
         """Return the list with further items, which nobody had yet, behind the others."""
@@ -158,27 +178,28 @@ class TransitionsRetriever:
     def retrieve(self, requests: RequestBatch, k: int) -> Candidates:
         """Return the `k` best followers of each request's history, then popular items with score 0."""
         scored = self._recent_history(requests) @ self._weights_by_rank
-        items_BK, scores_BK = self._best(
-            scored, row_numbers(np.diff(requests.excluded_offsets)), requests.excluded_items, k
-        )
+        items_BK, scores_BK = self._best(scored, requests.permits, k)
         lacking = np.flatnonzero(items_BK[:, -1] == NO_ITEM)
         if len(lacking):
-            items_BK[lacking] = self._filled(items_BK[lacking], lacking, requests)
+            items_BK[lacking] = self._filled(items_BK[lacking], requests.take(lacking))
             scores_BK[lacking] = np.where(
                 items_BK[lacking] == NO_ITEM, -np.inf, np.maximum(scores_BK[lacking], np.float32(0))
             )
         return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=self.name)
 
-    def similar(self, item: int, k: int, excluded_items: Ints | None = None) -> Candidates:
+    def similar(self, item: int, k: int, mask: ItemMask | None = None) -> Candidates:
         """Return up to `k` followers of one item as a batch of one request; nothing is filled up.
 
         Args:
             item: Item number; never among the answers.
             k: Items wanted.
-            excluded_items: Further item numbers that must not be returned.
+            mask: Which items may be returned; None for all.
         """
-        excluded = np.append(np.zeros(0, dtype=np.int64) if excluded_items is None else excluded_items, item)
-        items_BK, scores_BK = self._best(self._weights_by_rank[item], np.zeros_like(excluded), excluded, k)
+
+        def permits(_: Ints, items_S: Ints) -> BoolArray:
+            return items_S != item if mask is None else (items_S != item) & mask.allowed_N[items_S]
+
+        items_BK, scores_BK = self._best(self._weights_by_rank[item], permits, k)
         return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=self.name)
 
     def with_new_items(self, new: NewItems) -> TransitionsRetriever:
@@ -202,13 +223,14 @@ class TransitionsRetriever:
         shape = (len(requests), len(self.popular.order_N))
         return sp.csr_matrix((self.decay ** steps_back[near], (rows[near], items[near])), shape=shape)
 
-    def _best(self, scored: sp.csr_matrix, rows_E: Ints, items_E: Ints, k: int) -> tuple[Ints, npt.NDArray[np.float32]]:
-        """Return the `k` best stored entries of each row without excluded items; columns are popularity ranks."""
-        size, items = scored.shape
+    def _best(
+        self, scored: sp.csr_matrix, permits: Callable[[Ints, Ints], BoolArray], k: int
+    ) -> tuple[Ints, npt.NDArray[np.float32]]:
+        """Return the `k` best stored entries of each row that it is permitted; columns are popularity ranks."""
+        size = scored.shape[0]
         scored.sort_indices()
         rows_S = row_numbers(np.diff(scored.indptr))
-        keys_S = rows_S * items + scored.indices
-        allowed_S = ~np.isin(keys_S, rows_E * items + self.popular.rank_N[items_E])
+        allowed_S = permits(rows_S, self.popular.order_N[scored.indices])
         rows_S, ranks_S = rows_S[allowed_S], scored.indices[allowed_S]
         scores_S = scored.data[allowed_S].astype(np.float32)
         # The bits of positive floats sort like the floats: one integer key orders by row, then by falling score.
@@ -222,20 +244,10 @@ class TransitionsRetriever:
         scores_BK[cells] = scores_S[order_S[kept_S]]
         return items_BK, scores_BK
 
-    def _filled(self, items_bK: Ints, rows_b: Ints, requests: RequestBatch) -> Ints:
-        """Put the most popular other items behind the scored ones of the given rows."""
-        size, k = items_bK.shape
-        local_B = np.full(len(requests), NO_ITEM, dtype=np.int64)
-        local_B[rows_b] = np.arange(size)
-        excluded_rows = local_B[row_numbers(np.diff(requests.excluded_offsets))]
-        here = excluded_rows >= 0
-        scored_rows, scored_columns = np.nonzero(items_bK != NO_ITEM)
-        popular_bK = self.popular.first_allowed(
-            np.concatenate([excluded_rows[here], scored_rows]),
-            np.concatenate([requests.excluded_items[here], items_bK[scored_rows, scored_columns]]),
-            size,
-            k,
-        )
+    def _filled(self, items_bK: Ints, requests: RequestBatch) -> Ints:
+        """Put the most popular other items behind the scored ones."""
+        rows, places = np.nonzero(items_bK != NO_ITEM)
+        popular_bK = self.popular.first(requests.excluding(rows, items_bK[rows, places]), items_bK.shape[1])
         both = np.concatenate([items_bK, popular_bK], axis=1)
-        first_bK = np.argsort(both == NO_ITEM, axis=1, kind="stable")[:, :k]
+        first_bK = np.argsort(both == NO_ITEM, axis=1, kind="stable")[:, : items_bK.shape[1]]
         return np.take_along_axis(both, first_bK, axis=1)

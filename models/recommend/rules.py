@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,18 @@ import pyarrow.compute as pc
 from features.schemas import DISLIKE, EVENT_CODE, ITEMS
 from features.semantic_ids import Catalogue
 from features.workspace import conform
-from kernels.jagged import offsets_from_lengths
+from kernels.jagged import row_numbers
+from models.recommend.eligibility import BoolArray, Eligibility, Ints, ItemMask, shared
 from models.recommend.interface import RequestBatch
 
-BoolArray = npt.NDArray[np.bool_]
+KEPT_MASKS = 64
+"""Masks kept for requests to come, at most."""
+KEPT_MASK_BYTES = 512 * 1024**2
+"""Bytes that the kept masks and what retrievers work out of them may take, roughly."""
+_FEWEST_MASKS = 8
+"""Kept in any case: availability alone, and what is asked for most."""
+_BYTES_PER_ITEM = 6
+"""Of one mask: a byte, and a cumulative count of 4 bytes per semantic ID."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +62,17 @@ class Filters:
             mistakes.append(f"min_price: expected at most max_price = {self.max_price}, got {self.min_price}")
         if mistakes:
             raise ValueError("filters: " + "; ".join(mistakes))
+
+    @property
+    def text(self) -> str:
+        """What is asked, for people; empty where nothing is.
+
+        Example:
+            >>> Filters(category="toys", max_price=3).text
+            "category='toys', max_price=3"
+        """
+        asked = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return ", ".join(f"{name}={value!r}" for name, value in asked.items())
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Filters:
@@ -90,18 +109,31 @@ class CatalogueFacts:
         from_time = pc.fill_null(self.table["available_from"].cast(pa.int64()), np.iinfo(np.int64).min)
         self.available_from_N: npt.NDArray[np.int64] = from_time.to_numpy()
         self.price_N: npt.NDArray[np.float64] = self.table["price"].to_numpy()  # nan where there is none
+        fitting = KEPT_MASK_BYTES // (_BYTES_PER_ITEM * max(len(self.table), 1))
+        self._kept = lru_cache(maxsize=min(KEPT_MASKS, max(_FEWEST_MASKS, fitting)))(self._mask_at)
 
     def __len__(self) -> int:
         return len(self.table)
 
     @cached_property
-    def _category_entries(self) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-        """All names on all category paths, and the item each belongs to."""
+    def _distinct_from(self) -> Ints:
+        """The moments at which items become available, sorted: between two of them availability stays as it is."""
+        return np.unique(self.available_from_N[self.available_N])
+
+    @cached_property
+    def _brands(self) -> tuple[pa.Array, npt.NDArray[np.int32]]:
+        """The distinct brands, and each item's place among them."""
+        return _encoded(self.table["brand"].combine_chunks())
+
+    @cached_property
+    def _categories(self) -> tuple[pa.Array, npt.NDArray[np.int32], Ints]:
+        """The distinct names on category paths; of all entries of all paths, the place among them and the item."""
         paths = self.table["category"].combine_chunks()
-        return pc.list_flatten(paths), pc.list_parent_indices(paths).to_numpy()
+        names, place_X = _encoded(pc.list_flatten(paths))
+        return names, place_X, pc.list_parent_indices(paths).to_numpy()
 
     def allowed(self, time: int, filters: Filters | None = None) -> BoolArray:
-        """Return which items may be shown at a time, shape `[N]`.
+        """Return which items may be shown at a time, shape `[N]`; costs a pass over the catalogue.
 
         Args:
             time: Milliseconds since 1970 UTC.
@@ -111,46 +143,78 @@ class CatalogueFacts:
         if filters is None:
             return allowed_N
         if filters.category is not None:
-            names, owners = self._category_entries
+            names, place_X, item_X = self._categories
             inside_N = np.zeros(len(self), dtype=bool)
-            inside_N[owners[_bools(pc.fill_null(pc.equal(names, filters.category), False))]] = True
+            inside_N[item_X[place_X == _place(names, filters.category)]] = True
             allowed_N &= inside_N
         if filters.brand is not None:
-            allowed_N &= _bools(pc.fill_null(pc.equal(self.table["brand"], filters.brand), False))
+            brands, place_N = self._brands
+            allowed_N &= place_N == _place(brands, filters.brand)
         if filters.min_price is not None:
             allowed_N &= self.price_N >= filters.min_price
         if filters.max_price is not None:
             allowed_N &= self.price_N <= filters.max_price
         return allowed_N
 
+    def mask(self, time: int, filters: Filters | None = None) -> ItemMask:
+        """Return `allowed` as a mask; one that was asked for lately is given again, the same object."""
+        return self._kept(self._position(time), filters or Filters())
 
-def with_exclusions(
+    def eligibility(self, times_B: Ints, filters: Sequence[Filters | None]) -> Eligibility:
+        """Return which items may be shown to each request.
+
+        Args:
+            times_B: Milliseconds since 1970 UTC.
+            filters: One per request.
+        """
+        asked = [
+            (self._position(int(time)), wanted or Filters()) for time, wanted in zip(times_B, filters, strict=True)
+        ]
+        return shared(asked, lambda row: self._kept(*asked[row]))
+
+    def _position(self, time: int) -> int:
+        """Return how many of the moments that change availability lie at or before a time."""
+        return int(np.searchsorted(self._distinct_from, time, side="right"))
+
+    def _mask_at(self, position: int, filters: Filters) -> ItemMask:
+        time = int(self._distinct_from[position - 1]) if position else np.iinfo(np.int64).min
+        return ItemMask(self.allowed(time, filters))
+
+
+def with_rules(
     requests: RequestBatch, facts: CatalogueFacts, filters: Sequence[Filters | None], exclude_seen: bool
 ) -> RequestBatch:
-    """Return the requests with everything they must not be shown among their excluded items.
+    """Return the requests with everything they must not be shown: filtered out, or among their excluded items.
 
     Args:
-        requests: `B` requests.
+        requests: `B` requests, not filtered yet.
         facts: Availability and what filters look at.
         filters: One per request.
         exclude_seen: Exclude the whole history; otherwise only what was disliked.
+
+    Raises:
+        ValueError: The requests are filtered already.
     """
-    out_of_history = np.ones(len(requests.history_items), dtype=bool)
+    if requests.eligible is not None:
+        raise ValueError("requests: expected none with `eligible`, which the page maker's rules set, got some")
+    rows_H, items_H = row_numbers(np.diff(requests.history_offsets)), requests.history_items
     if not exclude_seen:
-        out_of_history = requests.history_events == EVENT_CODE[DISLIKE]
-    excluded = []
-    for row in range(len(requests)):
-        history = slice(requests.history_offsets[row], requests.history_offsets[row + 1])
-        given = slice(requests.excluded_offsets[row], requests.excluded_offsets[row + 1])
-        forbidden_N = ~facts.allowed(int(requests.times_B[row]), filters[row])
-        forbidden_N[requests.excluded_items[given]] = True
-        forbidden_N[requests.history_items[history][out_of_history[history]]] = True
-        excluded.append(np.flatnonzero(forbidden_N))
-    return dataclasses.replace(
-        requests,
-        excluded_items=np.concatenate([*excluded, np.zeros(0, dtype=np.int64)]),
-        excluded_offsets=offsets_from_lengths(np.array([len(items) for items in excluded], dtype=np.int64)),
-    )
+        disliked = requests.history_events == EVENT_CODE[DISLIKE]
+        rows_H, items_H = rows_H[disliked], items_H[disliked]
+    ruled = requests.excluding(rows_H, items_H)
+    return dataclasses.replace(ruled, eligible=facts.eligibility(requests.times_B, filters))
+
+
+def _encoded(values: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int32]]:
+    """Return the distinct values and the place of each value among them, -1 for null."""
+    encoded = pc.dictionary_encode(values)
+    return encoded.dictionary, pc.fill_null(encoded.indices, -1).to_numpy()
+
+
+def _place(distinct: pa.Array, value: str) -> int:
+    """Return the place of a value, one that nothing has where it is not there."""
+    place: int = pc.index(distinct, value).as_py()
+    return len(distinct) if place < 0 else place
 
 
 def _bools(values: pa.Array | pa.ChunkedArray) -> BoolArray:

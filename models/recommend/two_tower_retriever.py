@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from features.semantic_ids import Catalogue
-from kernels.jagged import offsets_from_lengths, row_numbers
+from kernels.jagged import concat_ranges, offsets_from_lengths, row_numbers
+from models.recommend.eligibility import Ints, ItemMask, PerMask, groups
 from models.recommend.growth import NewItems
 from models.recommend.interface import NO_ITEM, Candidates, RequestBatch, UserEncoder
-from models.recommend.vector_index import Floats, Ints, VectorIndex
+from models.recommend.vector_answers import AllowedEntries, Floats
+from models.recommend.vector_index import VectorIndex
 from models.recommend.vector_index_config import IndexConfig
 
 
@@ -47,10 +49,11 @@ class TwoTowerRetriever:
         self.encoder, self.index, self.catalogue = encoder, index, catalogue
         self.item_ids: pa.Array = item_ids if isinstance(item_ids, pa.Array) else pa.array(item_ids, pa.string())
         self._number_of_entry_N = catalogue.numbers(self.item_ids)
-        self._foreign = np.flatnonzero(self._number_of_entry_N < 0)
         own = np.flatnonzero(self._number_of_entry_N >= 0)
         self._entry_of_number = np.full(len(catalogue), NO_ITEM, dtype=np.int64)
         self._entry_of_number[self._number_of_entry_N[own]] = own
+        self._all_of_catalogue = AllowedEntries(self._number_of_entry_N >= 0) if len(own) < len(index) else None
+        self._allowed_entries = PerMask(self._entries_that_pass)
 
     @classmethod
     def build(
@@ -104,16 +107,23 @@ class TwoTowerRetriever:
         known = np.flatnonzero(users_BD.any(axis=1))
         items_BK = np.full((len(requests), k), NO_ITEM, dtype=np.int64)
         scores_BK = np.full((len(requests), k), -np.inf, dtype=np.float32)
-        entries, offsets = self._excluded_entries(requests.take(known))
-        found_bK, scores_BK[known] = self.index.search(users_BD[known], k, entries, offsets)
-        items_BK[known] = np.where(found_bK == NO_ITEM, NO_ITEM, self._number_of_entry_N[found_bK])
+        for mask, rows in groups(requests.eligible, len(requests)):
+            asked = np.intersect1d(rows, known)
+            excluded, offsets = self._excluded_entries(requests, asked)
+            allowed = self._all_of_catalogue if mask is None else self._allowed_entries(mask)
+            found_bK, scores_BK[asked] = self.index.search(users_BD[asked], k, excluded, offsets, allowed)
+            items_BK[asked] = np.where(found_bK == NO_ITEM, NO_ITEM, self._number_of_entry_N[found_bK])
         return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=self.name)
 
-    def _excluded_entries(self, requests: RequestBatch) -> tuple[Ints, Ints]:
-        """Return each request's excluded entries of the index, those outside the catalogue included."""
-        entries = self._entry_of_number[requests.excluded_items]
-        rows = row_numbers(np.diff(requests.excluded_offsets))[entries != NO_ITEM]
-        size, foreign = len(requests), len(self._foreign)
-        rows = np.concatenate([rows, np.repeat(np.arange(size), foreign)])
-        entries = np.concatenate([entries[entries != NO_ITEM], np.tile(self._foreign, size)])
-        return entries[np.argsort(rows, kind="stable")], offsets_from_lengths(np.bincount(rows, minlength=size))
+    def _entries_that_pass(self, mask: ItemMask) -> AllowedEntries:
+        """Return the entries of the index whose items pass; those outside the catalogue do not."""
+        numbers_N = self._number_of_entry_N
+        return AllowedEntries((numbers_N >= 0) & mask.allowed_N[numbers_N])
+
+    def _excluded_entries(self, requests: RequestBatch, rows: Ints) -> tuple[Ints, Ints]:
+        """Return the entries of the index that the requests of these rows exclude, jagged."""
+        lengths = np.diff(requests.excluded_offsets)[rows]
+        items = requests.excluded_items[concat_ranges(requests.excluded_offsets[rows], lengths)]
+        entries = self._entry_of_number[items]
+        there = entries != NO_ITEM
+        return entries[there], offsets_from_lengths(np.bincount(row_numbers(lengths)[there], minlength=len(rows)))

@@ -2,7 +2,8 @@
 
 What is found for a request depends on the index and on this request alone, never on what is asked beside it: the pages
 of a batch job equal those of the service.
-Legend: `N` items, `D` width, `B` requests, `K` items wanted, `W` items looked at, `E` excluded items of all requests.
+Legend: `N` items, `D` width, `B` requests, `b` requests of one width, `K` items wanted, `W` items looked at, `E`
+excluded items of all requests.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ from typing import Any
 
 import faiss as typed_faiss
 import numpy as np
-import numpy.typing as npt
 
-from kernels.jagged import columns, row_numbers
+from kernels.jagged import row_numbers
+from models.recommend.eligibility import Ints
 from models.recommend.interface import NO_ITEM
+from models.recommend.vector_answers import AllowedEntries, Answers, Finder, Floats
 from models.recommend.vector_index_config import FLAT, HNSW, IVF_PQ, IndexConfig
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 FaissIndex = Any
 faiss: Any = typed_faiss
 """Its type stubs lack what its generated classes hold."""
 PQ_CENTROIDS = 256
 """Of each byte of a compressed vector; as many items are needed to train them."""
 _UNIT_TOLERANCE = 1e-3
+_SPARSE = 8
+"""Where fewer than one entry in so many is allowed, the allowed ones are compared one by one: the index would have to
+look at so many others on the way."""
 
 
 class VectorIndex:
@@ -119,50 +122,47 @@ class VectorIndex:
         k: int,
         excluded_items: Ints | None = None,
         excluded_offsets: Ints | None = None,
+        allowed: AllowedEntries | None = None,
     ) -> tuple[Ints, Floats]:
-        """Return the `k` nearest entries of each query that it does not exclude.
+        """Return the `k` nearest entries of each query that are allowed and that it does not exclude.
 
-        More than `k` are looked for, by how many a request excludes, and the excluded ones are left out. A request that
-        is left with fewer than `min(k, items it may get)` is answered from all of its allowed entries.
+        More than `k` are looked for, by how many a request excludes and by the share that is allowed, and the others
+        are left out. A request that is left with fewer than `min(k, entries it may get)` is answered from all allowed
+        entries, and so is every request where few entries are allowed.
 
         Args:
             queries_BD: float32 `[B, D]`.
             k: Entries wanted.
             excluded_items: Entries that must not be returned, of all queries; None excludes nothing.
             excluded_offsets: `B + 1` offsets: query b owns entries offsets[b]:offsets[b + 1].
+            allowed: Entries that may be returned at all; None allows all.
 
         Returns:
             Entries `[B, K]`, best first, ties by number, and their inner products (in `ivf_pq` with the compressed
             vectors); `NO_ITEM` and `-inf` after the last.
 
         Raises:
-            ValueError: The queries have another width than the entries.
+            ValueError: The queries have another width than the entries, or there is not one `allowed` per entry.
         """
         queries_BD = np.ascontiguousarray(queries_BD, dtype=np.float32)
+        self._check_question(queries_BD, allowed)
+        if excluded_items is None or excluded_offsets is None:
+            excluded_items, excluded_offsets = np.zeros(0, np.int64), np.zeros(len(queries_BD) + 1, np.int64)
+        excluded_rows = row_numbers(np.diff(excluded_offsets))
+        answers = Answers(queries_BD, k, len(self), excluded_rows, excluded_items, allowed)
+        if answers.allowed_share * _SPARSE >= 1:
+            answers.fill(np.arange(len(queries_BD)), self._nearest, answers.allowed_share)
+        answers.fill(answers.lacking(), self._among(allowed))
+        return answers.items_BK, answers.scores_BK
+
+    def _check_question(self, queries_BD: Floats, allowed: AllowedEntries | None) -> None:
         if queries_BD.ndim != 2 or queries_BD.shape[1] != self.width:
             raise ValueError(
                 f"queries: expected shape [B, {self.width}], the width of the indexed vectors, got "
                 f"{list(queries_BD.shape)}; index the vectors of the model that makes the queries"
             )
-        size = len(queries_BD)
-        if excluded_items is None or excluded_offsets is None:
-            excluded_items, excluded_offsets = np.zeros(0, np.int64), np.zeros(size + 1, np.int64)
-        keys_E = np.unique(row_numbers(np.diff(excluded_offsets)) * len(self) + excluded_items)
-        out_B = np.bincount(keys_E // max(len(self), 1), minlength=size)
-        items_BK = np.full((size, k), NO_ITEM, dtype=np.int64)
-        scores_BK = np.full((size, k), -np.inf, dtype=np.float32)
-        widths_B = _widths(k + out_B, len(self))
-        for width in np.unique(widths_B[widths_B > 0]):
-            rows = np.flatnonzero(widths_B == width)
-            found_bW, scores_bW = self._nearest(queries_BD[rows], int(width))
-            taken_bW = (found_bW == NO_ITEM) | np.isin(rows[:, None] * len(self) + found_bW, keys_E)
-            items_BK[rows], scores_BK[rows] = _first(found_bW, scores_bW, taken_bW, k)
-        lacking = np.flatnonzero((items_BK != NO_ITEM).sum(axis=1) < np.minimum(k, len(self) - out_B))
-        for row in lacking:
-            excluded = excluded_items[excluded_offsets[row] : excluded_offsets[row + 1]]
-            found_1K, scores_1K = self._of_all_allowed(queries_BD[row : row + 1], k, excluded)
-            items_BK[row], scores_BK[row] = _first(found_1K, scores_1K, found_1K == NO_ITEM, k)
-        return items_BK, scores_BK
+        if allowed is not None and len(allowed.allowed_N) != len(self):
+            raise ValueError(f"allowed: expected one flag per entry, {len(self)}, got {len(allowed.allowed_N)}")
 
     def _nearest(self, queries_BD: Floats, width: int) -> tuple[Ints, Floats]:
         """Ask the index for `width` entries each, best first, ties by number."""
@@ -172,17 +172,22 @@ class VectorIndex:
         scores_BW, found_BW = self._index.search(queries_BD, width, params=parameters)
         return self._ordered(queries_BD, found_BW, scores_BW)
 
-    def _of_all_allowed(self, query_1D: Floats, k: int, excluded: Ints) -> tuple[Ints, Floats]:
-        """Compare one query with every entry it does not exclude."""
-        allowed = faiss.IDSelectorNot(faiss.IDSelectorBatch(excluded))
-        width = min(k, len(self))
+    def _among(self, allowed: AllowedEntries | None) -> Finder:
+        """Return a search that compares queries with all allowed entries."""
         if self.kind == IVF_PQ:
-            parameters = faiss.SearchParametersIVF(sel=allowed, nprobe=self._index.nlist)
-            scores_1K, found_1K = self._index.search(query_1D, width, params=parameters)
+            index, search = self._index, faiss.SearchParametersIVF
+            options: dict[str, Any] = {"nprobe": self._index.nlist}
+            if allowed is not None:
+                options["sel"] = faiss.IDSelectorBitmap(allowed.bitmap)
         else:
-            vectors = self._index.storage if self.kind == HNSW else self._index
-            scores_1K, found_1K = vectors.search(query_1D, width, params=faiss.SearchParameters(sel=allowed))
-        return self._ordered(query_1D, found_1K, scores_1K)
+            index, search = (self._index.storage if self.kind == HNSW else self._index), faiss.SearchParameters
+            options = {} if allowed is None else {"sel": faiss.IDSelectorArray(allowed.entries)}
+
+        def find(queries_BD: Floats, width: int) -> tuple[Ints, Floats]:
+            scores_BW, found_BW = index.search(queries_BD, width, params=search(**options))
+            return self._ordered(queries_BD, found_BW, scores_BW)
+
+        return find
 
     def _ordered(self, queries_BD: Floats, found_BW: Ints, scores_BW: Floats) -> tuple[Ints, Floats]:
         """Sort by score, then number.
@@ -260,20 +265,3 @@ def _stored_vectors(index: FaissIndex) -> Floats | None:
     flat = faiss.downcast_index(index.storage) if isinstance(index, faiss.IndexHNSWFlat) else index
     stored: Floats = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
     return stored
-
-
-def _widths(wanted_B: Ints, items: int) -> Ints:
-    """Round up to powers of two: few searches for a batch, each request's width still its own affair."""
-    return np.minimum(2 ** np.ceil(np.log2(np.maximum(wanted_B, 1))).astype(np.int64), items)
-
-
-def _first(found_BW: Ints, scores_BW: Floats, taken_BW: npt.NDArray[np.bool_], k: int) -> tuple[Ints, Floats]:
-    """Return the `k` first entries per row that are not taken."""
-    rows, places = np.nonzero(~taken_BW)
-    ranks = columns(np.bincount(rows, minlength=len(found_BW)))
-    rows, places, ranks = rows[ranks < k], places[ranks < k], ranks[ranks < k]
-    items_BK = np.full((len(found_BW), k), NO_ITEM, dtype=np.int64)
-    scores_BK = np.full((len(found_BW), k), -np.inf, dtype=np.float32)
-    items_BK[rows, ranks] = found_BW[rows, places]
-    scores_BK[rows, ranks] = scores_BW[rows, places]
-    return items_BK, scores_BK

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from features.schemas import CLICK, EVENT_CODE, ITEMS
 from features.semantic_ids import Catalogue
 from kernels.jagged import columns, offsets_from_lengths
 from models.recommend.interface import NO_ITEM, Candidates, RequestBatch
-from models.recommend.rules import CatalogueFacts
+from models.recommend.rules import CatalogueFacts, Filters
 
 NOON = int(datetime(2024, 5, 1, 12, tzinfo=UTC).timestamp() * 1000)
 DAY = 86_400_000
@@ -66,8 +67,56 @@ def batch(
     )
 
 
+def random_facts(rng: np.random.Generator, items: int, catalogue: Catalogue | None = None) -> CatalogueFacts:
+    """Items `i0`, `i1`, ... with facts that are often missing, some not available, some only from a day on."""
+    catalogue = catalogue or Catalogue([f"i{n}" for n in range(items)], np.zeros((items, 1), np.int64), (1,))
+    noon = datetime.fromtimestamp(NOON / 1000, UTC)
+    rows = [
+        {
+            "item_id": f"i{number}",
+            "title": f"thing {number}",
+            "category": [None, [], ["a"], ["a", "b"], ["c", "b"]][rng.integers(5)],
+            "brand": [None, "x", "y"][rng.integers(3)],
+            "price": [None, *range(5)][rng.integers(6)],
+            "available": [None, True, True, False][rng.integers(4)],
+            "available_from": None if rng.random() < 0.5 else noon + timedelta(days=int(rng.integers(-3, 4))),
+        }
+        for number in range(items)
+    ]
+    return CatalogueFacts(pa.Table.from_pylist(rows, schema=ITEMS), catalogue)
+
+
+def random_filters(rng: np.random.Generator) -> Filters | None:
+    """One of few, so that requests share some."""
+    choices = [
+        None,
+        Filters(),
+        Filters(category="b"),
+        Filters(category="a", brand="x"),
+        Filters(brand="y", min_price=1),
+        Filters(min_price=1, max_price=3),
+        Filters(category="nothing"),
+        Filters(max_price=0),
+    ]
+    return choices[rng.integers(len(choices))]
+
+
+def passes(row: Mapping[str, Any], time: int, filters: Filters | None) -> bool:
+    """The rule for one item, word by word."""
+    wanted = filters or Filters()
+    price = row["price"]
+    return (
+        row["available"] is not False
+        and (row["available_from"] is None or row["available_from"].timestamp() * 1000 <= time)
+        and (wanted.category is None or wanted.category in (row["category"] or []))
+        and (wanted.brand is None or row["brand"] == wanted.brand)
+        and (wanted.min_price is None or (price is not None and price >= wanted.min_price))
+        and (wanted.max_price is None or (price is not None and price <= wanted.max_price))
+    )
+
+
 class ListRetriever:
-    """Proposes the same items to everybody, in the order given, less what the request excludes."""
+    """Proposes the same items to everybody, in the order given, less what the request may not get."""
 
     def __init__(self, name: str, items: Sequence[int], step: float = 1.0) -> None:
         self.name, self.items, self.step = name, items, step
@@ -76,8 +125,8 @@ class ListRetriever:
         items_BK = np.full((len(requests), k), NO_ITEM, dtype=np.int64)
         scores_BK = np.full((len(requests), k), -np.inf, dtype=np.float32)
         for row in range(len(requests)):
-            start, end = requests.excluded_offsets[row : row + 2]
-            left = [item for item in self.items if item not in requests.excluded_items[start:end]][:k]
+            permitted = requests.permits(np.full(len(self.items), row), np.array(self.items, dtype=np.int64))
+            left = np.array(self.items)[permitted][:k]
             items_BK[row, : len(left)] = left
             scores_BK[row, : len(left)] = 100 - self.step * np.arange(len(left), dtype=np.float32)
         return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=self.name)

@@ -22,6 +22,7 @@ from features.workspace import Workspace
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.genrec.model import GenRec
 from models.inputs.items import item_columns
+from models.recommend.eligibility import ItemMask
 from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.interface import NO_ITEM, RequestBatch, Retriever
 from models.recommend.retrievers import PopularRetriever, TransitionsRetriever
@@ -204,7 +205,9 @@ def test_similar_items_are_followers_without_the_item_itself_and_nothing_filled_
     transitions = TransitionsRetriever(weights, np.zeros(4))
     assert transitions.similar(0, 3).items_BK.tolist() == [[2, 1, NO_ITEM]]
     assert transitions.similar(0, 3).scores_BK.tolist() == [[2.0, 1.0, -np.inf]]
-    assert transitions.similar(0, 3, np.array([2])).items_BK.tolist() == [[1, NO_ITEM, NO_ITEM]]
+    assert transitions.similar(0, 3, ItemMask(np.array([True, True, False, True]))).items_BK.tolist() == [
+        [1, NO_ITEM, NO_ITEM]
+    ]
     assert transitions.similar(3, 1).items_BK.tolist() == [[NO_ITEM]]
 
 

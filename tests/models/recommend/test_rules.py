@@ -2,11 +2,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from recommend_cases import DAY, NOON, batch, items_table, small_catalogue, small_facts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recommend_cases import (
+    DAY,
+    NOON,
+    batch,
+    items_table,
+    passes,
+    random_facts,
+    random_filters,
+    small_catalogue,
+    small_facts,
+)
 
 from features.schemas import DISLIKE
 from features.semantic_ids import Catalogue
-from models.recommend.rules import CatalogueFacts, Filters, with_exclusions
+from models.recommend import rules
+from models.recommend.rules import CatalogueFacts, Filters, with_rules
 
 
 @pytest.mark.parametrize(
@@ -49,16 +62,59 @@ def test_facts_without_any_row():
 @pytest.mark.parametrize(
     ("exclude_seen", "event", "expected"),
     [
-        (True, "click", [[0, 2, 4, 5], [4, 5]]),
-        (False, "click", [[2, 4, 5], [4, 5]]),
-        (False, DISLIKE, [[0, 2, 4, 5], [4, 5]]),
+        (True, "click", [[0, 2], []]),
+        (False, "click", [[2], []]),
+        (False, DISLIKE, [[0, 2], []]),
     ],
 )
-def test_exclusions(exclude_seen, event, expected):
-    requests = batch([[0, 0], []], excluded=[[2], []], event=event)
-    ruled = with_exclusions(requests, small_facts(), [None, None], exclude_seen)
+def test_exclusions_hold_only_what_is_special_to_a_request(exclude_seen, event, expected):
+    requests = batch([[0, 0], []], excluded=[[2, 2], []], event=event)
+    ruled = with_rules(requests, small_facts(), [None, None], exclude_seen)
     assert [part.tolist() for part in np.split(ruled.excluded_items, ruled.excluded_offsets[1:-1])] == expected
     assert ruled.user_ids == requests.user_ids
+    assert ruled.eligible is not None
+    assert [mask.allowed_N.tolist() for mask in ruled.eligible.masks] == [[True] * 4 + [False] * 2]
+
+
+def test_rules_are_set_once():
+    ruled = with_rules(batch([[0]]), small_facts(), [None], True)
+    with pytest.raises(ValueError, match="expected none with `eligible`"):
+        with_rules(ruled, small_facts(), [None], True)
+
+
+def test_masks_are_shared_inside_a_batch_and_kept_between_batches():
+    facts = small_facts()
+    asked = [None, Filters(category="toys"), Filters(), Filters(category="toys"), None]
+    times_B = np.array([NOON, NOON, NOON + 5, NOON + DAY - 1, NOON + DAY])
+    eligible = facts.eligibility(times_B, asked)
+    # i5 appears at noon + 1 day: until then availability is the same, whatever the moment
+    assert eligible.row_B.tolist() == [0, 1, 0, 1, 2]
+    assert [mask.count for mask in eligible.masks] == [4, 3, 5]
+    again = facts.eligibility(times_B[1:] - 1, asked[1:])
+    assert again.masks == (eligible.masks[1], eligible.masks[0])  # the very same objects
+    assert facts.mask(NOON) is eligible.masks[0]
+    assert small_facts().mask(NOON) is not eligible.masks[0]
+
+
+def test_kept_masks_are_bounded():
+    facts = small_facts()
+    masks = [facts.mask(NOON, Filters(max_price=price)) for price in range(rules.KEPT_MASKS + 1)]
+    assert facts.mask(NOON, Filters(max_price=rules.KEPT_MASKS)) is masks[-1]
+    assert facts.mask(NOON, Filters(max_price=0)) is not masks[0]
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_masks_equal_asking_item_by_item(seed):
+    rng = np.random.default_rng(seed)
+    facts = random_facts(rng, items=30)
+    times_B = NOON + rng.integers(-2, 4, 6) * DAY
+    asked = [random_filters(rng) for _ in range(6)]
+    eligible = facts.eligibility(times_B, asked)
+    rows = facts.table.to_pylist()
+    for request in range(6):
+        expected = [passes(row, int(times_B[request]), asked[request]) for row in rows]
+        assert eligible.mask_of(request).allowed_N.tolist() == expected
 
 
 def test_filters_from_a_document():
