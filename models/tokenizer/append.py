@@ -1,6 +1,6 @@
 """Give semantic IDs to new items without touching a published one.
 
-Legend: `M` new items, `L` levels.
+Legend: `M` new items, `L` levels, `D` width of a vector.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from features.workspace import MANIFEST, Workspace
 from models.tokenizer.balance import capacity
 from models.tokenizer.bundle import APPENDS, CODES, ROOT, VECTORS, Bundle, codes_file, json_file, vectors_file
-from models.tokenizer.quantizer import Codes
+from models.tokenizer.quantizer import Codes, Floats
 from models.tokenizer.report import code_usage
 
 
@@ -43,6 +43,52 @@ class AppendReport:
         ]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class NewCodes:
+    """Semantic IDs of items that a bundle does not hold.
+
+    Attributes:
+        items: Their `M` rows, in order of their ids.
+        codes_ML: Their codes.
+        vectors_MD: What was quantised.
+        collided: New items whose ID is also another item's.
+        overflow: See `AppendReport`.
+    """
+
+    items: pa.Table
+    codes_ML: Codes
+    vectors_MD: Floats
+    collided: int
+    overflow: list[int]
+
+
+def encode_new(bundle: Bundle, items: pa.Table) -> NewCodes:
+    """Encode those items that the bundle does not hold, with its encoder and nearest codes; nothing is written.
+
+    Args:
+        bundle: All items that have codes already.
+        items: Rows of the items table.
+
+    Raises:
+        ValueError: A new item occurs twice.
+    """
+    new = _new_items(bundle, items)
+    if not new.num_rows:
+        nothing = np.empty((0, len(bundle.config.codes_per_level)), np.int32)
+        none_over = [0] * len(bundle.config.codes_per_level)
+        return NewCodes(
+            items=new, codes_ML=nothing, vectors_MD=np.empty((0, 0), np.float32), collided=0, overflow=none_over
+        )
+    vectors_MD = bundle.encoder.encode(new)
+    codes_ML = bundle.quantizer.encode(vectors_MD)
+    over_L = _beyond_capacity(bundle, codes_ML)
+    if bundle.config.extra_level:
+        codes_ML, beyond = _numbered(bundle, codes_ML)
+        over_L.append(beyond)
+    collided = _collided(bundle.codes_NL, codes_ML)
+    return NewCodes(items=new, codes_ML=codes_ML, vectors_MD=vectors_MD, collided=collided, overflow=over_L)
+
+
 def append_items(workspace: Workspace, generation: str | None, items: pa.Table) -> AppendReport:
     """Encode new items with the published encoder and nearest codes, as the generation's next numbered delta.
 
@@ -57,29 +103,20 @@ def append_items(workspace: Workspace, generation: str | None, items: pa.Table) 
         ValueError: A new item occurs twice.
     """
     bundle = Bundle.load(workspace, generation)
-    new = _new_items(bundle, items)
-    codes_ML = np.empty((0, len(bundle.config.codes_per_level)), np.int32)
-    number, over_L = None, [0] * len(bundle.config.codes_per_level)
-    if new.num_rows:
-        number = f"{bundle.appends + 1:06d}"
-        vectors_MD = bundle.encoder.encode(new)
-        codes_ML = bundle.quantizer.encode(vectors_MD)
-        over_L = _beyond_capacity(bundle, codes_ML)
-        if bundle.config.extra_level:
-            codes_ML, beyond = _numbered(bundle, codes_ML)
-            over_L.append(beyond)
+    new = encode_new(bundle, items)
+    number = f"{bundle.appends + 1:06d}" if new.items.num_rows else None
     report = AppendReport(
         generation=bundle.generation,
         number=number,
-        appended=new.num_rows,
-        already_known=items.num_rows - new.num_rows,
-        collided=_collided(bundle.codes_NL, codes_ML),
-        overflow=over_L,
+        appended=new.items.num_rows,
+        already_known=items.num_rows - new.items.num_rows,
+        collided=new.collided,
+        overflow=new.overflow,
     )
     if number is not None:
         folder = (ROOT, bundle.generation, APPENDS, number)
-        workspace.write_bytes(codes_file(new["item_id"].combine_chunks(), codes_ML), *folder, CODES)
-        workspace.write_bytes(vectors_file(vectors_MD), *folder, VECTORS)
+        workspace.write_bytes(codes_file(new.items["item_id"].combine_chunks(), new.codes_ML), *folder, CODES)
+        workspace.write_bytes(vectors_file(new.vectors_MD), *folder, VECTORS)
         workspace.write_bytes(json_file(dataclasses.asdict(report)), *folder, MANIFEST)
     return report
 
