@@ -38,6 +38,10 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        seed = int(torch.randint(2**62, ()))
-        dropped: Tensor = (x * (1 / (1 - self.p))).masked_fill(random_mask(tuple(x.shape), self.p, seed), 0.0)
-        return dropped
+        # a product with 0 and 1: torch's masked_fill costs ten times as much
+        kept = (1 - self.mask(tuple(x.shape)).view(torch.int8)).to(x.dtype)
+        return x * (1 / (1 - self.p)) * kept
+
+    def mask(self, shape: tuple[int, ...]) -> Tensor:
+        """Draw a new mask, true where an element is dropped."""
+        return random_mask(shape, self.p, int(torch.randint(2**62, ())))

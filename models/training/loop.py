@@ -21,6 +21,7 @@ from models.training.checkpoints import BEST, Checkpoints
 from models.training.config import TrainConfig
 from models.training.engine import build_engine, holds_torchrec
 from models.training.interrupts import deferred_interrupt
+from models.training.memory import keep_freed_memory
 from models.training.meters import EXAMPLES, Meters, clock, peak_rss_mb
 from models.training.optimizers import rate_factor
 from models.training.position import Evaluation, Position, TrainReport
@@ -88,6 +89,7 @@ def train(
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    keep_freed_memory()
     if holds_torchrec(model) and not dist.is_initialized():
         raise ValueError(
             "a model with TorchRec's tables needs `with models.training.distributed.process_group(device):`"
