@@ -23,12 +23,34 @@ class Fused:
         scores_BF: float32, not increasing along `F`, 0 where there is no item.
         parts_BFR: float32, the contribution of each list; they add up to the score.
         sources: Names of the `R` lists.
+        named_BF: The list that counts most for the item: which one to name as its source.
     """
 
     items_BF: npt.NDArray[np.int64]
     scores_BF: npt.NDArray[np.float32]
     parts_BFR: npt.NDArray[np.float32]
     sources: tuple[str, ...]
+    named_BF: npt.NDArray[np.int64]
+
+
+def reordered(fused: Fused, parts_BFR: npt.NDArray[np.float32], sources: tuple[str, ...]) -> Fused:
+    """Order candidates by the sum of new parts; equal scores keep the order they had, sources stay what they were.
+
+    Args:
+        fused: Candidates of `B` requests.
+        parts_BFR: What each of the `sources` contributes.
+        sources: Their names.
+    """
+    there_BF = fused.items_BF != NO_ITEM
+    total_BF = np.where(there_BF, parts_BFR.sum(axis=2), 0.0).astype(np.float32)
+    best_BF = np.argsort(-np.where(there_BF, total_BF, -np.inf), axis=1, kind="stable")
+    return Fused(
+        items_BF=np.take_along_axis(fused.items_BF, best_BF, axis=1),
+        scores_BF=np.take_along_axis(total_BF, best_BF, axis=1),
+        parts_BFR=np.take_along_axis(parts_BFR, best_BF[..., None], axis=1),
+        sources=sources,
+        named_BF=np.take_along_axis(fused.named_BF, best_BF, axis=1),
+    )
 
 
 def rerank(fused: Fused, scores_BF: npt.NDArray[np.float32], source: str, weight: float, rrf_k: float) -> Fused:
@@ -57,14 +79,7 @@ def rerank(fused: Fused, scores_BF: npt.NDArray[np.float32], source: str, weight
     gain_BF = weight * (rrf_k + 1) / (rrf_k + rank_BF)
     parts_BFR = np.concatenate([fused.parts_BFR, gain_BF[..., None]], axis=2) / (1 + weight)
     parts_BFR = (parts_BFR * there_BF[..., None]).astype(np.float32)
-    total_BF = parts_BFR.sum(axis=2)
-    best_BF = np.argsort(-np.where(there_BF, total_BF, -np.inf), axis=1, kind="stable")
-    return Fused(
-        items_BF=np.take_along_axis(fused.items_BF, best_BF, axis=1),
-        scores_BF=np.take_along_axis(total_BF, best_BF, axis=1),
-        parts_BFR=np.take_along_axis(parts_BFR, best_BF[..., None], axis=1),
-        sources=(*fused.sources, source),
-    )
+    return reordered(fused, parts_BFR, (*fused.sources, source))
 
 
 def fuse(lists: Sequence[Candidates], weights: Sequence[float], rrf_k: float, limit: int) -> Fused:
@@ -122,8 +137,10 @@ def fuse(lists: Sequence[Candidates], weights: Sequence[float], rrf_k: float, li
         scores_BF=np.zeros((len(items_BM), limit), dtype=np.float32),
         parts_BFR=np.zeros((len(items_BM), limit, len(lists)), dtype=np.float32),
         sources=tuple(entry.source for entry in lists),
+        named_BF=np.zeros((len(items_BM), limit), dtype=np.int64),
     )
     fused.items_BF[where] = item_G[best][kept]
     fused.scores_BF[where] = score_G[best][kept]
     fused.parts_BFR[where] = parts_GR[best][kept]
+    fused.named_BF[where] = parts_GR[best][kept].argmax(axis=1)
     return fused
