@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kernels.allowed_ids import AllowedIds
 from kernels.trie import NO_NODE, Trie
+from kernels.triton import runs_on_gpu
 
 
 def trie_topk(
@@ -47,6 +48,10 @@ def trie_topk(
     Returns:
         `(scores_BM, nodes_BM, parents_BM)`, best first, `M = k`; `-inf`, `NO_NODE` and parent 0 where fewer exist.
     """
+    if runs_on_gpu(logprobs_BKC):
+        from kernels.triton.trie_topk import trie_topk as on_gpu
+
+        return on_gpu(trie, level, nodes_BK, scores_BK, logprobs_BKC, k, allowed, renormalize)
     edges = trie.levels[level]
     batch = nodes_BK.shape[0]
     safe_BK = nodes_BK.clamp_min(0)

@@ -9,6 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+# Read by Triton when the first of all tests imports it: without a GPU its kernels run in its interpreter.
+if not Path("/proc/driver/nvidia").exists():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
