@@ -61,7 +61,7 @@ class RecommendedItem(BaseModel):
 
 
 class RecommendResponse(BaseModel):
-    """A page, best item first; shorter than asked for where nothing else may be shown."""
+    """A page, best item first; shorter than asked for, or empty, where nothing else may be shown."""
 
     request_id: str
     items: list[RecommendedItem]
@@ -70,6 +70,7 @@ class RecommendResponse(BaseModel):
     policy: str
     arm: str
     fallback: str | None = Field(None, description="What stood in for the first-choice retriever, if anything did.")
+    reason: str | None = Field(None, description="Why there are fewer items than asked for, if there are.")
 
 
 class SimilarItem(BaseModel):

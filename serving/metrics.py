@@ -15,6 +15,7 @@ class ServiceMetrics:
         requests: HTTP requests by route and status.
         request_seconds: Time to answer, by route.
         pages: Pages served, by what stood in for the first choice (`none` where nothing did).
+        short_pages: Pages with fewer items than asked for, by whether they hold `some` or `none`.
         batch_size: Requests answered together.
         store_seconds: One read of histories.
         store_corrupted: Damaged or foreign blobs met in the store.
@@ -28,6 +29,7 @@ class ServiceMetrics:
         self.requests = self._counter("requests", "HTTP requests", ["route", "status"])
         self.request_seconds = self._histogram("request_seconds", "Seconds to answer", _SECONDS, ["route"])
         self.pages = self._counter("pages", "Pages served", ["fallback"])
+        self.short_pages = self._counter("short_pages", "Pages with fewer items than asked for", ["items"])
         self.batch_size = self._histogram("batch_size", "Requests answered together", _BATCHES)
         self.store_seconds = self._histogram("store_read_seconds", "Seconds to read histories", _SECONDS)
         self.store_corrupted = self._gauge("store_corrupted", "Damaged or foreign blobs met")

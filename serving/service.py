@@ -217,6 +217,8 @@ class RecommendService:
     def _response(self, request_id: str, page: Page, size: int, reason: str | None) -> RecommendResponse:
         fallback = reason or page.fallback
         self.metrics.pages.labels(fallback or "none").inc()
+        if len(page.items) < size:
+            self.metrics.short_pages.labels("some" if page.items else "none").inc()
         rows = zip(page.items[:size], page.scores, page.sources, page.parts, strict=False)
         return RecommendResponse(
             request_id=request_id,
@@ -228,6 +230,8 @@ class RecommendService:
             policy=self.policy,
             arm=self.arm,
             fallback=fallback,
+            # the page was made for the longest of its batch: it may be long enough for this request
+            reason=page.reason if len(page.items) < size else None,
         )
 
     def _now(self) -> int:

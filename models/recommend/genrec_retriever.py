@@ -58,7 +58,7 @@ class GenRecRetriever:
         self.filter = SidFilter(catalogue)
 
     def with_new_items(self, new: NewItems) -> GenRecRetriever:
-        """Return this retriever over a larger catalogue; the model knows new items by their codes. It stays as it is."""
+        """Return this retriever over a larger catalogue; the model knows new items by their codes. It stays."""
         users = None if self.users is None else new.encoder(self.users)
         return GenRecRetriever(self.model, new.catalogue, self.config, users)
 

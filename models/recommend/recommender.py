@@ -19,6 +19,7 @@ from models.recommend.config import RecommendConfig
 from models.recommend.fusion import Fused, fuse, rerank
 from models.recommend.interface import NO_ITEM, Candidates, Ranker, RequestBatch, Retriever
 from models.recommend.policy import NO_CHOICE, Policy, uniform_numbers
+from models.recommend.reasons import why_short
 from models.recommend.retrievers import TransitionsRetriever
 from models.recommend.rules import CatalogueFacts, Filters, with_rules
 
@@ -44,6 +45,7 @@ class Page:
         candidates: Ids of all eligible candidates, best first.
         candidate_scores: Their fused scores.
         fallback: The best retriever that had candidates where the first choice had none, None where it had.
+        reason: Why there are fewer items than asked for, None where there are as many.
     """
 
     items: list[str]
@@ -54,6 +56,7 @@ class Page:
     candidates: list[str]
     candidate_scores: list[float]
     fallback: str | None
+    reason: str | None
 
 
 def request_seeds(request_ids: Sequence[str]) -> npt.NDArray[np.uint64]:
@@ -132,14 +135,22 @@ class Recommender:
         slots = self._slots(page_size)
         if filters is not None and len(filters) != len(requests):
             raise ValueError(f"filters: expected one per request, {len(requests)}, got {len(filters)}")
-        lists = self._retrieve(self._with_rules(requests, filters), max(slots, self.config.candidates))
+        asked = [None] * len(requests) if filters is None else filters
+        ruled = self._with_rules(requests, asked)
+        lists = self._retrieve(ruled, max(slots, self.config.candidates))
         fused = self._rank(requests, self._fuse(lists, max(slots, self.config.candidates)))
         policy = self._greedy if seeds_B is None else self.policy
         uniform_BP = uniform_numbers(np.zeros(len(requests), np.uint64) if seeds_B is None else seeds_B, slots)
         choice_BP, propensity_BP = policy.draw(fused.scores_BF, fused.items_BF != NO_ITEM, uniform_BP)
+        found_B, seen = (choice_BP != NO_CHOICE).sum(axis=1).tolist(), self.config.exclude_seen
+        reasons = [
+            why_short(ruled, row, asked[row], found, seen) if found < slots else None
+            for row, found in enumerate(found_B)
+        ]
         fallbacks = self._fallbacks(lists)
         return [
-            self._page(fused, row, choice_BP[row], propensity_BP[row], fallbacks[row]) for row in range(len(requests))
+            self._page(fused, row, choice_BP[row], propensity_BP[row], fallbacks[row], reasons[row])
+            for row in range(len(requests))
         ]
 
     def candidates(self, requests: RequestBatch, k: int) -> list[Candidates]:
@@ -147,13 +158,14 @@ class Recommender:
 
         Users without history get candidates of the popular list only.
         """
-        asked = self._with_rules(requests, None)
-        return [self._ask(name, asked, k) for name in self._in_use()]
+        ruled = self._with_rules(requests, [None] * len(requests))
+        return [self._ask(name, ruled, k) for name in self._in_use()]
 
     def orders(self, requests: RequestBatch, k: int) -> tuple[Candidates, Candidates]:
         """Return the first `k` items of the order that the policy draws from, and of the order before the ranker."""
         depth = max(k, self.config.candidates)
-        fused = self._fuse(self._retrieve(self._with_rules(requests, None), depth), depth)
+        ruled = self._with_rules(requests, [None] * len(requests))
+        fused = self._fuse(self._retrieve(ruled, depth), depth)
         return _first(self._rank(requests, fused), k, PAGE), _first(fused, k, FUSION)
 
     def similar(self, item_id: str, k: int, time: int) -> list[tuple[str, float]]:
@@ -183,8 +195,8 @@ class Recommender:
             raise ValueError(f"page_size: expected 1 to {self.config.max_page_size}, got {slots}")
         return slots
 
-    def _with_rules(self, requests: RequestBatch, filters: Sequence[Filters | None] | None) -> RequestBatch:
-        return with_rules(requests, self.facts, filters or [None] * len(requests), self.config.exclude_seen)
+    def _with_rules(self, requests: RequestBatch, filters: Sequence[Filters | None]) -> RequestBatch:
+        return with_rules(requests, self.facts, filters, self.config.exclude_seen)
 
     def _in_use(self) -> list[str]:
         """Return the names of the retrievers to ask, first choice first."""
@@ -246,21 +258,21 @@ class Recommender:
         choice_P: np.ndarray,
         propensity_P: np.ndarray,
         fallback: str | None,
+        reason: str | None,
     ) -> Page:
         slots = choice_P[choice_P != NO_CHOICE]
         there = fused.items_BF[row] != NO_ITEM
         parts_PR = fused.parts_BFR[row, slots]
-        retrievers = sum(source in RETRIEVERS for source in fused.sources)
         return Page(
             items=self.catalogue.ids(fused.items_BF[row, slots]),
             scores=fused.scores_BF[row, slots].tolist(),
-            # a ranker comes behind the retrievers in `sources` and proposes nothing itself
-            sources=[fused.sources[best] for best in parts_PR[:, :retrievers].argmax(axis=1)],
+            sources=[fused.sources[named] for named in fused.named_BF[row, slots]],
             parts=[dict(zip(fused.sources, part, strict=True)) for part in parts_PR.tolist()],
             propensities=propensity_P[: len(slots)].tolist(),
             candidates=self.catalogue.ids(fused.items_BF[row, there]),
             candidate_scores=fused.scores_BF[row, there].tolist(),
             fallback=fallback,
+            reason=reason,
         )
 
 

@@ -34,9 +34,18 @@ def test_recommend(call, release):
     response = call("POST", "/v1/recommend", json={"user_id": "u0", "page_size": 3, "context": {"device": "phone"}})
     answer = response.json()
     assert response.status_code == 200
-    assert set(answer) == {"request_id", "items", "next_cursor", "release", "policy", "arm", "fallback"}
+    assert set(answer) == {"request_id", "items", "next_cursor", "release", "policy", "arm", "fallback", "reason"}
     assert answer["release"] == release.manifest.release_id
     assert [set(item) for item in answer["items"]] == [{"item_id", "score", "source"}] * 3
+
+
+def test_a_filter_that_leaves_nothing_is_no_error(call):
+    body = {"user_id": "u0", "filters": {"brand": "nobody's", "min_price": 2}}
+    response = call("POST", "/v1/recommend", json=body)
+    assert (response.status_code, response.json()["items"]) == (200, [])
+    assert response.json()["reason"] == (
+        'no item of the catalogue passes the filters brand="nobody\'s", min_price=2.0 at this moment'
+    )
 
 
 def test_explain_adds_score_parts(call):

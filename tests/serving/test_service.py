@@ -78,6 +78,33 @@ def test_every_answer_has_a_request_id_of_its_own(service):
 def test_filters_hold_for_every_item(service):
     answer = ask(service, "nobody", page_size=12, filters=FilterSpec(category="aisle1", max_price=6.0))
     assert set(items_of(answer)) == {"i01", "i03", "i05"}  # the price of item n is n + 1
+    assert answer.reason == (
+        "there are no more than 3 items passing the filters category='aisle1', max_price=6.0 at this moment"
+    )
+
+
+def test_a_filter_that_leaves_nothing_gives_an_empty_page_with_the_reason(service):
+    filters = FilterSpec(category="no such", max_price=3.0)
+    for answer in (
+        ask(service, "u0", filters=filters),
+        service.fallback(RecommendRequest(user_id="u0", filters=filters), DEADLINE),
+    ):
+        assert answer.items == []
+        assert answer.reason == (
+            "no item of the catalogue passes the filters category='no such', max_price=3.0 at this moment"
+        )
+    assert b'pagewise_short_pages_total{items="none"} 2.0' in service.metrics.text()
+
+
+def test_a_full_page_has_no_reason_though_a_longer_one_of_its_batch_has(service):
+    short, long = service.recommend(
+        [RecommendRequest(user_id="nobody", page_size=size, filters=FilterSpec(max_price=3.0)) for size in (2, 5)]
+    )
+    assert (len(short.items), short.reason) == (2, None)
+    assert (len(long.items), long.reason) == (
+        3,
+        "there are no more than 3 items passing the filters max_price=3.0 at this moment",
+    )
 
 
 def test_what_the_release_refuses_is_422_with_the_value(service):

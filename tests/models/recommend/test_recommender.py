@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 from recommend_cases import NOON, BrokenRetriever, ListRetriever, batch, small_catalogue, small_facts
 
+from features.schemas import DISLIKE
 from models.recommend.config import RecommendConfig
 from models.recommend.interface import NO_ITEM, RequestBatch
 from models.recommend.policy import Policy
@@ -63,9 +64,68 @@ def test_excluded_items_stay_out():
     assert page.items == ["i3"]
 
 
-def test_a_user_who_has_seen_everything_gets_an_empty_page():
+def test_a_user_who_has_seen_everything_gets_an_empty_page_with_the_reason():
     page = recommender().pages(batch([[0, 1, 2, 3]]))[0]
     assert (page.items, page.propensities, page.candidates) == ([], [], [])
+    assert page.reason == "every item that is available at this moment is already seen or excluded (4)"
+
+
+@pytest.mark.parametrize(
+    ("filters", "history", "size", "items", "reason"),
+    [
+        (None, [0], 3, ["i1", "i2", "i3"], None),
+        (
+            None,
+            [0],
+            4,
+            ["i1", "i2", "i3"],
+            "3 left of the 4 items available at this moment: 1 already seen or excluded",
+        ),
+        (
+            Filters(category="x", max_price=3.0),
+            [0],
+            1,
+            [],
+            "no item of the catalogue passes the filters category='x', max_price=3.0 at this moment",
+        ),
+        (
+            Filters(brand="bolt", min_price=30),  # only i4, which is not available
+            [],
+            1,
+            [],
+            "no item of the catalogue passes the filters brand='bolt', min_price=30 at this moment",
+        ),
+        (
+            Filters(brand="acme"),
+            [2, 0],
+            1,
+            [],
+            "every item that passes the filters brand='acme' at this moment is already seen or excluded (2)",
+        ),
+        (
+            Filters(brand="acme"),
+            [3, 0],
+            2,
+            ["i2"],
+            "1 left of the 2 items passing the filters brand='acme' at this moment: 1 already seen or excluded",
+        ),
+        (None, [], 5, ["i3", "i0", "i1", "i2"], "there are no more than 4 items available at this moment"),
+        (Filters(), [], 4, ["i3", "i0", "i1", "i2"], None),
+    ],
+)
+def test_a_page_shorter_than_asked_says_why(filters, history, size, items, reason):
+    page = recommender().pages(batch([history]), page_size=size, filters=[filters])[0]
+    assert page.items == items
+    assert page.reason == reason
+
+
+def test_reasons_name_dislikes_and_retrievers_that_failed():
+    lenient = recommender(GENREC, POPULAR, exclude_seen=False)
+    page = lenient.pages(batch([[0, 1, 2, 3]], event=DISLIKE))[0]
+    assert page.reason == "every item that is available at this moment is disliked or excluded (4)"
+    page = recommender(GENREC, BrokenRetriever("popular")).pages(batch([[0]]), page_size=3)[0]
+    assert page.items == ["i2", "i1"]
+    assert page.reason == "only 2 of the 3 items that may be shown were found: a retriever did not answer"
 
 
 def test_filters_reach_every_retriever():
