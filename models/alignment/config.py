@@ -18,7 +18,8 @@ class AlignConfig:
     """Candidates `G` per request; the cost of a step grows with prompt + (levels - 1) x group places."""
     rollouts: Literal["beam", "sample"] = "beam"
     """`beam`: the `group` most probable valid semantic IDs, all different, as they are served. `sample`: independent
-    draws from the policy among valid IDs, with repetition: the policy gradient is then unbiased."""
+    draws from the policy among valid IDs, with repetition: the policy gradient is then unbiased but for the trie's
+    renormalisation. A beam's is not: every ID counts once, however probable."""
     reinforce: bool = True
     """Use the policy-gradient term; without it the run is a supervised continuation on the same pages."""
     nll_weight: float = 1.0
@@ -49,9 +50,13 @@ class AlignConfig:
     pages_per_step: int = 32
     """Requests, each with one group of rollouts, per step and process."""
     evaluate_every_steps: int = 50
-    """Steps between evaluations on held-out pages, where the stop rule looks."""
+    """Steps between evaluations on held-out pages, where the stop rule looks; `steps` is rounded up to whole periods."""
+    validation_pages: int = 1_000
+    """Pages drawn once from the validation split for it; the best weights are chosen by them."""
     patience: int = 2
     """Stop after so many evaluations in a row with the held-out hit rate below its best while the reward rose."""
+    tolerance: float = 0.02
+    """Share of its best that the hit rate must have lost to count as below it; smaller falls are noise."""
     reward_fraction: float = 0.5
     """Share of the training days, the earliest, that the reward's ranker is trained on; pages of the others are aligned
     on, so that no page is rewarded by a ranker that has seen its clicks."""
@@ -80,7 +85,7 @@ class AlignConfig:
     def _shares(self) -> list[str]:
         mistakes = [
             f"{name}: expected 0 to 1, got {getattr(self, name)}"
-            for name in ("gate_quantile", "floor", "admission_quantile")
+            for name in ("gate_quantile", "floor", "admission_quantile", "tolerance")
             if not 0 <= getattr(self, name) <= 1
         ]
         if not 0 < self.reward_fraction < 1:
@@ -95,6 +100,7 @@ _AT_LEAST = {
     "steps": 1,
     "pages_per_step": 1,
     "evaluate_every_steps": 1,
+    "validation_pages": 1,
     "patience": 1,
 }
 _CHOICES = {"rollouts": ("beam", "sample"), "sid_reward": ("max", "mean")}

@@ -37,7 +37,7 @@ from models.recommend.vector_index import VectorIndex
 from models.recommend.vector_index_config import IndexConfig
 from models.tokenizer.bundle import ROOT as SEMANTIC_IDS
 from models.tokenizer.bundle import Bundle
-from models.training.genrec_run import load_genrec
+from models.training.genrec_run import load_genrec, newest_genrec
 from models.training.ranker import load_ranker
 from models.training.runs import LATEST, Runs
 from models.training.two_tower_run import load_two_tower
@@ -119,9 +119,9 @@ def assemble(folder: Path, generation: str, *, int8: bool | None = None) -> Reco
 
 
 def latest_runs(workspace: Workspace) -> dict[str, str]:
-    """Return the newest finished run of every kind of model that a workspace has."""
+    """Return the newest finished run of every kind of model that a workspace has, GenRec's aligned one if it has one."""
     present = [kind for kind in KINDS if workspace.local_path("checkpoints", kind, LATEST).exists()]
-    return {kind: Runs(workspace, kind).latest() for kind in present}
+    return {kind: newest_genrec(workspace) if kind == GENREC else Runs(workspace, kind).latest() for kind in present}
 
 
 def page_maker(

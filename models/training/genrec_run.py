@@ -9,13 +9,15 @@ from typing import Any
 
 from features.semantic_ids import SidVocabulary
 from features.workspace import Workspace
+from models.alignment.config import AlignConfig
 from models.genrec.config import GenRecConfig
 from models.genrec.model import GenRec
 from models.training.config import TrainConfig
 from models.training.export import load_weights
-from models.training.runs import WEIGHTS, Runs
+from models.training.runs import ALIGNED, WEIGHTS, Runs
 
 KIND = "genrec"
+_ALIGNMENT = ("aligned_from", "align", "reward")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,11 +39,18 @@ class GenRecRun:
     code_version: str
     two_tower: str | None = None
     """The two-tower run whose user vectors its pages start from; None without `user_prefix`."""
+    aligned_from: str | None = None
+    """The run whose weights the alignment started from; None for a supervised run."""
+    align: AlignConfig | None = None
+    """How it was aligned."""
+    reward: str | None = None
+    """The reward model's run."""
 
     @property
     def name(self) -> str:
         """The run's name: the generation's number and a digest of all inputs but the code version."""
-        inputs = {key: value for key, value in dataclasses.asdict(self).items() if key != "code_version"}
+        apart = {"code_version", *(_ALIGNMENT if self.aligned_from is None else ())}
+        inputs = {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
         digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
         return f"{self.generation.split('-')[0]}-{digest}"
 
@@ -60,8 +69,22 @@ class GenRecRun:
             "model": GenRecConfig(**document["model"]),
             "train": TrainConfig(**document["train"]),
             "codes_per_level": tuple(document["codes_per_level"]),
+            "align": AlignConfig(**document["align"]) if document.get("align") else None,
         }
         return cls(**{**document, **parts})
+
+
+def newest_genrec(workspace: Workspace) -> str:
+    """Return the newest aligned run where it was made from the latest supervised one, else that one.
+
+    Raises:
+        MissingRunError: There is no finished run.
+    """
+    runs = Runs(workspace, KIND)
+    latest, aligned = runs.latest(), runs.pointed_at(ALIGNED)
+    if aligned is not None and GenRecRun.from_json(runs.open(aligned).config).aligned_from == latest:
+        return aligned
+    return latest
 
 
 def load_genrec(workspace: Workspace, run: str | None = None) -> tuple[GenRec, GenRecRun]:
@@ -69,7 +92,7 @@ def load_genrec(workspace: Workspace, run: str | None = None) -> tuple[GenRec, G
 
     Args:
         workspace: A workspace on this machine.
-        run: The run's name; None for the latest.
+        run: The run's name; None for the latest supervised one.
 
     Returns:
         The model in evaluation mode, with plain tables, and what it was trained from.
