@@ -50,7 +50,7 @@ class AlignConfig:
     pages_per_step: int = 32
     """Requests, each with one group of rollouts, per step and process."""
     evaluate_every_steps: int = 50
-    """Steps between evaluations on held-out pages, where the stop rule looks; `steps` is rounded up to whole periods."""
+    """Steps between evaluations on held-out pages, where the stop rule looks; `steps` is rounded up to whole ones."""
     validation_pages: int = 1_000
     """Pages drawn once from the validation split for it; the best weights are chosen by them."""
     patience: int = 2

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from kernels.allowed_ids import AllowedIds
 from kernels.trie import NO_NODE, Trie
+from kernels.trie_topk import trie_topk
 from models.alignment.config import AlignConfig
+from models.alignment.shared_prefix import next_logprobs
 from models.genrec.batch import PackedBatch
 from models.genrec.decode import beam_search
 from models.genrec.model import GenRec
@@ -69,10 +71,50 @@ def roll_out(
     training = model.training
     model.eval()
     try:
-        sids_BG = beam_search(model, prompts, trie, config.group, allowed).sids_BK
+        if config.rollouts == "beam":
+            sids_BG = beam_search(model, prompts, trie, config.group, allowed).sids_BK
+        else:
+            sids_BG = _sample(model, prompts, trie, config.group, allowed, generator)
     finally:
         model.train(training)
     return Rollouts(sids_BG=sids_BG, codes_BGL=sid_codes(trie, sids_BG))
+
+
+def _sample(
+    model: GenRec,
+    prompts: PackedBatch,
+    trie: Trie,
+    group: int,
+    allowed: AllowedIds | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Draw semantic IDs code by code, each code from the softmax renormalised over the valid children.
+
+    The best child after Gumbel noise was added to every log-probability is such a draw (Gumbel-max), so each draw is a
+    beam search of its own with one noisy beam.
+    """
+    rows = len(prompts.page_places_P)
+    own = None if allowed is None else _for_each_draw(allowed, group)
+    nodes_Q1 = torch.zeros(rows * group, 1, dtype=torch.int64, device=prompts.tokens_BT.device)
+    no_score_Q1 = torch.zeros(rows * group, 1, device=nodes_Q1.device)
+    codes_BGJ = nodes_Q1.new_zeros(rows, group, 0)
+    for level in range(len(trie.levels)):
+        logprobs_BGC = next_logprobs(model, prompts, codes_BGJ).expand(-1, group, -1)
+        waiting_BGC = torch.empty_like(logprobs_BGC, memory_format=torch.contiguous_format)
+        noisy_BGC = logprobs_BGC - waiting_BGC.exponential_(generator=generator).log()
+        _, nodes_Q1, _ = trie_topk(trie, level, nodes_Q1, no_score_Q1, noisy_BGC.flatten(0, 1)[:, None], 1, own)
+        chosen_Q = trie.levels[level].codes[nodes_Q1.clamp_min(0)].long()
+        codes_BGJ = torch.cat([codes_BGJ, chosen_Q.view(rows, group, 1)], dim=-1)
+    return nodes_Q1.view(rows, group)
+
+
+def _for_each_draw(allowed: AllowedIds, group: int) -> AllowedIds:
+    """Give every draw of a request the request's filter."""
+    return dataclasses.replace(
+        allowed,
+        filter_B=allowed.filter_B.repeat_interleave(group),
+        gone_BX=allowed.gone_BX.repeat_interleave(group, dim=0),
+    )
 
 
 def sid_codes(trie: Trie, sids: Tensor) -> Tensor:

@@ -1,9 +1,19 @@
 """Log-probabilities of many responses to one prompt, encoding the prompt once.
 
-GRPO asks for `G` responses of `L` tokens to the same prompt of `T` tokens. One row per response costs `G (T + L - 1)`
-places; here a request costs `T + G (L - 1)`: the open page's `[PAGE]` place predicts the first code of all responses.
+GRPO asks for `R` responses of `L` codes to the same prompt of `T` places. One row per response costs `R (T + L - 1)`
+places; one row per request costs `T + R (L - 1)`, because the open page's `[PAGE]` place predicts the first code of all
+responses at once and the last code of a response predicts nothing::
 
-Legend: `B` requests, `R` responses of each, `L` levels, `T` prompt places, `C` codes of a level, `D` width.
+    [BOS] [h1] [h2] [PAGE]   s1 s2   s1' s2'  ...
+     prompt (causal)         sees    sees the prompt and
+                             the     itself, not s1 s2
+                             prompt
+
+This is the layout of a training row with several pages, so `GenRec.hidden` runs it as it is. Responses are masked from
+each other, not left out of each other's attention, which costs little while `R J` is no more than a few times `T`.
+
+Legend: `B` requests, `R` responses of each, `Q` rows of one response, `L` levels, `J = L - 1` places of a response, `T`
+places, `C` codes of a level, `D` width.
 """
 
 from __future__ import annotations
@@ -11,8 +21,10 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from features.semantic_ids import PAD
 from models.genrec.batch import PackedBatch
 from models.genrec.model import GenRec
 
@@ -20,7 +32,8 @@ from models.genrec.model import GenRec
 def response_logprobs(model: GenRec, prompts: PackedBatch, codes_BRL: Tensor) -> Tensor:
     """Return the log-probability of every code of every response, given its prompt and its own earlier codes.
 
-    Values and gradients equal `naive_response_logprobs`.
+    Values and gradients equal those of `naive_response_logprobs`. With dropout the responses of a request share the
+    random choices made in their prompt, and have their own at their own places.
 
     Args:
         model: The policy, in either mode.
@@ -28,12 +41,30 @@ def response_logprobs(model: GenRec, prompts: PackedBatch, codes_BRL: Tensor) ->
         codes_BRL: Zero-based codes of the responses, int64; responses of one request may be equal.
 
     Returns:
-        `[B, R, L]`, float32 (float64 for a float64 model): log-softmax over the codes of each level.
+        `[B, R, L]`, at least float32: the log-softmax over the codes of each level.
 
     Raises:
         ValueError: Prompts and responses do not belong together.
     """
-    return naive_response_logprobs(model, prompts, codes_BRL)
+    _check(model, prompts, codes_BRL)
+    after_BRLD = _hidden_before_codes(model, prompts, codes_BRL[..., :-1])
+    return torch.stack(
+        [
+            _logprobs(model, after, level, codes_BR)
+            for level, (after, codes_BR) in enumerate(zip(after_BRLD, codes_BRL.unbind(-1), strict=True))
+        ],
+        dim=-1,
+    )
+
+
+def next_logprobs(model: GenRec, prompts: PackedBatch, codes_BRJ: Tensor) -> Tensor:
+    """Return the log-softmax over all codes of the level that follows the first `J < L` of each response.
+
+    Returns:
+        `[B, R, C]`, and `[B, 1, C]` for `J = 0`, where all responses have the same.
+    """
+    last_BRD = _hidden_before_codes(model, prompts, codes_BRJ)[-1]
+    return _log_softmax(model.level_logits(last_BRD, codes_BRJ.shape[-1]))
 
 
 def naive_response_logprobs(model: GenRec, prompts: PackedBatch, codes_BRL: Tensor) -> Tensor:
@@ -44,13 +75,61 @@ def naive_response_logprobs(model: GenRec, prompts: PackedBatch, codes_BRL: Tens
     """
     _check(model, prompts, codes_BRL)
     _, responses, levels = codes_BRL.shape
+    rows = _repeat(prompts, responses)
     codes_QL = codes_BRL.flatten(0, 1)
-    rows = _append(_repeat(prompts, responses), _tokens(model, codes_QL))
-    hidden_BTD, _ = model.hidden(rows)
-    places_QL = rows.page_places_P[:, None] + torch.arange(levels, device=codes_QL.device)
+    page_Q1 = rows.page_places_P[:, None] % rows.tokens_BT.shape[1]
+    more = torch.arange(1, levels, device=codes_QL.device).expand(len(codes_QL), -1)
+    batch = _append(
+        rows,
+        tokens_BM=_tokens(model, codes_QL[:, :-1]),
+        distance_BM=more,
+        visible_BM=rows.visible_BT.gather(1, page_Q1).expand_as(more),
+        segment_BM=rows.segment_BT.gather(1, page_Q1).expand_as(more),
+    )
+    hidden_BTD, _ = model.hidden(batch)
+    places_QL = batch.page_places_P[:, None] + torch.arange(levels, device=codes_QL.device)
     hidden_QLD = hidden_BTD.flatten(0, 1)[places_QL]
-    logprobs = [_gather(model.level_logits(hidden_QLD[:, l], l), codes_QL[:, l]) for l in range(levels)]  # noqa: E741
-    return torch.stack(logprobs, dim=-1).view_as(codes_BRL)
+    logprobs = [
+        _log_softmax(model.level_logits(hidden_QLD[:, level], level)).gather(1, codes_QL[:, level, None])
+        for level in range(levels)
+    ]
+    return torch.cat(logprobs, dim=1).view_as(codes_BRL)
+
+
+def _hidden_before_codes(model: GenRec, prompts: PackedBatch, codes_BRJ: Tensor) -> list[Tensor]:
+    """Return the states that predict the codes of each level: `[B, 1, D]` for the first, `[B, R, D]` for the others."""
+    rows, responses, places = codes_BRJ.shape
+    width = prompts.tokens_BT.shape[1]
+    page_B1 = prompts.page_places_P[:, None] % width
+    # [PAGE] becomes the last place of the prompt, which every response sees
+    prompt = dataclasses.replace(
+        prompts,
+        visible_BT=prompts.visible_BT.scatter(1, page_B1, page_B1 + 1),
+        segment_BT=torch.zeros_like(prompts.segment_BT),
+    )
+    place_M = torch.arange(responses * places, device=codes_BRJ.device)
+    batch = _append(
+        prompt,
+        tokens_BM=_tokens(model, codes_BRJ).flatten(1),
+        distance_BM=(place_M % max(places, 1) + 1).expand(rows, -1),
+        visible_BM=(page_B1 + 1).expand(-1, len(place_M)),
+        segment_BM=(torch.arange(rows, device=place_M.device)[:, None] * responses + 1) + place_M // max(places, 1),
+    )
+    hidden_BTD, _ = model.hidden(batch)
+    flat = hidden_BTD.flatten(0, 1)
+    page_B11 = batch.page_places_P[:, None, None]
+    later_BRJ = page_B11 + 1 + place_M.view(1, responses, places)
+    return [flat[page_B11[..., 0]], *(flat[place_BR] for place_BR in later_BRJ.unbind(-1))]
+
+
+def _logprobs(model: GenRec, hidden_BXD: Tensor, level: int, codes_BR: Tensor) -> Tensor:
+    """Return the log-probabilities of codes, where `X` is `R`, or 1 for a state that predicts all of them."""
+    logprobs_BXC = _log_softmax(model.level_logits(hidden_BXD, level))
+    return logprobs_BXC.expand(-1, codes_BR.shape[1], -1).gather(2, codes_BR[..., None])[..., 0]
+
+
+def _log_softmax(logits_C: Tensor) -> Tensor:
+    return logits_C.to(torch.promote_types(logits_C.dtype, torch.float32)).log_softmax(dim=-1)
 
 
 def _check(model: GenRec, prompts: PackedBatch, codes_BRL: Tensor) -> None:
@@ -58,76 +137,62 @@ def _check(model: GenRec, prompts: PackedBatch, codes_BRL: Tensor) -> None:
     if len(prompts.page_places_P) != rows or len(prompts.target_places_ML):
         raise ValueError(
             f"prompts: expected one open page per row, got {len(prompts.page_places_P)} pages with "
-            f"{len(prompts.target_places_ML)} targets in {rows} rows; build them with pack_prompts"
+            f"{len(prompts.target_places_ML)} responses in {rows} rows; build them with pack_prompts"
         )
     if codes_BRL.ndim != 3 or codes_BRL.shape[0] != rows or codes_BRL.shape[1] < 1 or codes_BRL.shape[2] != levels:
         raise ValueError(f"codes: expected shape [{rows}, R >= 1, {levels}], got {list(codes_BRL.shape)}")
 
 
-def _tokens(model: GenRec, codes_QL: Tensor) -> Tensor:
-    """Return the input tokens of responses without their last, `[Q, L - 1]`."""
-    offsets = torch.tensor(model.vocabulary.offsets, device=codes_QL.device)
-    return (codes_QL + offsets)[:, :-1]
+def _tokens(model: GenRec, codes_J: Tensor) -> Tensor:
+    """Return the input tokens of the first `J` codes of responses, `[..., J]`."""
+    offsets = model.vocabulary.offsets[: codes_J.shape[-1]]
+    return codes_J + torch.tensor(offsets, dtype=torch.int64, device=codes_J.device)
 
 
-def _gather(logits_C: Tensor, codes: Tensor) -> Tensor:
-    """Return the log-softmax of `[..., C]` at one code each."""
-    logits_C = logits_C if logits_C.dtype == torch.float64 else logits_C.float()
-    return logits_C.gather(-1, codes[..., None])[..., 0] - logits_C.logsumexp(dim=-1)
+def _append(
+    prompts: PackedBatch, *, tokens_BM: Tensor, distance_BM: Tensor, visible_BM: Tensor, segment_BM: Tensor
+) -> PackedBatch:
+    """Return a batch with `M` more places right behind each row's `[PAGE]`, from which `distance` is counted."""
+    width, more = prompts.tokens_BT.shape[1], tokens_BM.shape[1]
+    page_B1 = prompts.page_places_P[:, None] % width
+    columns_BM = page_B1 + 1 + torch.arange(more, device=tokens_BM.device)
 
-
-def _repeat(prompts: PackedBatch, times: int) -> PackedBatch:
-    """Return a batch in which every row stands `times` times in succession."""
-    rows, width = prompts.tokens_BT.shape
-    copies = torch.arange(rows * times, device=prompts.tokens_BT.device)
-    per_item = prompts.history_places_HJ.shape[1]
-    item_rows_H = prompts.history_places_HJ[:, 0] // width
-    # items of a row stay together and in order: a stable sort by the copy they go to
-    copy_HR = (item_rows_H[:, None] * times + torch.arange(times, device=copies.device)).flatten()
-    order = copy_HR.argsort(stable=True)
-    items = torch.arange(len(item_rows_H), device=copies.device).repeat_interleave(times)[order]
-    columns_HJ = (prompts.history_places_HJ % width)[items]
-    source_rows = copies // times
-    return dataclasses.replace(
-        prompts,
-        tokens_BT=prompts.tokens_BT[source_rows],
-        positions_BT=prompts.positions_BT[source_rows],
-        visible_BT=prompts.visible_BT[source_rows],
-        segment_BT=(prompts.segment_BT[source_rows] > 0) * (copies + 1)[:, None],
-        history_places_HJ=(copy_HR[order] * width)[:, None].expand(-1, per_item) + columns_HJ,
-        history_tokens_HL=prompts.history_tokens_HL[items],
-        history_items_H=prompts.history_items_H[items],
-        history_events_H=prompts.history_events_H[items],
-        history_gaps_H=prompts.history_gaps_H[items],
-        page_places_P=copies * width + (prompts.page_places_P % width)[source_rows],
-        page_gaps_P=prompts.page_gaps_P[source_rows],
-        user_vectors_PU=prompts.user_vectors_PU[source_rows],
-    )
-
-
-def _append(prompts: PackedBatch, tokens_QJ: Tensor) -> PackedBatch:
-    """Return a batch whose open pages go on with `J` response tokens, right behind `[PAGE]`."""
-    rows, width = prompts.tokens_BT.shape
-    more = tokens_QJ.shape[1]
-    page_column_B = prompts.page_places_P % width
-    columns_BJ = page_column_B[:, None] + 1 + torch.arange(more, device=tokens_QJ.device)
-
-    def grown(old_BT: Tensor, new_BJ: Tensor, fill: int) -> Tensor:
-        wide = torch.nn.functional.pad(old_BT, (0, more), value=fill)
-        return wide.scatter(1, columns_BJ, new_BJ)
-
-    def at_page(values_BT: Tensor) -> Tensor:
-        return values_BT.gather(1, page_column_B[:, None])
+    def grown(old_BT: Tensor, new_BM: Tensor, fill: int) -> Tensor:
+        return F.pad(old_BT, (0, more), value=fill).scatter(1, columns_BM, new_BM)
 
     def moved(places: Tensor) -> Tensor:
         return places + places // width * more
 
     return dataclasses.replace(
         prompts,
-        tokens_BT=grown(prompts.tokens_BT, tokens_QJ, 0),
-        positions_BT=grown(prompts.positions_BT, at_page(prompts.positions_BT) + 1 + torch.arange(more), -1),
-        visible_BT=grown(prompts.visible_BT, at_page(prompts.visible_BT).expand(rows, more), 1),
-        segment_BT=grown(prompts.segment_BT, at_page(prompts.segment_BT).expand(rows, more), 0),
+        tokens_BT=grown(prompts.tokens_BT, tokens_BM, PAD),
+        positions_BT=grown(prompts.positions_BT, prompts.positions_BT.gather(1, page_B1) + distance_BM, -1),
+        visible_BT=grown(prompts.visible_BT, visible_BM, 1),
+        segment_BT=grown(prompts.segment_BT, segment_BM, 0),
         history_places_HJ=moved(prompts.history_places_HJ),
         page_places_P=moved(prompts.page_places_P),
+    )
+
+
+def _repeat(prompts: PackedBatch, times: int) -> PackedBatch:
+    """Return a batch in which every row stands `times` times in succession."""
+    rows, width = prompts.tokens_BT.shape
+    copies_Q = torch.arange(rows * times, device=prompts.tokens_BT.device)
+    source_Q = copies_Q // times
+    history_B = prompts.history_places_HJ[:, 0] // width
+    item, copy = (source_Q == history_B[:, None]).nonzero(as_tuple=True)
+    return dataclasses.replace(
+        prompts,
+        tokens_BT=prompts.tokens_BT[source_Q],
+        positions_BT=prompts.positions_BT[source_Q],
+        visible_BT=prompts.visible_BT[source_Q],
+        segment_BT=(prompts.segment_BT[source_Q] > 0) * (copies_Q + 1)[:, None],
+        history_places_HJ=prompts.history_places_HJ[item] % width + copy[:, None] * width,
+        history_tokens_HL=prompts.history_tokens_HL[item],
+        history_items_H=prompts.history_items_H[item],
+        history_events_H=prompts.history_events_H[item],
+        history_gaps_H=prompts.history_gaps_H[item],
+        page_places_P=prompts.page_places_P[source_Q] % width + copies_Q * width,
+        page_gaps_P=prompts.page_gaps_P[source_Q],
+        user_vectors_PU=prompts.user_vectors_PU[source_Q],
     )
