@@ -10,11 +10,14 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.secrets import without_passwords
 from features.workspace import MANIFEST, Workspace
+from models.recommend.delta_changes import carry_over
+from models.recommend.delta_files import delta_numbers
 from models.recommend.release import read_manifest
 from models.training.tracking import Tracker, mlflow_client, tracking_uri
 
@@ -40,10 +43,14 @@ class Registry:
     Args:
         workspace: Holds `releases/`, and the MLflow store unless `uri` names another.
         uri: A tracking server or database; None for the workspace's own.
+        progress: Told what of the old champion's catalogue deltas a new champion takes over.
     """
 
-    def __init__(self, workspace: Workspace, uri: str | None = None) -> None:
+    def __init__(
+        self, workspace: Workspace, uri: str | None = None, progress: Callable[[str], None] | None = None
+    ) -> None:
         self.workspace = workspace
+        self._say = progress or (lambda line: None)
         self.uri = uri or tracking_uri(workspace)
         self.address = without_passwords(self.uri)
         self._server = uri
@@ -82,7 +89,7 @@ class Registry:
         return int(version.version)
 
     def promote(self, version: int | None = None, *, force: bool = False, verdict: Path | None = None) -> str:
-        """Make a version the champion.
+        """Make a version the champion; it takes over what the old champion's catalogue deltas say.
 
         Args:
             version: Default: the challenger.
@@ -102,13 +109,15 @@ class Registry:
             return str(candidate.tags[PROMOTED_BY])
         reason = _reason(candidate, champion, force, verdict)
         past = [] if champion is None else self._past(int(champion.version))
+        if champion is not None:
+            self._carry_over(champion, candidate)
         self._client.set_model_version_tag(MODEL, candidate.version, PROMOTED_BY, reason)
         self._remember([*past, int(candidate.version)])
         self._client.set_registered_model_alias(MODEL, CHAMPION, candidate.version)
         return reason
 
     def rollback(self) -> int:
-        """Make the previous champion the champion again and return its version.
+        """Make the previous champion the champion again and return its version; it takes over catalogue deltas.
 
         Raises:
             RegistryError: There is no champion, or none before it.
@@ -120,6 +129,7 @@ class Registry:
                 f"nothing to roll back to: version {champion.version} is the first champion; promote another one"
             )
         previous = self._version(past[-1])
+        self._carry_over(champion, previous)
         self._client.set_registered_model_alias(MODEL, CHAMPION, previous.version)
         self._remember(past)
         self._client.set_model_version_tag(MODEL, champion.version, ROLLED_BACK_TO, previous.version)
@@ -131,16 +141,28 @@ class Registry:
         Raises:
             RegistryError: Nothing has this alias.
         """
-        version = self._alias(alias)
-        folder = self.workspace.local_path("releases", version.tags[RELEASE_ID])
-        if not (folder / MANIFEST).exists():
-            self._fetch(version, folder)
-        return folder
+        return self._local(self._alias(alias))
 
     def version(self, alias: str) -> int | None:
         """Return the version that has the alias, None where no version has it."""
         found = self._aliases().get(alias)
         return None if found is None else int(found)
+
+    def _carry_over(self, old: ModelVersion, new: ModelVersion) -> None:
+        """Take over catalogue deltas before the alias moves: what is withdrawn must not come back with a release."""
+        if delta_numbers(self._folder(old)):
+            for line in carry_over(self._local(old), self._local(new)):
+                self._say(line)
+
+    def _folder(self, version: ModelVersion) -> Path:
+        return self.workspace.local_path("releases", version.tags[RELEASE_ID])
+
+    def _local(self, version: ModelVersion) -> Path:
+        """Return the folder of a version's release, fetched if it is not there."""
+        folder = self._folder(version)
+        if not (folder / MANIFEST).exists():
+            self._fetch(version, folder)
+        return folder
 
     def _fetch(self, version: ModelVersion, folder: Path) -> None:
         from mlflow.artifacts import download_artifacts

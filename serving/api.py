@@ -67,6 +67,7 @@ class RecommendResponse(BaseModel):
     items: list[RecommendedItem]
     next_cursor: str | None = None
     release: str
+    delta: int = Field(description="The release's catalogue delta that the page was made with, 0 for none.")
     policy: str
     arm: str
     fallback: str | None = Field(None, description="What stood in for the first-choice retriever, if anything did.")
@@ -86,6 +87,7 @@ class SimilarResponse(BaseModel):
     item_id: str
     items: list[SimilarItem]
     release: str
+    delta: int
 
 
 class VersionResponse(BaseModel):
@@ -93,6 +95,8 @@ class VersionResponse(BaseModel):
 
     version: str
     release: str
+    delta: int
+    delta_refused: str | None = Field(description="Why a newer catalogue delta is not served, if there is one.")
     generation: str
     code_version: str
     arm: str

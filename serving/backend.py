@@ -1,4 +1,4 @@
-"""What stands between HTTP and the core: one thread for torch, a deadline per request, fresh items."""
+"""What stands between HTTP and the core: one thread for torch, a deadline per request, fresh items and catalogues."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _log = logging.getLogger(__name__)
 class Backend:
     """Answers single requests without ever computing on the event loop.
 
-    Pages are made in one thread (torch must not run twice at once on few cores); everything else, fallback pages
-    included, in another, so that it is never behind a long batch.
+    Pages are made in one thread (torch must not run twice at once on few cores); everything quick, fallback pages
+    included, in another, so that it is never behind a long batch. What will be served next is made in a third.
 
     Args:
         service: The core.
-        config: The deadline and how often to look for newer items.
+        config: The deadline and how often to look for newer items and catalogue deltas.
         enqueue: Puts a request into a batch that ends in `make_pages`; None makes each page alone.
     """
 
@@ -37,6 +37,7 @@ class Backend:
         self._enqueue = enqueue or self._alone
         self._pages = ThreadPoolExecutor(1, thread_name_prefix="pages")
         self._quick = ThreadPoolExecutor(1, thread_name_prefix="quick")
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="beside")
 
     async def recommend(self, request: RecommendRequest) -> RecommendResponse:
         """Answer one request; after the deadline from the popular list.
@@ -67,20 +68,27 @@ class Backend:
         await self._run(self.service.check_ready)
 
     async def refresh_forever(self) -> None:
-        """Take newer items from the store whenever there are some, until cancelled."""
+        """Take newer items from the store and new catalogue deltas whenever there are some, until cancelled."""
+        await asyncio.gather(
+            self._repeat(self.service.refresh_facts, self._config.refresh_s),
+            self._repeat(self.service.follow_deltas, self._config.deltas_s),
+        )
+
+    async def _repeat(self, refresh: Callable[[], object], seconds: float) -> None:
         while True:
             try:
-                await self._run(self.service.refresh_facts)
+                await asyncio.get_running_loop().run_in_executor(self._beside, refresh)
             except StoreUnavailableError as error:
                 _log.warning("items stay as they are: %s", error)
             except Exception:  # an end of this task would go unnoticed
                 _log.exception("items stay as they are")
-            await asyncio.sleep(self._config.refresh_s)
+            await asyncio.sleep(seconds)
 
     def close(self) -> None:
         """Let the threads end after what they are doing."""
         self._pages.shutdown(wait=False)
         self._quick.shutdown(wait=False)
+        self._beside.shutdown(wait=False)
 
     async def _alone(self, request: RecommendRequest) -> RecommendResponse:
         (answer,) = await self.make_pages([request])

@@ -40,13 +40,16 @@ class ServeConfig:
     refresh_s: float = 10.0
     """Seconds between looks whether the online store holds a new generation of item facts."""
 
+    deltas_s: float = 1.0
+    """Seconds between looks whether the release has new catalogue deltas (`pagewise catalogue`)."""
+
     def __post_init__(self) -> None:
         """Collect every mistake into one error."""
         mistakes = []
         if not 0 <= self.port <= 65_535:
             mistakes.append(f"port: expected 0 to 65535, got {self.port}")
         positive = ("max_batch", "max_ongoing_requests", "max_queued_requests", "request_timeout_s", "replica_cpus")
-        for name in (*positive, "threads", "refresh_s"):
+        for name in (*positive, "threads", "refresh_s", "deltas_s"):
             if getattr(self, name) <= 0:
                 mistakes.append(f"{name}: expected a positive number, got {getattr(self, name)}")
         if self.batch_wait_ms < 0:

@@ -22,6 +22,8 @@ class ServiceMetrics:
         store_failures: Reads the store did not answer.
         newest_event: Time of the newest event in the store, Unix seconds.
         release: 1, labelled with release and arm.
+        delta: Number of the newest catalogue delta served.
+        delta_refused: 1 while a newer delta cannot be used.
     """
 
     def __init__(self) -> None:
@@ -36,6 +38,8 @@ class ServiceMetrics:
         self.store_failures = self._counter("store_failures", "Reads the store did not answer")
         self.newest_event = self._gauge("store_newest_event_time_seconds", "Newest event in the store, Unix seconds")
         self.release = self._gauge("release_info", "What is served", ["release", "arm"])
+        self.delta = self._gauge("catalogue_delta", "Newest catalogue delta served")
+        self.delta_refused = self._gauge("catalogue_delta_refused", "1 while a newer catalogue delta cannot be used")
 
     def text(self) -> bytes:
         """Return everything in Prometheus's text format."""

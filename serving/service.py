@@ -5,6 +5,7 @@ Legend: `B` requests answered together.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import logging
 import math
@@ -13,9 +14,13 @@ import uuid
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pyarrow as pa
 
+from features.columns import Columns
 from features.store.base import ItemFacts, KnownUsers, OnlineStore, StoreUnavailableError
-from models.recommend.fresh import with_fresh_items
+from features.values import items_without_events
+from models.recommend.delta_files import delta_stamp
+from models.recommend.deltas import CatalogueState, caught_up
 from models.recommend.known import request_of_users
 from models.recommend.recommender import POPULAR, TRANSITIONS, Page, Recommender, request_seeds
 from models.recommend.release import Release
@@ -43,8 +48,22 @@ every request again, would hold up everybody."""
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Served:
+    """What answers are made with, changed as one: a request that has begun ends with what it began with."""
+
+    state: CatalogueState
+    popular_only: Recommender
+
+    @property
+    def recommender(self) -> Recommender:
+        return self.state.recommender
+
+
 class RecommendService:
-    """Answers requests with one release and one online store; safe to call from several threads.
+    """Answers requests with one release, its catalogue deltas and one online store; safe to call from several threads.
+
+    `refresh_facts` and `follow_deltas` change what is served, and must be called from one thread.
 
     Args:
         release: What makes the pages.
@@ -65,7 +84,6 @@ class RecommendService:
         clock: Callable[[], float] = time.time,
         id_factory: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
-        self.release = release
         self.store = store
         self.arm = arm
         self.metrics = ServiceMetrics()
@@ -73,8 +91,16 @@ class RecommendService:
         self._history_length = history_length
         self._clock, self._id_factory = clock, id_factory
         self._facts_generation: str | None = None
+        self._has_item_features = False
         self._store_rests_until = -math.inf
-        self._use(release.recommender)
+        self._refused: tuple[tuple[object, ...], str | None] = ((), None)
+        self._use(CatalogueState.of(release))
+        self.follow_deltas()
+
+    @property
+    def release(self) -> Release:
+        """The release, whose page maker is the one in use."""
+        return self._served.state.release
 
     def check(self, request: RecommendRequest) -> None:
         """Refuse what the page maker would refuse, before it reaches a batch.
@@ -82,7 +108,7 @@ class RecommendService:
         Raises:
             ApiError: 422.
         """
-        largest = self._recommender.config.max_page_size
+        largest = self._served.recommender.config.max_page_size
         if request.page_size is not None and request.page_size > largest:
             raise ApiError(422, "invalid_request", f"page_size: expected 1 to {largest}, got {request.page_size}")
         try:
@@ -93,11 +119,13 @@ class RecommendService:
     def recommend(self, requests: Sequence[RecommendRequest]) -> list[RecommendResponse]:
         """Answer checked requests together; an unknown user gets the popular list, named so."""
         self.metrics.batch_size.observe(len(requests))
-        return self._answer(self._recommender, requests, None)
+        served = self._served
+        return self._answer(served.state, served.recommender, requests, None)
 
     def fallback(self, request: RecommendRequest, reason: str) -> RecommendResponse:
         """Answer one checked request from the popular list, with everything excluded that must be."""
-        (answer,) = self._answer(self._popular_only, [request], reason)
+        served = self._served
+        (answer,) = self._answer(served.state, served.popular_only, [request], reason)
         return answer
 
     def similar(self, item_id: str, k: int) -> SimilarResponse:
@@ -106,13 +134,15 @@ class RecommendService:
         Raises:
             ApiError: 404, the item is not in the catalogue, or the release has no item transitions.
         """
-        if int(self._recommender.catalogue.numbers([item_id])[0]) < 0:
+        state = self._served.state
+        if int(state.recommender.catalogue.numbers([item_id])[0]) < 0:
             raise ApiError(404, "unknown_item", f"item {item_id!r} is not in the catalogue of this release")
-        if TRANSITIONS not in self._recommender.retrievers:
+        if TRANSITIONS not in state.recommender.retrievers:
             raise ApiError(404, "no_transitions", "this release has no item transitions; release one that has")
-        found = self._recommender.similar(item_id, k, self._now())
+        found = state.recommender.similar(item_id, k, self._now())
         items = [SimilarItem(item_id=other, score=score) for other, score in found]
-        return SimilarResponse(item_id=item_id, items=items, release=self.release.manifest.release_id)
+        release_id = state.release.manifest.release_id
+        return SimilarResponse(item_id=item_id, items=items, release=release_id, delta=state.delta)
 
     def version(self) -> VersionResponse:
         """Say what is running; what the store holds is left out while it does not answer."""
@@ -120,17 +150,20 @@ class RecommendService:
             freshness = self.store.freshness()
         except StoreUnavailableError:
             freshness = None
-        manifest = self.release.manifest
+        state = self._served.state
+        manifest = state.release.manifest
         return VersionResponse(
             version=importlib.metadata.version("pagewise"),
             release=manifest.release_id,
+            delta=state.delta,
+            delta_refused=self._refused[1],
             generation=manifest.generation,
             code_version=manifest.code_version,
             arm=self.arm,
             policy=self.policy,
             retrievers=list(manifest.retrievers),
             runs=dict(manifest.runs),
-            items=len(self._recommender.catalogue),
+            items=len(state.recommender.catalogue),
             store_generation=None if freshness is None else freshness.generation,
             store_newest_event_time=None if freshness is None else freshness.newest_event_time,
         )
@@ -147,7 +180,7 @@ class RecommendService:
             raise ApiError(503, "store_unavailable", str(error)) from error
 
     def refresh_facts(self) -> bool:
-        """Take item facts and features from the store if it holds another generation; the release's fill the gaps.
+        """Take item facts and features from the store if it holds another generation; those in use fill the gaps.
 
         Returns:
             Whether new ones are in use.
@@ -157,29 +190,62 @@ class RecommendService:
             return False
         if freshness.newest_event_time is not None:
             self.metrics.newest_event.set(freshness.newest_event_time / 1000)
-        base = self.release.recommender
-        ids = base.catalogue.item_ids.to_pylist()
+        state = self._served.state
+        ids = state.recommender.catalogue.item_ids.to_pylist()
         facts: list[ItemFacts | None] = []
         for start in range(0, len(ids), FACTS_PER_READ):
             facts += self.store.items(ids[start : start + FACTS_PER_READ])
-        self._use(with_fresh_items(base, facts, self.store.item_features(ids)))
+        features = self.store.item_features(ids)
+        self._use(state.with_fresh_items(facts, features))
+        self._has_item_features = features is not None
         self._facts_generation = freshness.generation
         return True
+
+    def follow_deltas(self) -> bool:
+        """Take the release's new catalogue deltas; one that cannot be used is logged, and what is served stays.
+
+        Returns:
+            Whether there were any.
+        """
+        state = self._served.state
+        stamp = delta_stamp(state.release.directory, after=state.delta)
+        if stamp == self._refused[0]:
+            return False
+        newer, error = caught_up(state, self._features_of)
+        self._use(newer)
+        self._refused = (stamp, str(error)) if error is not None else ((), None)
+        self.metrics.delta_refused.set(error is not None)
+        if error is not None:
+            _log.error("catalogue delta %d is served on: %s", newer.delta, error)
+        return newer is not state
 
     @property
     def policy(self) -> str:
         """Name of the stochastic last stage: its parameters."""
-        return self._recommender.policy.name
+        return self._served.recommender.policy.name
 
-    def _use(self, recommender: Recommender) -> None:
-        """Serve with this recommender from the next request on."""
-        self._recommender = recommender
-        self._popular_only = Recommender(
-            recommender.catalogue, [recommender.retrievers[POPULAR]], recommender.config, recommender.facts
-        )
+    def _use(self, state: CatalogueState) -> None:
+        """Serve with this state from the next request on."""
+        maker = state.recommender
+        popular_only = Recommender(maker.catalogue, [maker.retrievers[POPULAR]], maker.config, maker.facts)
+        self._served = _Served(state=state, popular_only=popular_only)
+        self.metrics.delta.set(state.delta)
+
+    def _features_of(self, item_ids: pa.Array) -> Columns | None:
+        """Return the item features of new items by now, where the ranker has those of the others."""
+        if not self._has_item_features:
+            return None
+        try:
+            return self.store.item_features(item_ids.to_pylist()) or items_without_events(len(item_ids))
+        except StoreUnavailableError:
+            return items_without_events(len(item_ids))
 
     def _answer(
-        self, recommender: Recommender, requests: Sequence[RecommendRequest], reason: str | None
+        self,
+        state: CatalogueState,
+        recommender: Recommender,
+        requests: Sequence[RecommendRequest],
+        reason: str | None,
     ) -> list[RecommendResponse]:
         user_ids = [request.user_id for request in requests]
         users = self._users(user_ids)
@@ -197,7 +263,7 @@ class RecommendService:
             filters=[_filters(request.filters) for request in requests],
         )
         answers = zip(request_ids, pages, sizes, strict=True)
-        return [self._response(request_id, page, size, reason) for request_id, page, size in answers]
+        return [self._response(state, request_id, page, size, reason) for request_id, page, size in answers]
 
     def _users(self, user_ids: list[str]) -> KnownUsers | None:
         """Read what is known of users; None while the store does not answer."""
@@ -214,7 +280,9 @@ class RecommendService:
         self.metrics.store_corrupted.set(self.store.corrupted)
         return users
 
-    def _response(self, request_id: str, page: Page, size: int, reason: str | None) -> RecommendResponse:
+    def _response(
+        self, state: CatalogueState, request_id: str, page: Page, size: int, reason: str | None
+    ) -> RecommendResponse:
         fallback = reason or page.fallback
         self.metrics.pages.labels(fallback or "none").inc()
         if len(page.items) < size:
@@ -226,8 +294,9 @@ class RecommendService:
                 RecommendedItem(item_id=item, score=score, source=source, parts=parts)
                 for item, score, source, parts in rows
             ],
-            release=self.release.manifest.release_id,
-            policy=self.policy,
+            release=state.release.manifest.release_id,
+            delta=state.delta,
+            policy=state.recommender.policy.name,
             arm=self.arm,
             fallback=fallback,
             # the page was made for the longest of its batch: it may be long enough for this request

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from features.definitions import ITEM_FEATURES, USER_STATES
 from features.workspace import Workspace
+from models.recommend.delta_files import read_deltas
+from models.recommend.deltas import catalogue_version
 from models.recommend.release import read_manifest
 from pipelines.batch.stage import check_equal, commit_table, make_report, run_stage
 from pipelines.recommend.config import RecommendJobConfig
@@ -36,7 +38,8 @@ def recommend(
 ) -> StageReport:
     """Make a page for every user of `sequences` and `clean_users`: the table `recommendations`.
 
-    For the same moment, request ids and data, pages are those of the service.
+    The release's catalogue deltas count. For the same moment, request ids, deltas and data, pages are those of the
+    service.
 
     Args:
         workspace: Holds `sequences` and `clean_items`, perhaps `clean_users`, `user_states` and `item_features`.
@@ -49,6 +52,7 @@ def recommend(
     Raises:
         FileNotFoundError: There is no release there.
         MissingTableError: A table has not been written yet.
+        DeltaError: A catalogue delta is damaged.
         ValueError: `time` is not after all events, or the release refuses the page size.
     """
     started = clock.monotonic()
@@ -58,10 +62,15 @@ def recommend(
     inputs = {name: table.manifest().fingerprint for name, table in tables.items()}
     items_version = " ".join(inputs.get(name, "none") for name in ("clean_items", ITEM_FEATURES))
     moment = _moment(workspace, time)
+    deltas, damaged = read_deltas(release)
+    if damaged is not None:
+        raise damaged
+    items_version = " ".join([items_version, *(delta.digest for delta in deltas)])
     job = PagesJob(
         release=release.absolute(),
         release_id=manifest.release_id,
-        catalogue_version=manifest.catalogue,
+        delta=len(deltas),
+        catalogue_version=catalogue_version(manifest.catalogue, len(deltas)),
         uri=workspace.root if workspace.is_local else workspace.uri,
         items_version=items_version,
         time=moment,
@@ -70,7 +79,8 @@ def recommend(
         history_length=history_length,
         users_per_batch=config.users_per_batch,
     )
-    inputs |= {"release": manifest.release_id, "time": str(moment), "history_length": str(history_length)}
+    inputs |= {"release": manifest.release_id, "deltas": deltas[-1].digest if deltas else "none"}
+    inputs |= {"time": str(moment), "history_length": str(history_length)}
 
     def build(pipeline: beam.Pipeline, uri: str) -> list[beam.PCollection]:
         of_users = {name: tables[name] for name in COLUMNS if name in tables}
@@ -79,7 +89,7 @@ def recommend(
     summary = run_stage("recommend", workspace, inputs, config, beam_options, build)
     users = summary.count("users.in")
     check_equal("users", users, summary.rows(RECOMMENDATIONS))
-    notes = {"release": manifest.release_id, "time": moment, "explore": config.explore}
+    notes = {"release": manifest.release_id, "delta": len(deltas), "time": moment, "explore": config.explore}
     commit_table(workspace, RECOMMENDATIONS, summary, inputs, {"in": users}, notes)
     counts = {"users.in": users, f"{RECOMMENDATIONS}.out": summary.rows(RECOMMENDATIONS)}
     fallbacks = [

@@ -19,7 +19,7 @@ from features.schemas import PAGES
 from features.store.backfill import item_facts, newest_item_features
 from features.store.base import KnownUsers
 from features.workspace import Workspace
-from models.recommend.fresh import with_fresh_items
+from models.recommend.deltas import CatalogueState, caught_up
 from models.recommend.known import request_of_users
 from models.recommend.policy import Policy
 from models.recommend.recommender import Page, Recommender, request_seeds
@@ -33,7 +33,8 @@ class PagesJob:
     Attributes:
         release: Folder of the release.
         release_id: Its id.
-        catalogue_version: Fingerprint of its items.
+        delta: Number of its last catalogue delta, 0 for none.
+        catalogue_version: Names its items with this delta.
         uri: The workspace, with newer facts and features of items.
         items_version: Names these; a worker that has met another version loads again.
         time: The moment of all requests, milliseconds since 1970 UTC.
@@ -45,6 +46,7 @@ class PagesJob:
 
     release: Path
     release_id: str
+    delta: int
     catalogue_version: str
     uri: str
     items_version: str
@@ -67,7 +69,7 @@ def request_id(release_id: str, user_id: str, time: int) -> str:
 
 def make_pages(job: PagesJob, users: KnownUsers) -> pa.Table:
     """Return the pages of users, a row each."""
-    recommender = page_maker(job.release, job.uri, job.items_version)
+    recommender = page_maker(job.release, job.delta, job.uri, job.items_version)
     requests = request_of_users(users, recommender.catalogue, np.full(len(users), job.time, dtype=np.int64))
     ids = [request_id(job.release_id, user, job.time) for user in requests.user_ids]
     pages = recommender.pages(requests, job.page_size, request_seeds(ids) if job.explore else None)
@@ -77,15 +79,23 @@ def make_pages(job: PagesJob, users: KnownUsers) -> pa.Table:
 
 
 @lru_cache(maxsize=1)
-def page_maker(release: Path, uri: str, items_version: str) -> Recommender:
-    """Return the release's page maker with the workspace's facts and features of items, loaded once per process."""
-    workspace, recommender = Workspace(uri), load_release(release).recommender
-    ids = recommender.catalogue.item_ids
+def page_maker(release: Path, delta: int, uri: str, items_version: str) -> Recommender:
+    """Return the release's page maker with its deltas and the workspace's facts and features of items.
+
+    It is loaded once per process.
+
+    Raises:
+        DeltaError: A delta is damaged.
+    """
+    workspace = Workspace(uri)
+    state, error = caught_up(CatalogueState.of(load_release(release)), until=delta)
+    if error is not None:
+        raise error
+    ids = state.recommender.catalogue.item_ids
     items = workspace.table("clean_items").read(filter=pc.field("item_id").isin(ids))
     facts = {fact.item_id: fact for fact in item_facts(items)}
-    return with_fresh_items(
-        recommender, [facts.get(item_id) for item_id in ids.to_pylist()], newest_item_features(workspace, ids)
-    )
+    fresh = [facts.get(item_id) for item_id in ids.to_pylist()]
+    return state.with_fresh_items(fresh, newest_item_features(workspace, ids)).recommender
 
 
 def _row(job: PagesJob, policy: Policy, name: str, user_id: str, page: Page) -> dict[str, Any]:

@@ -34,7 +34,17 @@ def test_recommend(call, release):
     response = call("POST", "/v1/recommend", json={"user_id": "u0", "page_size": 3, "context": {"device": "phone"}})
     answer = response.json()
     assert response.status_code == 200
-    assert set(answer) == {"request_id", "items", "next_cursor", "release", "policy", "arm", "fallback", "reason"}
+    assert set(answer) == {
+        "request_id",
+        "items",
+        "next_cursor",
+        "release",
+        "delta",
+        "policy",
+        "arm",
+        "fallback",
+        "reason",
+    }
     assert answer["release"] == release.manifest.release_id
     assert [set(item) for item in answer["items"]] == [{"item_id", "score", "source"}] * 3
 

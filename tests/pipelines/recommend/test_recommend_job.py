@@ -71,9 +71,9 @@ class RecordingService(RecommendService):
         super().__init__(*arguments, **options)
         self.pages: list[Page] = []
 
-    def _response(self, request_id, page, size, reason):
+    def _response(self, state, request_id, page, size, reason):
         self.pages.append(page)
-        return super()._response(request_id, page, size, reason)
+        return super()._response(state, request_id, page, size, reason)
 
 
 def add_features(workspace: Workspace) -> None:
