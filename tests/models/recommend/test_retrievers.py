@@ -22,7 +22,7 @@ from features.workspace import Workspace
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.genrec.model import GenRec
 from models.inputs.items import item_columns
-from models.recommend.eligibility import ItemMask
+from models.recommend.eligibility import Eligibility, ItemMask
 from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.interface import NO_ITEM, RequestBatch, Retriever
 from models.recommend.retrievers import PopularRetriever, TransitionsRetriever
@@ -153,6 +153,38 @@ def test_conformance_answers_do_not_depend_on_the_batch(retriever: Retriever):
         alone = retriever.retrieve(requests.take(np.array([row])), 5)
         assert alone.items_BK[0].tolist() == together.items_BK[row].tolist()
         np.testing.assert_allclose(alone.scores_BK[0], together.scores_BK[row], rtol=1e-5)
+
+
+def filtered(excluded: list[list[int]] | None = None) -> RequestBatch:
+    """Everything passes, the odd items, nothing, item 6, the odd items again."""
+    numbers = np.arange(ITEMS)
+    masks_FN = np.stack([numbers >= 0, numbers % 2 == 1, numbers < 0, numbers == 6])
+    return dataclasses.replace(make_requests(HISTORIES, excluded), eligible=Eligibility.of(masks_FN, [0, 1, 2, 3, 1]))
+
+
+@pytest.mark.parametrize("k", [1, 4, ITEMS, 3 * ITEMS])
+def test_conformance_filters_and_exclusions_leave_what_is_left_of_everything(retriever: Retriever, k: int):
+    everything = retriever.retrieve(make_requests(HISTORIES), ITEMS)
+    excluded = [[0, 3], [5, 5, 2], [], [1], []]
+    requests = filtered(excluded)
+    found = retriever.retrieve(requests, k)
+    eligible = requests.eligible
+    assert eligible is not None
+    for row, out in enumerate(excluded):
+        listed = [item for item in everything.items_BK[row].tolist() if item != NO_ITEM]
+        left = [item for item in listed if eligible.mask_of(row).allowed_N[item] and item not in out]
+        items = found.items_BK[row]
+        assert items[items != NO_ITEM].tolist() == left[:k]
+        assert (np.isneginf(found.scores_BK[row]) == (items == NO_ITEM)).all()
+
+
+def test_conformance_filtered_answers_do_not_depend_on_the_batch(retriever: Retriever):
+    requests = filtered(EXCLUDED)
+    together = retriever.retrieve(requests, 5)
+    for row in range(len(requests)):
+        alone = retriever.retrieve(requests.take(np.array([row])), 5)
+        assert alone.items_BK[0].tolist() == together.items_BK[row].tolist()
+    assert retriever.retrieve(requests.take(np.zeros(0, np.int64)), 5).items_BK.shape == (0, 5)
 
 
 def test_popular_ranks_by_popularity_then_item_number_and_skips_excluded_items():

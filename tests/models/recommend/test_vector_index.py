@@ -7,6 +7,7 @@ import pytest
 
 from models.recommend.index_report import compare_indexes
 from models.recommend.interface import NO_ITEM
+from models.recommend.vector_answers import AllowedEntries
 from models.recommend.vector_index import VectorIndex, one_thread
 from models.recommend.vector_index_config import KINDS, IndexConfig
 
@@ -99,6 +100,41 @@ def test_few_allowed_items_are_found_exactly_by_every_kind(index: VectorIndex) -
         assert set(items[row].tolist()) == set(allowed[row].tolist())
         scores = known[items[row]] @ queries[row]
         assert (np.diff(scores) <= 1e-5).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.005, 0.1, 0.3, 0.9, 1.0])
+def test_only_allowed_entries_are_found_and_all_of_them_where_few(index: VectorIndex, share: float) -> None:
+    rng = np.random.default_rng(int(share * 1000))
+    allowed_N = rng.permutation(ITEMS) < share * ITEMS
+    queries = unit(rng, 12)
+    excluded = [rng.integers(0, ITEMS, int(rng.integers(0, 40))).tolist() for _ in range(12)]
+    items, scores = index.search(queries, 10, *jagged(excluded), AllowedEntries(allowed_N))
+    known = known_vectors(index)
+    for row, out in enumerate(excluded):
+        left = np.setdiff1d(np.flatnonzero(allowed_N), out)
+        real = items[row][items[row] != NO_ITEM]
+        assert len(real) == len(set(real.tolist())) == min(10, len(left))
+        assert set(real.tolist()) <= set(left.tolist())
+        assert (np.isneginf(scores[row]) == (items[row] == NO_ITEM)).all()
+        if index.kind == "flat" or 0 < share <= 0.1:  # compared one by one
+            best = np.sort(known[left] @ queries[row])[::-1][:10]
+            np.testing.assert_allclose(scores[row][: len(real)], best, rtol=1e-4, atol=1e-5)
+
+
+def test_a_filter_that_leaves_only_what_lies_far_away_is_answered(index: VectorIndex) -> None:
+    """A third is allowed, the third farthest from the query: nothing of it is near where the index looks."""
+    query = VECTORS[:1]
+    order = np.argsort(-query[0] @ VECTORS.T)
+    allowed_N = np.zeros(ITEMS, dtype=bool)
+    allowed_N[order[-ITEMS // 3 :]] = True
+    items, _ = index.search(query, 5, allowed=AllowedEntries(allowed_N))
+    assert (items != NO_ITEM).all()
+    assert allowed_N[items].all()
+
+
+def test_flags_of_another_index_are_refused(index: VectorIndex) -> None:
+    with pytest.raises(ValueError, match=f"allowed: expected one flag per entry, {ITEMS}, got 3"):
+        index.search(VECTORS[:1], 1, allowed=AllowedEntries(np.ones(3, dtype=bool)))
 
 
 def test_answers_do_not_depend_on_what_is_asked_beside_them(index: VectorIndex) -> None:
