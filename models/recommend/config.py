@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal
+
+RANKS, LEARNED = "ranks", "learned"
+"""Ways to order the joined candidates."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,7 +19,12 @@ class RecommendConfig:
     max_page_size: int = 50
     """Largest page a request may ask for."""
     candidates: int = 100
-    """Items asked of each retriever, and items kept after fusion for the policy to draw from."""
+    """Items asked of each retriever."""
+    pool: int = 100
+    """Items of the joined lists that the ranker judges and the policy draws from; more cost ranking time."""
+    fusion: Literal["ranks", "learned"] = "ranks"
+    """`ranks`: damped ranks of the retrievers and the ranker, by the weights below. `learned`: all their scores, by
+    weights fitted on validation pages (`pagewise train blend`); scores of a page are then at most 0."""
     genrec_weight: float = 1.0
     """Weight of GenRec's ranks in the fusion; 0 leaves the retriever out."""
     two_tower_weight: float = 0.5
@@ -26,7 +35,8 @@ class RecommendConfig:
     """Weight of the popular list's ranks, more than 0: small, so that it fills pages and breaks ties but overrules
     nobody."""
     ranker_weight: float = 1.0
-    """Weight of the ranker's order of the fused candidates, beside the retrievers'; 0 leaves the ranker out."""
+    """Weight of the ranker's order of the fused candidates, beside the retrievers'; 0 leaves the ranker out, of
+    a learned fusion too."""
     int8_tables: bool = False
     """Hold the models' embedding tables as 8-bit integers: about a quarter of the memory, answers that differ in
     near-ties. Registering a release then says how often."""
@@ -37,13 +47,13 @@ class RecommendConfig:
     epsilon: float = 0.05
     """Probability with which a slot is drawn uniformly from the candidates: the logs can then be replayed."""
     temperature: float = 0.0
-    """Softmax temperature of the other draws, in units of the fused score, which is 1 for what all retrievers rank
-    first; 0 takes the best candidate."""
+    """Softmax temperature of the other draws, in units of the fused score, which by ranks is 1 for what all retrievers
+    rank first and learned is a log-odds; 0 takes the best candidate."""
 
     def __post_init__(self) -> None:
         mistakes = [
             f"{name}: expected at least 1, got {getattr(self, name)}"
-            for name in ("page_size", "max_page_size", "candidates")
+            for name in ("page_size", "max_page_size", "candidates", "pool")
             if getattr(self, name) < 1
         ]
         if self.page_size > self.max_page_size:
@@ -53,6 +63,8 @@ class RecommendConfig:
                 mistakes.append(f"{name}: expected a finite number >= 0, got {getattr(self, name)}")
         if self.popular_weight == 0:
             mistakes.append("popular_weight: expected more than 0, since users without history are served by it, got 0")
+        if self.fusion not in (RANKS, LEARNED):
+            mistakes.append(f"fusion: expected {RANKS!r} or {LEARNED!r}, got {self.fusion!r}")
         if not 0 <= self.epsilon <= 1:
             mistakes.append(f"epsilon: expected 0 to 1, got {self.epsilon}")
         if mistakes:

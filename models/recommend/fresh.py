@@ -37,7 +37,7 @@ def with_fresh_items(
         ranker = ranker.with_item_features(item_features)
     retrievers = list(recommender.retrievers.values())
     newer = CatalogueFacts(table, recommender.catalogue)
-    return Recommender(recommender.catalogue, retrievers, recommender.config, newer, ranker)
+    return Recommender(recommender.catalogue, retrievers, recommender.config, newer, ranker, recommender.blend)
 
 
 def with_past_items(recommender: Recommender, workspace: Workspace) -> Recommender:
@@ -54,6 +54,6 @@ def with_past_items(recommender: Recommender, workspace: Workspace) -> Recommend
         return recommender
     snapshots = ItemSnapshots.load(workspace, recommender.catalogue.item_ids)
     retrievers = list(recommender.retrievers.values())
-    return Recommender(
-        recommender.catalogue, retrievers, recommender.config, recommender.facts, ranker.with_snapshots(snapshots)
-    )
+    ranker = ranker.with_snapshots(snapshots)
+    config, facts, blend = recommender.config, recommender.facts, recommender.blend
+    return Recommender(recommender.catalogue, retrievers, config, facts, ranker, blend)

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from features.semantic_ids import Catalogue
 from kernels.hashing import hash_strings
+from models.recommend.blend import Blend, Joined
 from models.recommend.config import RecommendConfig
-from models.recommend.fusion import Fused, fuse, rerank
+from models.recommend.fusion import Fused, fuse
 from models.recommend.interface import NO_ITEM, Candidates, Ranker, RequestBatch, Retriever
 from models.recommend.policy import NO_CHOICE, Policy, uniform_numbers
 from models.recommend.reasons import why_short
@@ -77,6 +78,7 @@ class Recommender:
         config: Sizes, weights and policy.
         facts: Availability and what filters look at.
         ranker: Orders the fused candidates, None for the order of the fusion.
+        blend: Orders by all scores, None to order by ranks.
 
     Raises:
         ValueError: Unknown or repeated retrievers, or no popular list.
@@ -89,6 +91,7 @@ class Recommender:
         config: RecommendConfig,
         facts: CatalogueFacts,
         ranker: Ranker | None = None,
+        blend: Blend | None = None,
     ) -> None:
         names = [retriever.name for retriever in retrievers]
         if len(set(names)) != len(names) or not set(names) <= set(RETRIEVERS) or POPULAR not in names:
@@ -101,6 +104,7 @@ class Recommender:
         self.config = config
         self.facts = facts
         self.ranker = ranker
+        self.blend = blend
         self.policy = Policy(epsilon=config.epsilon, temperature=config.temperature)
         self._greedy = Policy(epsilon=0.0, temperature=0.0)
 
@@ -137,8 +141,8 @@ class Recommender:
             raise ValueError(f"filters: expected one per request, {len(requests)}, got {len(filters)}")
         asked = [None] * len(requests) if filters is None else filters
         ruled = self._with_rules(requests, asked)
-        lists = self._retrieve(ruled, max(slots, self.config.candidates))
-        fused = self._rank(requests, self._fuse(lists, max(slots, self.config.candidates)))
+        joined = self._joined(ruled, slots)
+        fused = joined.ordered(self.blend)
         policy = self._greedy if seeds_B is None else self.policy
         uniform_BP = uniform_numbers(np.zeros(len(requests), np.uint64) if seeds_B is None else seeds_B, slots)
         choice_BP, propensity_BP = policy.draw(fused.scores_BF, fused.items_BF != NO_ITEM, uniform_BP)
@@ -147,7 +151,7 @@ class Recommender:
             why_short(ruled, row, asked[row], found, seen) if found < slots else None
             for row, found in enumerate(found_B)
         ]
-        fallbacks = self._fallbacks(lists)
+        fallbacks = self._fallbacks(joined.lists)
         return [
             self._page(fused, row, choice_BP[row], propensity_BP[row], fallbacks[row], reasons[row])
             for row in range(len(requests))
@@ -163,10 +167,12 @@ class Recommender:
 
     def orders(self, requests: RequestBatch, k: int) -> tuple[Candidates, Candidates]:
         """Return the first `k` items of the order that the policy draws from, and of the order before the ranker."""
-        depth = max(k, self.config.candidates)
-        ruled = self._with_rules(requests, [None] * len(requests))
-        fused = self._fuse(self._retrieve(ruled, depth), depth)
-        return _first(self._rank(requests, fused), k, PAGE), _first(fused, k, FUSION)
+        joined = self.joined(requests, k)
+        return _first(joined.ordered(self.blend), k, PAGE), _first(joined.fused, k, FUSION)
+
+    def joined(self, requests: RequestBatch, k: int) -> Joined:
+        """Return the candidates after the rules and all that is said of them, for at least `k` items."""
+        return self._joined(self._with_rules(requests, [None] * len(requests)), k)
 
     def similar(self, item_id: str, k: int, time: int) -> list[tuple[str, float]]:
         """Return up to `k` items that users turn to around this one, with their transition scores, best first.
@@ -228,21 +234,26 @@ class Recommender:
             scores_BK[warm, :width] = np.where(said_BK, found.scores_BK, -np.inf)
         return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=name)
 
-    def _fuse(self, lists: Sequence[Candidates], limit: int) -> Fused:
-        weights = [self.config.weight(entry.source) for entry in lists]
-        return fuse(lists, weights, self.config.rrf_k, limit=limit)
+    def _joined(self, ruled: RequestBatch, slots: int) -> Joined:
+        """Ask all retrievers, join their lists and let the ranker judge what they hold."""
+        config = self.config
+        lists = self._retrieve(ruled, max(slots, config.candidates))
+        weights = [config.weight(entry.source) for entry in lists]
+        fused = fuse(lists, weights, config.rrf_k, limit=max(slots, config.pool))
+        judged = self._judge(ruled, fused.items_BF)
+        return Joined(lists=lists, fused=fused, ranker=judged, ranker_weight=config.ranker_weight, rrf_k=config.rrf_k)
 
-    def _rank(self, requests: RequestBatch, fused: Fused) -> Fused:
-        """Let the ranker order the candidates; where it fails, the order of the fusion stands."""
-        weight = self.config.ranker_weight
-        if self.ranker is None or weight == 0:
-            return fused
+    def _judge(
+        self, requests: RequestBatch, items_BF: npt.NDArray[np.int64]
+    ) -> tuple[str, npt.NDArray[np.float32]] | None:
+        """Return the ranker's name and scores; None without one, and where it fails: pages are then made without."""
+        if self.ranker is None or self.config.ranker_weight == 0:
+            return None
         try:
-            scores_BF = self.ranker.score(requests, fused.items_BF)
+            return self.ranker.name, self.ranker.score(requests, items_BF)
         except Exception:  # whatever a model may raise: a page in another order is better than none
             _log.exception("the ranker failed; the order of the fusion stands")
-            return fused
-        return rerank(fused, scores_BF, self.ranker.name, weight, self.config.rrf_k)
+            return None
 
     def _fallbacks(self, lists: Sequence[Candidates]) -> list[str | None]:
         """Name, per request, the first list that holds anything, unless it is the first choice."""

@@ -24,8 +24,9 @@ from models.embedding.int8 import Int8Bags, Int8Tables, quantize
 from models.embedding.plain import PlainTables
 from models.genrec.config import DecodeConfig
 from models.inputs.items import item_columns
+from models.recommend.blend import Blend
 from models.recommend.catalogue import catalogue_of
-from models.recommend.config import RecommendConfig
+from models.recommend.config import LEARNED, RecommendConfig
 from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.interface import Ranker, Retriever
 from models.recommend.model_ranker import ModelRanker
@@ -45,8 +46,8 @@ from models.two_tower.model import TwoTower
 
 CONFIG = "config.json"
 INDEX = ("index", "two_tower.faiss")
-GENREC, TWO_TOWER, RANKER = "genrec", "two_tower", "ranker"
-KINDS = (GENREC, TWO_TOWER, RANKER)
+GENREC, TWO_TOWER, RANKER, BLEND = "genrec", "two_tower", "ranker", "blend"
+KINDS = (GENREC, TWO_TOWER, RANKER, BLEND)
 """Kinds of models a release may have, each of them one finished run in `checkpoints/<kind>/`."""
 TABLE_MODULES = (PlainTables, PlainBags, Int8Tables, Int8Bags)
 FACT_COLUMNS = ["item_id", "title", "category", "brand", "price", "available_from", "available", "attributes"]
@@ -119,7 +120,7 @@ def assemble(folder: Path, generation: str, *, int8: bool | None = None) -> Reco
 
 
 def latest_runs(workspace: Workspace) -> dict[str, str]:
-    """Return the newest finished run of every kind of model that a workspace has, GenRec's aligned one if it has one."""
+    """Return the newest run of every kind of model that a workspace has, GenRec's aligned one if it has one."""
     present = [kind for kind in KINDS if workspace.local_path("checkpoints", kind, LATEST).exists()]
     return {kind: newest_genrec(workspace) if kind == GENREC else Runs(workspace, kind).latest() for kind in present}
 
@@ -143,7 +144,8 @@ def page_maker(
         index: Over the two-tower's vectors of the catalogue's items, in their order; None to make it.
 
     Raises:
-        ReleaseError: GenRec was trained on another generation of semantic IDs, or with another two-tower model.
+        ReleaseError: GenRec was trained on another generation of semantic IDs, or with another two-tower model; the
+            learned fusion is asked for and was fitted to other models, or not at all.
     """
     facts, int8 = _facts(workspace, catalogue), config.recommend.int8_tables
     retrievers: list[Retriever] = [
@@ -158,7 +160,20 @@ def page_maker(
     if GENREC in runs:
         retrievers.append(_genrec(workspace, catalogue, generation, runs, config, towers))
     ranker = _ranker(workspace, catalogue, facts, runs[RANKER], int8=int8) if RANKER in runs else None
-    return Recommender(catalogue, retrievers, config.recommend, facts, ranker)
+    blend = _blend(workspace, runs) if config.recommend.fusion == LEARNED else None
+    return Recommender(catalogue, retrievers, config.recommend, facts, ranker, blend)
+
+
+def _blend(workspace: Workspace, runs: Mapping[str, str]) -> Blend:
+    """Return the weights of the learned fusion, which hold for the scores of the very models they were fitted to."""
+    advice = "run `pagewise train blend`, or use recommend.fusion=ranks"
+    if BLEND not in runs:
+        raise ReleaseError(f"recommend.fusion=learned needs fitted weights, got none; {advice}")
+    fitted = Runs(workspace, BLEND).open(runs[BLEND]).config
+    members = {kind: run for kind, run in runs.items() if kind != BLEND}
+    if fitted["runs"] != members:
+        raise ReleaseError(f"the learned fusion was fitted to {fitted['runs']}, expected {members}; {advice}")
+    return Blend(weights=fitted["weights"])
 
 
 def _ranker(workspace: Workspace, catalogue: Catalogue, facts: CatalogueFacts, run: str, *, int8: bool) -> Ranker:

@@ -36,7 +36,13 @@ LATEST, WEIGHTS, CONFIG, REPORT, STEPS, TRACKED = (
     "mlflow_run",
 )
 ALIGNED = "ALIGNED"
-TITLES = {"genrec": "GenRec", "two_tower": "two-tower model", "ranker": "ranker", "reward": "reward model"}
+TITLES = {
+    "genrec": "GenRec",
+    "two_tower": "two-tower model",
+    "ranker": "ranker",
+    "reward": "reward model",
+    "blend": "learned fusion",
+}
 """Kinds of models as messages call them."""
 
 
@@ -58,7 +64,7 @@ class Runs:
 
     Args:
         workspace: Where they lie.
-        kind: `genrec`, `two_tower`, `ranker` or `reward`.
+        kind: One of `TITLES`.
 
     Raises:
         ValueError: The kind is another.

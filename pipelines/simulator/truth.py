@@ -7,10 +7,12 @@ is known.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
+from features.semantic_ids import Catalogue
 from features.workspace import Workspace
 from models.recommend.fresh import with_past_items
-from models.recommend.interface import NO_ITEM
+from models.recommend.interface import NO_ITEM, RequestBatch
 from models.recommend.recommender import FUSION, PAGE, Recommender
 from models.recommend.requests import requests_from_sequences
 from pipelines.simulator.oracle import ORACLE_FILE, Kind, Oracle
@@ -47,12 +49,18 @@ def true_rewards(
     lists |= {name: part.retrieve(requests, PAGE_ITEMS).items_BK for name, part in recommender.retrievers.items()}
     found: dict[str, dict[Kind, Interval]] = {}
     for name, items_BK in lists.items():
-        pages = [recommender.catalogue.ids(items_K[items_K != NO_ITEM]) for items_K in items_BK]
         found[name] = {
-            kind: _interval(oracle.expected_reward(requests.user_ids, requests.times_B, pages, kind=kind))
-            for kind in KINDS
+            kind: _interval(expected_rewards(oracle, recommender.catalogue, requests, items_BK, kind)) for kind in KINDS
         }
     return found
+
+
+def expected_rewards(
+    oracle: Oracle, catalogue: Catalogue, requests: RequestBatch, items_BK: npt.NDArray[np.int64], kind: Kind
+) -> npt.NDArray[np.float64]:
+    """Return what each request's items, shown as a page in this order, would truly earn, `[B]`."""
+    pages = [catalogue.ids(items_K[items_K != NO_ITEM]) for items_K in items_BK]
+    return oracle.expected_reward(requests.user_ids, requests.times_B, pages, kind=kind)
 
 
 def _interval(values_B: np.ndarray) -> Interval:
