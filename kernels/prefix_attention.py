@@ -31,10 +31,12 @@ def prefix_attention(
 
     Args:
         q_BNKE: Queries.
-        prompt_k_BGTE, prompt_v_BGTE: Keys and values of the prompt, shared by the beams of a request.
+        prompt_k_BGTE: Keys of the prompt, shared by the beams of a request.
+        prompt_v_BGTE: Values of the prompt.
         lengths_B: Prompt places that exist, 0 to `T`; what lies behind them has no weight but
             must be finite.
-        own_k_BGKJE, own_v_BGKJE: Keys and values of each beam's own places, `J >= 1`.
+        own_k_BGKJE: Keys of each beam's own places, `J >= 1`.
+        own_v_BGKJE: Values of each beam's own places.
 
     Returns:
         `[B, N, K, E]`; differentiable in the version for CPU, whose one softmax over both parts equals the merge of two

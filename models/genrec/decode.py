@@ -15,7 +15,7 @@ from kernels.allowed_ids import AllowedIds
 from kernels.trie import Trie
 from kernels.trie_topk import trie_topk
 from models.genrec.batch import PackedBatch
-from models.genrec.layers import KeyValue
+from models.genrec.decoding import Decoding
 from models.genrec.model import GenRec
 
 
@@ -59,7 +59,7 @@ def beam_search(
     """
     if beams < 1 or model.training:
         raise ValueError(f"beam search: expected beams >= 1 and model.eval(), got {beams}, training={model.training}")
-    state = _Decoding.start(model, prompts)
+    state = Decoding.start(model, prompts)
     batch = len(prompts.page_places_P)
     nodes_BK = torch.zeros(batch, 1, dtype=torch.int64, device=prompts.tokens_BT.device)
     scores_BK = torch.zeros(batch, 1, device=prompts.tokens_BT.device)
@@ -80,7 +80,7 @@ def unconstrained_search(model: GenRec, prompts: PackedBatch, beams: int) -> tup
     Returns:
         Codes `[B, K, L]` and scores `[B, K]`, best first.
     """
-    state = _Decoding.start(model, prompts)
+    state = Decoding.start(model, prompts)
     batch = len(prompts.page_places_P)
     codes_BKL = torch.zeros(batch, 1, 0, dtype=torch.int64, device=prompts.tokens_BT.device)
     scores_BK = torch.zeros(batch, 1, device=prompts.tokens_BT.device)
@@ -99,7 +99,7 @@ def unconstrained_search(model: GenRec, prompts: PackedBatch, beams: int) -> tup
 def exhaustive_scores(model: GenRec, prompts: PackedBatch, sids_SL: Tensor) -> Tensor:
     """Score every semantic ID of every request one by one through the beam cache: the slow truth, `[B, S]`."""
     with torch.no_grad():
-        state = _Decoding.start(model, prompts)
+        state = Decoding.start(model, prompts)
         batch, count = len(prompts.page_places_P), len(sids_SL)
         total_BS = torch.zeros(batch, count, device=sids_SL.device)
         for level in range(model.vocabulary.levels):
@@ -110,57 +110,6 @@ def exhaustive_scores(model: GenRec, prompts: PackedBatch, sids_SL: Tensor) -> T
                 same = torch.arange(count, device=sids_SL.device).expand(batch, count)
                 state = state.extend(codes_BS, same if level else torch.zeros_like(same), level)
         return total_BS
-
-
-@dataclasses.dataclass(frozen=True)
-class _Decoding:
-    """The model's state between two levels: last hidden states of the beams and their caches."""
-
-    model: GenRec
-    hidden_BKD: Tensor
-    prompt: list[KeyValue]
-    prompt_mask: Tensor
-    next_position_B: Tensor
-    own: list[KeyValue] | None
-
-    @classmethod
-    def start(cls, model: GenRec, prompts: PackedBatch) -> _Decoding:
-        hidden_BTD, caches = model.hidden(prompts)
-        places = prompts.page_places_P
-        last_BD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]).index_select(0, places)
-        positions = prompts.positions_BT
-        return cls(
-            model=model,
-            hidden_BKD=last_BD[:, None],
-            prompt=caches,
-            prompt_mask=(positions >= 0)[:, None, None],
-            next_position_B=positions.reshape(-1).index_select(0, places) + 1,
-            own=None,
-        )
-
-    def logprobs(self, level: int) -> Tensor:
-        """Return the log-softmax over the level's codes, `[B, K, C]`, in float32."""
-        return self.model.level_logits(self.hidden_BKD, level).float().log_softmax(dim=-1)
-
-    def extend(self, codes_BK: Tensor, parents_BK: Tensor, level: int) -> _Decoding:
-        """Feed one code to every beam, after re-ordering the beams' caches to their parents."""
-        x_BKD = self.model.code_vectors(codes_BK, level)
-        rotated = self.model.rotation(self.next_position_B[:, None].expand(codes_BK.shape))
-        grown = []
-        decoder = self.model.model
-        for number, block in enumerate(decoder.blocks()):
-            own = None if self.own is None else _reorder(self.own[number], parents_BK)
-            x_BKD, cache = block.extend(x_BKD, rotated, self.prompt[number], self.prompt_mask, own)
-            grown.append(cache)
-        hidden_BKD: Tensor = decoder.norm(x_BKD)
-        return dataclasses.replace(self, hidden_BKD=hidden_BKD, own=grown, next_position_B=self.next_position_B + 1)
-
-
-def _reorder(cache: KeyValue, parents_BK: Tensor) -> KeyValue:
-    """Pick each beam's parent from caches `[B, G, K, J, E]`."""
-    batch, groups, _, places, size = cache[0].shape
-    index = parents_BK[:, None, :, None, None].expand(batch, groups, parents_BK.shape[1], places, size)
-    return cache[0].gather(2, index), cache[1].gather(2, index)
 
 
 def hallucination_share(codes_BKL: Tensor, sids_SL: Tensor, codes_per_level: tuple[int, ...]) -> float:

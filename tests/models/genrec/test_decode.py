@@ -13,6 +13,7 @@ from kernels.allowed_ids import AllowedIds
 from kernels.trie import Trie
 from models.genrec.batch import pack_prompts
 from models.genrec.decode import beam_search, exhaustive_scores, hallucination_share, unconstrained_search
+from models.genrec.decoding import Decoding
 from models.genrec.model import GenRec
 
 
@@ -34,11 +35,9 @@ def slow_beam_search(
 
 
 def exhaustive_prefix(model: GenRec, prompts: object, sid_1L: torch.Tensor, level: int, row: int) -> float:
-    from models.genrec.decode import _Decoding
-
     with torch.no_grad():
-        state = _Decoding.start(model, prompts)  # type: ignore[arg-type]
-        batch = len(state.next_position_B)
+        state = Decoding.start(model, prompts)  # type: ignore[arg-type]
+        batch = len(state.lengths_B)
         for earlier in range(level):
             codes = sid_1L[:, earlier].expand(batch, 1)
             state = state.extend(codes, torch.zeros_like(codes), earlier)
