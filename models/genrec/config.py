@@ -46,6 +46,12 @@ class GenRecConfig:
     """Share of the target probability spread evenly over the level's codes."""
     batch_tokens: int = 4096
     """Places of a training batch per process, padding included; fewer make more and noisier steps."""
+    pretrained: str | None = None
+    """Folder of a Qwen2 or Qwen2.5 checkpoint (`config.json` and safetensors files) whose blocks training starts from;
+    `layers`, `width`, `heads`, `kv_heads`, `ffn_width`, `rope_theta` and `norm_eps` must be the checkpoint's."""
+    hold_pretrained: float = 0.2
+    """Share of the run in which a checkpoint's weights stay as they are, while all that is new settles: tokens, head,
+    merger, tables."""
 
     def __post_init__(self) -> None:
         mistakes = [
@@ -57,7 +63,7 @@ class GenRecConfig:
             mistakes.append(f"width: expected a multiple of 2 x heads = {2 * self.heads}, got {self.width}")
         if self.kv_heads >= 1 and self.heads % self.kv_heads:
             mistakes.append(f"kv_heads: expected a divisor of heads = {self.heads}, got {self.kv_heads}")
-        for name in ("dropout", "label_smoothing"):
+        for name in ("dropout", "label_smoothing", "hold_pretrained"):
             if not 0 <= getattr(self, name) < 1:
                 mistakes.append(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
         if not 0 <= self.impression_weight <= 1:

@@ -81,6 +81,7 @@ class GenRec(nn.Module):
         self.history_gap_embedding = nn.Embedding(GAP_BUCKETS, config.width)
         self.page_gap_embedding = nn.Embedding(GAP_BUCKETS, config.width)
         self.dropout = Dropout(config.dropout)
+        self.held_until = 0.0
         self._initialise()
         # Starts at zero, as if there were no user vectors, and is made last: without it nothing else is drawn anew.
         self.user_projection: nn.Linear | None = None
@@ -100,6 +101,14 @@ class GenRec(nn.Module):
     def no_decay_names(self) -> set[str]:
         """Return the parameters that weight decay must leave alone besides norms and biases: embeddings."""
         return {name for name, _ in self.named_parameters() if "embed" in name or name.startswith("lm_head")}
+
+    def pretrained_names(self) -> set[str]:
+        """Return the parameters that a Qwen2 checkpoint has too: the blocks and the final norm."""
+        return {name for name, _ in self.named_parameters() if name.startswith(("model.layers.", "model.norm."))}
+
+    def held_names(self, progress: float) -> set[str]:
+        """Return the parameters that training leaves as they are at `progress`, the share of the run done."""
+        return self.pretrained_names() if progress < self.held_until else set()
 
     def forward(self, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the page-wise next-token loss and its diagnostics; see `models.genrec.loss.page_loss`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -26,8 +26,18 @@ class Engine(Protocol):
     plan: list[str]
     """Where tables live, one line each; empty for plain tables."""
 
-    def step(self, batch: Any, rate_factor: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Train on a batch at a share of the peak rates; return loss and diagnostics, detached."""
+    def step(self, batch: Any, rate_factor: float, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Train on a batch.
+
+        Args:
+            batch: What the model takes.
+            rate_factor: Share of the peak rates.
+            progress: Share of the run done: what the model's own `held_names(progress)` names, if it has one, stays as
+                it is.
+
+        Returns:
+            Loss and diagnostics, detached.
+        """
         ...
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
@@ -81,13 +91,16 @@ class _BaseEngine:
         self.dense = DenseOptimizer(dense, no_decay_names(model), config.weight_decay)
         self.average = MovingAverage(dense, config.ema_decay) if config.ema_decay is not None and dense else None
         self.average_steps = torch.zeros((), dtype=torch.int64)
+        self._held_names: Callable[[float], set[str]] = getattr(model, "held_names", lambda progress: set())
 
-    def _dense_step(self, batch: Any, rate_factor: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def _dense_step(self, batch: Any, rate_factor: float, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         if self.device.type != "cpu" and hasattr(batch, "to"):
             batch = batch.to(self.device)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             loss, diagnostics = self.module(batch)
         loss.backward()
+        # Dropped, not left out: DistributedDataParallel waits for a gradient of every parameter it knew at first.
+        self.dense.skip(self._held_names(progress))
         noted = {name: value.detach() for name, value in diagnostics.items()}
         if self.config.gradient_clip is not None and self.dense.parameters:
             noted["gradient_norm"] = self.dense.clip(self.config.gradient_clip).detach()
@@ -140,9 +153,9 @@ class PlainEngine(_BaseEngine):
                 )
             self.module = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
 
-    def step(self, batch: Any, rate_factor: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Train on a batch at a share of the peak rates; return loss and diagnostics, detached."""
-        result = self._dense_step(batch, rate_factor)
+    def step(self, batch: Any, rate_factor: float, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Train on a batch; see `Engine`."""
+        result = self._dense_step(batch, rate_factor, progress)
         self.tables.step(self.config.table_learning_rate * rate_factor)
         return result
 
@@ -168,10 +181,10 @@ class ShardedEngine(_BaseEngine):
         super().__init__(model, dense, config, device)
         self.first_step: FirstStepCheck | None = FirstStepCheck(model)
 
-    def step(self, batch: Any, rate_factor: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Train on a batch at a share of the peak rates; return loss and diagnostics, detached."""
+    def step(self, batch: Any, rate_factor: float, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Train on a batch; see `Engine`."""
         self.sharded.set_table_rate(self.config.table_learning_rate * rate_factor)
-        result = self._dense_step(batch, rate_factor)
+        result = self._dense_step(batch, rate_factor, progress)
         if self.first_step is not None:
             self.first_step.finish()
             self.first_step = None

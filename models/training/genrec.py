@@ -16,6 +16,7 @@ from features.workspace import Workspace
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.genrec.data import load_sequences
 from models.genrec.model import GenRec
+from models.genrec.pretrained import Checkpoint, start_from
 from models.genrec.source import PackedSource
 from models.metrics import metric_keys, ranking_metrics
 from models.recommend.catalogue import catalogue_of
@@ -89,15 +90,17 @@ def train_genrec(
         progress: Receives a line of text now and then.
 
     Raises:
-        FileNotFoundError: A table, the semantic IDs or the two-tower run are missing.
-        ValueError: `monitor` is unknown, the two-tower's vectors are not of width `user_prefix`, no training page
-            remains, or the data make fewer batches than there are processes.
+        FileNotFoundError: A table, the semantic IDs, the two-tower run or the checkpoint to start from are missing.
+        ValueError: `monitor` is unknown, the two-tower's vectors are not of width `user_prefix`, the checkpoint to
+            start from is of another shape, no training page remains, or the data make fewer batches than there are
+            processes.
     """
     check_monitor("train", train_config, MONITORS)
     bundle = Bundle.load(workspace, generation)
     catalogue = catalogue_of(bundle, workspace)
     data = load_sequences(workspace, catalogue, model_config)
     users, two_tower = newest_users(workspace, model_config)
+    checkpoint = _checkpoint(model_config)
     run = GenRecRun(
         model=model_config,
         train=train_config,
@@ -109,13 +112,14 @@ def train_genrec(
         sequences=workspace.table("sequences").manifest().fingerprint,
         code_version=code_version(),
         two_tower=two_tower,
+        pretrained=None if checkpoint is None else checkpoint.digest(),
     )
     tracking = train_and_publish(
         workspace,
         KIND,
         run.name,
         config=run.to_json(),
-        build=lambda: _build(run),
+        build=lambda: _build(run, checkpoint),
         source=lambda rank, world_size: PackedSource(
             with_users(workspace, catalogue, data, users),
             catalogue,
@@ -150,11 +154,23 @@ def _parameters(run: GenRecRun) -> int:
         return sum(parameter.numel() for parameter in run.build().parameters())
 
 
-def _build(run: GenRecRun) -> GenRec:
+def _checkpoint(config: GenRecConfig) -> Checkpoint | None:
+    """Return the checkpoint to start from, which must be of the model's shape; None where there is none."""
+    if config.pretrained is None:
+        return None
+    checkpoint = Checkpoint.open(config.pretrained)
+    checkpoint.check(config)
+    return checkpoint
+
+
+def _build(run: GenRecRun, checkpoint: Checkpoint | None) -> GenRec:
     from models.training.tables import TorchRecTables
 
     specs = GenRec.table_specs(run.model, run.items)
-    return run.build(TorchRecTables(specs) if specs else None)
+    model = run.build(TorchRecTables(specs) if specs else None)
+    if checkpoint is not None:
+        start_from(model, checkpoint)
+    return model
 
 
 def _validation(

@@ -39,6 +39,8 @@ class GenRecRun:
     code_version: str
     two_tower: str | None = None
     """The two-tower run whose user vectors its pages start from; None without `user_prefix`."""
+    pretrained: str | None = None
+    """Digest of the checkpoint that its blocks started from."""
     aligned_from: str | None = None
     """The run whose weights the alignment started from; None for a supervised run."""
     align: AlignConfig | None = None

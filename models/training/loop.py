@@ -199,7 +199,7 @@ class _Run:
         if config.max_seconds is not None:
             progress = max(progress, place.seconds / config.max_seconds)
         factor = rate_factor(progress, config.warmup_fraction, config.schedule)
-        loss, diagnostics = self.engine.step(batch, factor)
+        loss, diagnostics = self.engine.step(batch, factor, progress)
         values: dict[str, Tensor | float] = {
             "loss": loss,
             "learning_rate": config.learning_rate * factor,

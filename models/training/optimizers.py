@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -59,6 +59,11 @@ class DenseOptimizer:
     def clip(self, largest_norm: float) -> Tensor:
         """Scale gradients down to `largest_norm` where they exceed it and return their norm before."""
         return nn.utils.clip_grad_norm_(self.parameters.values(), largest_norm)
+
+    def skip(self, names: Collection[str]) -> None:
+        """Leave parameters out of the next step: no clipping by them, no update, no decay, no change of their state."""
+        for name in names:
+            self.parameters[name].grad = None
 
     def step(self, learning_rate: float) -> None:
         """Update the parameters and drop their gradients."""

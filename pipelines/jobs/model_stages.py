@@ -9,6 +9,7 @@ from pathlib import Path
 from features.definitions import ITEM_FEATURES, PAGE_FEATURES
 from features.workspace import Workspace
 from models.genrec.config import GenRecConfig
+from models.genrec.pretrained import Checkpoint
 from models.ranker.config import RankerConfig
 from models.recommend.release_parts import GENREC, RANKER, TWO_TOWER
 from models.tokenizer.build import build_bundle
@@ -72,7 +73,10 @@ class ModelStages:
 
         def inputs() -> dict[str, str]:
             towers = self._inputs.pointed_at("checkpoints", TWO_TOWER) if settings.genrec.user_prefix else {}
-            return {**self._inputs.tables("sequences", "item_statistics")(), **self._inputs.bundle(), **towers}
+            start = settings.genrec.pretrained
+            checkpoint = {} if start is None else {"pretrained": Checkpoint.open(start).digest()}
+            tables = self._inputs.tables("sequences", "item_statistics")()
+            return {**tables, **self._inputs.bundle(), **towers, **checkpoint}
 
         return self._training(GENREC, train_genrec, settings.genrec, settings.train, inputs)
 

@@ -128,7 +128,7 @@ def _measure() -> dict[str, Any]:
     for batch in batches:
         values = {**batch.user.bags, **batch.item.bags}
         for name, work in (
-            ("ours", lambda batch=batch: ours.step(batch, 1.0)),
+            ("ours", lambda batch=batch: ours.step(batch, 1.0, 0.0)),
             ("peer", lambda batch=batch: peer.step(batch)),
             ("our tables", lambda values=values: _tables_only(ours.module.module.bags, values)),
             ("peer tables", lambda values=values: (_tables_only(peer.net.bags, values), peer.update_tables())),
@@ -168,7 +168,7 @@ def assert_equal_training() -> None:
     ours, peer = _both(config)
     for seed in range(5):
         batch = _batch(seed)
-        torch.testing.assert_close(float(ours.step(batch, 1.0)[0]), peer.step(batch), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(float(ours.step(batch, 1.0, 0.0)[0]), peer.step(batch), rtol=1e-4, atol=1e-4)
     found = {_peer_name(name): value for name, value in full_state(ours.module).items()}
     for name, value in peer.net.state_dict().items():
         distance = (found[name] - value).abs()

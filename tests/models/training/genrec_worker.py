@@ -1,5 +1,9 @@
-"""A small shop with planted transitions, and a training run on it; as a program: `genrec_worker.py WORKSPACE`."""
+"""A small shop with planted transitions, and a training run on it.
 
+As a program: `genrec_worker.py WORKSPACE [CHECKPOINT]`; a checkpoint's weights are held to the end.
+"""
+
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -79,5 +83,8 @@ def commit(workspace: Workspace, name: str, rows: pa.Table) -> None:
 
 
 if __name__ == "__main__":
-    training = train_genrec(Workspace(sys.argv[1]), MODEL, TRAIN_CONFIG, seed=3, track=False, progress=print)
+    model = MODEL
+    if len(sys.argv) > 2:
+        model = dataclasses.replace(MODEL, pretrained=sys.argv[2], hold_pretrained=0.999)
+    training = train_genrec(Workspace(sys.argv[1]), model, TRAIN_CONFIG, seed=3, track=False, progress=print)
     print("\n".join(training.lines()))

@@ -34,7 +34,7 @@ def trained(shop, config, steps=8, net=None):
     source = shop.make_source(config)
     for step in range(steps):
         epoch, place = divmod(step, source.steps_per_epoch)
-        engine.step(next(source.iterate(epoch, place)), 1.0)
+        engine.step(next(source.iterate(epoch, place)), 1.0, 0.0)
     return net
 
 
