@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from features.schemas import EVENT_KINDS
 from features.semantic_ids import SidVocabulary
 from kernels.dropout import Dropout
+from kernels.packed_attention import PackedRows
+from kernels.rms_norm import rms_norm
 from models.embedding.plain import PlainTables
 from models.embedding.spec import TableSpec
 from models.genrec.batch import PackedBatch
@@ -112,8 +114,23 @@ class GenRec(nn.Module):
 
     def forward(self, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the page-wise next-token loss and its diagnostics; see `models.genrec.loss.page_loss`."""
+        if self.training and batch.tokens_BT.device.type == "cpu":
+            return page_loss(self, self.training_hidden(batch), batch)
         hidden_BTD, _ = self.hidden(batch)
         return page_loss(self, hidden_BTD, batch)
+
+    def training_hidden(self, batch: PackedBatch) -> Tensor:
+        """Return what `hidden` does in training on CPU, without keys and values, in half the time."""
+        x_BTD = self.dropout(self.embed(batch))
+        cos_BTE, sin_BTE = self.rotation(batch.positions_BT.clamp_min(0))
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+        rows = PackedRows(cos_BTE=cos_BTE, sin_BTE=sin_BTE, mask_BTT=attention_mask(batch)[:, 0]).prepared(
+            self.config.heads, self.config.kv_heads, dtype
+        )
+        x_MD = x_BTD.flatten(0, 1)
+        for block in self.model.blocks():
+            x_MD = block.train_step(x_MD, rows)
+        return rms_norm(x_MD, self.model.norm.weight, self.model.norm.eps).view_as(x_BTD)
 
     def hidden(self, batch: PackedBatch) -> tuple[Tensor, list[KeyValue]]:
         """Return the normed last hidden states `[B, T, D]` and each layer's keys and values."""
