@@ -134,7 +134,8 @@ def test_configurations_of_older_writing_are_read(folder: Path) -> None:
 def test_another_shape_is_answered_with_the_settings_to_use(folder: Path) -> None:
     expected = (
         r"got layers 3 \(checkpoint: 2\), rope_theta 10000.0 \(checkpoint: 500.0\); use genrec.layers=2 "
-        r"genrec.width=16 genrec.heads=4 genrec.kv_heads=2 genrec.ffn_width=24 genrec.rope_theta=500.0 genrec.norm_eps=1e-05$"
+        r"genrec.width=16 genrec.heads=4 genrec.kv_heads=2 genrec.ffn_width=24 genrec.rope_theta=500.0 "
+        r"genrec.norm_eps=1e-05$"
     )
     with pytest.raises(ValueError, match=expected):
         started(folder, layers=3, rope_theta=10_000.0)
