@@ -6,6 +6,8 @@ Legend: `B` requests, `F` distinct filters, `N` items, `S` distinct semantic IDs
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from torch import Tensor
 from features.semantic_ids import Catalogue
 from kernels.allowed_ids import AllowedIds
 from kernels.jagged import columns, concat_ranges, row_numbers
-from models.recommend.eligibility import Eligibility, Ints, ItemMask, PerMask
+from models.recommend.eligibility import Eligibility, Ints, ItemMask
 from models.recommend.interface import RequestBatch
 
 
@@ -29,7 +31,7 @@ class SidFilter:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
-        self._counts_of = PerMask(self._counts)
+        self._counts = _RowPerMask(len(catalogue.sids_SL) + 1)
         self._everything = ItemMask(np.ones(len(catalogue), dtype=bool))
 
     def allowed(self, requests: RequestBatch) -> AllowedIds | None:
@@ -39,19 +41,21 @@ class SidFilter:
             if not len(requests.excluded_items):
                 return None
             eligible = Eligibility(masks=(self._everything,), row_B=np.zeros(len(requests), dtype=np.int64))
+        row_F = np.array([self._row(mask) for mask in eligible.masks], dtype=np.int64)
         return AllowedIds(
-            counts_FS=_stacked([self._counts_of(mask) for mask in eligible.masks]),
-            filter_B=torch.from_numpy(eligible.row_B),
+            counts_FS=self._counts.values,
+            filter_B=torch.from_numpy(row_F[eligible.row_B]),
             gone_BX=torch.from_numpy(self._gone(requests, eligible)),
         )
 
-    def _counts(self, mask: ItemMask) -> Tensor:
-        """Return, int32 `[S + 1]`, how many IDs before each have an item that passes."""
-        there_S = np.zeros(len(self.catalogue.sids_SL), dtype=bool)
-        there_S[self.catalogue.sid_of_item_N[mask.allowed_N]] = True
-        counts_S = np.zeros(len(there_S) + 1, dtype=np.int32)
-        np.cumsum(there_S, out=counts_S[1:])
-        return torch.from_numpy(counts_S)
+    def _row(self, mask: ItemMask) -> int:
+        """Return the row of a mask's counts: how many IDs before each have an item that passes."""
+        row = self._counts.row(mask)
+        if row is None:
+            there_S = np.zeros(len(self.catalogue.sids_SL), dtype=bool)
+            there_S[self.catalogue.sid_of_item_N[mask.allowed_N]] = True
+            row = self._counts.add(mask, torch.from_numpy(there_S).cumsum(dim=0, dtype=torch.int32))
+        return row
 
     def _gone(self, requests: RequestBatch, eligible: Eligibility) -> Ints:
         """Return, `[B, X]`, the sorted IDs that a filter leaves and all of whose items a request excludes."""
@@ -70,9 +74,29 @@ class SidFilter:
         return _padded(rows_G[gone_G], sids_G[gone_G], len(requests), ids)
 
 
-def _stacked(counts: list[Tensor]) -> Tensor:
-    """Return `[F, S + 1]`, without a copy for the one filter that most batches have."""
-    return counts[0][None] if len(counts) == 1 else torch.stack(counts)
+class _RowPerMask:
+    """Counts of all living masks in one matrix, so that a batch picks rows instead of copying them.
+
+    Attributes:
+        values: int32, a row per mask, 0 in the first column; rows of masks that are gone are used again.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.values = torch.zeros(1, width, dtype=torch.int32)
+        self._free = [0]
+        self._row_of: weakref.WeakKeyDictionary[ItemMask, int] = weakref.WeakKeyDictionary()
+
+    def row(self, mask: ItemMask) -> int | None:
+        return self._row_of.get(mask)
+
+    def add(self, mask: ItemMask, counts_S: Tensor) -> int:
+        if not self._free:
+            self._free.extend(range(len(self.values), 2 * len(self.values)))
+            self.values = torch.cat([self.values, torch.zeros_like(self.values)])
+        row = self._row_of[mask] = self._free.pop()
+        self.values[row, 1:] = counts_S
+        weakref.finalize(mask, self._free.append, row).atexit = False
+        return row
 
 
 def _padded(rows_G: Ints, sids_G: Ints, size: int, padding: int) -> Ints:

@@ -200,6 +200,23 @@ def test_reachable_ids_are_those_with_an_item_that_the_request_may_get(seed: int
         assert reachable_BS[row].tolist() == expected.astype(int).tolist()
 
 
+def test_rows_of_masks_that_are_gone_are_used_again() -> None:
+    world = make_world(1)
+    sid_filter, catalogue, rng = SidFilter(world.catalogue), world.catalogue, np.random.default_rng(1)
+    everywhere = torch.arange(len(catalogue.sids_SL))[None].expand(2, -1)
+    for _ in range(20):
+        masks_FN = rng.random((2, len(catalogue))) < 0.5
+        requests = dataclasses.replace(batch([[], []]), eligible=Eligibility.of(masks_FN, [1, 0]))
+        allowed = sid_filter.allowed(requests)
+        assert allowed is not None
+        reachable_BS = allowed.below(everywhere, everywhere + 1)
+        for row, mask_N in enumerate(masks_FN[::-1]):
+            sids = np.unique(catalogue.sid_of_item_N[mask_N])
+            assert np.flatnonzero(reachable_BS[row]).tolist() == sids.tolist()
+        assert len(allowed.counts_FS) <= 4  # two of this batch; those of the batch before may still be there
+        del requests, allowed
+
+
 def test_requests_without_filter_and_exclusion_search_freely() -> None:
     world = make_world(0)
     assert SidFilter(world.catalogue).allowed(batch([[0], []])) is None
