@@ -25,9 +25,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from features.workspace import Workspace
     from models.registry import CHAMPION, Registry
 
-    registry = Registry(Workspace(args.workspace), settings.tracking.uri)
+    console = Console()
+    registry = Registry(Workspace(args.workspace), settings.tracking.uri, console.say)
     reason = registry.promote(args.version, force=args.force, verdict=args.verdict)
-    Console().say(
+    console.say(
         f"version {registry.version(CHAMPION)} is the champion, promoted: {reason} (registry {registry.address})",
         f"next: pagewise serve --workspace {quote(args.workspace)}",
     )

@@ -19,9 +19,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from features.workspace import Workspace
     from models.registry import Registry
 
-    registry = Registry(Workspace(args.workspace), settings.tracking.uri)
+    console = Console()
+    registry = Registry(Workspace(args.workspace), settings.tracking.uri, console.say)
     version = registry.rollback()
-    Console().say(
+    console.say(
         f"version {version} is the champion again (registry {registry.address}); a running service of the champion "
         f"turns to it within serve.refresh_s = {settings.serve.refresh_s:g} seconds and the time it takes to load"
     )

@@ -97,7 +97,7 @@ class ReleaseStages:
         uri = self.settings.tracking.uri
 
         def run(folder: Path) -> list[str]:
-            registry = Registry(self.workspace, uri)
+            registry = Registry(self.workspace, uri, self._say)
             release = latest_release(self.workspace.local_path("releases"))
             version = registry.register(release)
             promoted = None
