@@ -45,6 +45,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("register", "register", "pack a release and register it as the challenger"),
     Verb("promote", "promote", "make a registered release the champion"),
     Verb("rollback", "rollback", "make the previous champion the champion again"),
+    Verb("catalogue", "catalogue", "append items to a release without training, withdraw some, or show what was"),
     Verb("run", "run", "the daily job: every stage in order, skipping what is up to date"),
     Verb("serve", "serve", "answer recommendation requests over HTTP"),
     Verb("doctor", "doctor", "check this machine and print the mend for each failure"),
