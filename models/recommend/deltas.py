@@ -116,17 +116,20 @@ def with_changes(state: CatalogueState, changes: Changes, item_features: ItemFea
         ValueError: The changes do not fit the release.
     """
     maker = state.recommender
-    catalogue, retrievers, ranker = maker.catalogue, list(maker.retrievers.values()), maker.ranker
     if len(changes.new_ids):
-        catalogue = catalogue.with_new_items(changes.new_ids, changes.codes_ML)
+        catalogue = maker.catalogue.with_new_items(changes.new_ids, changes.codes_ML)
         new = _new_items(catalogue, changes, item_features)
-        retrievers, ranker = [grown(retriever, new) for retriever in retrievers], grown(ranker, new)
-    facts = _facts(maker.facts, catalogue, changes)
-    recommender = Recommender(catalogue, retrievers, maker.config, facts, ranker)
-    _warm_up(recommender)
+        retrievers = [grown(retriever, new) for retriever in maker.retrievers.values()]
+        facts = _facts(maker.facts, catalogue, changes)
+        maker = maker.with_parts(
+            catalogue=catalogue, retrievers=retrievers, facts=facts, ranker=grown(maker.ranker, new)
+        )
+    else:
+        maker = maker.with_parts(facts=_facts(maker.facts, maker.catalogue, changes))
+    _warm_up(maker)
     own_N = np.append(state.own_N, np.ones(len(changes.new_ids), dtype=bool))
-    own_N[_known(catalogue, changes.touched)] = True
-    return state._with(recommender, own_N=own_N)
+    own_N[_known(maker.catalogue, changes.touched)] = True
+    return state._with(maker, own_N=own_N)
 
 
 def _new_items(catalogue: Catalogue, changes: Changes, item_features: ItemFeatures | None) -> NewItems:

@@ -35,9 +35,7 @@ def with_fresh_items(
     ranker = recommender.ranker
     if item_features is not None and isinstance(ranker, FeatureFedRanker):
         ranker = ranker.with_item_features(item_features)
-    retrievers = list(recommender.retrievers.values())
-    newer = CatalogueFacts(table, recommender.catalogue)
-    return Recommender(recommender.catalogue, retrievers, recommender.config, newer, ranker, recommender.blend)
+    return recommender.with_parts(facts=CatalogueFacts(table, recommender.catalogue), ranker=ranker)
 
 
 def with_past_items(recommender: Recommender, workspace: Workspace) -> Recommender:
@@ -53,7 +51,4 @@ def with_past_items(recommender: Recommender, workspace: Workspace) -> Recommend
     if not isinstance(ranker, RetrospectiveRanker) or not workspace.table(ITEM_FEATURES).exists():
         return recommender
     snapshots = ItemSnapshots.load(workspace, recommender.catalogue.item_ids)
-    retrievers = list(recommender.retrievers.values())
-    ranker = ranker.with_snapshots(snapshots)
-    config, facts, blend = recommender.config, recommender.facts, recommender.blend
-    return Recommender(recommender.catalogue, retrievers, config, facts, ranker, blend)
+    return recommender.with_parts(ranker=ranker.with_snapshots(snapshots))

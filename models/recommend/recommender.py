@@ -108,6 +108,24 @@ class Recommender:
         self.policy = Policy(epsilon=config.epsilon, temperature=config.temperature)
         self._greedy = Policy(epsilon=0.0, temperature=0.0)
 
+    def with_parts(
+        self,
+        *,
+        catalogue: Catalogue | None = None,
+        retrievers: Sequence[Retriever] | None = None,
+        facts: CatalogueFacts | None = None,
+        ranker: Ranker | None = None,
+    ) -> Recommender:
+        """Return a page maker with other parts; it shares what is not given with this one, which stays as it is."""
+        return Recommender(
+            self.catalogue if catalogue is None else catalogue,
+            list(self.retrievers.values()) if retrievers is None else retrievers,
+            self.config,
+            self.facts if facts is None else facts,
+            self.ranker if ranker is None else ranker,
+            self.blend,
+        )
+
     @property
     def first_choice(self) -> str:
         """The retriever that users with a history are meant to be served by, whether it is there or not."""
