@@ -1,6 +1,6 @@
-"""Trie of semantic IDs as compressed sparse rows.
+"""Trie of semantic IDs: compressed sparse rows, and beside them a dense table for levels that are nearly full.
 
-Legend: `S` distinct semantic IDs, `L` levels.
+Legend: `S` distinct semantic IDs, `L` levels, `C` codes of a level.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch import Tensor
 
 NO_NODE = -1
 """A beam that holds no valid prefix; its score is `-inf`."""
+FULL = 0.25
+"""Share of a level's codes that its nodes must use for a dense table, which then takes at most 16 bytes per child."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +34,15 @@ class TrieLevel:
         codes: int32, one entry per node of the next depth.
         leaf_bounds: int32, number of nodes of the next depth + 1.
         branching: Largest number of children of one node.
+        table: int32, number of nodes of this depth x C, the child under each code or `NO_NODE`; None where the level is
+            not `FULL`. First levels are: there a step over all codes, without indices, is the cheapest.
     """
 
     child_offsets: Tensor
     codes: Tensor
     leaf_bounds: Tensor
     branching: int
+    table: Tensor | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +72,14 @@ class Trie:
             starts = np.flatnonzero(new_SL[:, level])
             offsets = np.searchsorted(starts, bounds).astype(np.int32)
             bounds = np.append(starts, len(sids_SL)).astype(np.int32)
+            codes = sids_SL[starts, level].astype(np.int32)
             levels.append(
                 TrieLevel(
                     child_offsets=torch.from_numpy(offsets).to(device),
-                    codes=torch.from_numpy(sids_SL[starts, level].astype(np.int32)).to(device),
+                    codes=torch.from_numpy(codes).to(device),
                     leaf_bounds=torch.from_numpy(bounds).to(device),
                     branching=int(np.diff(offsets).max()),
+                    table=None if (table := _table(offsets, codes)) is None else torch.from_numpy(table).to(device),
                 )
             )
         return cls(levels=tuple(levels), leaves=len(sids_SL))
@@ -81,7 +88,10 @@ class Trie:
     def nbytes(self) -> int:
         """Memory of the index."""
         return sum(
-            part.nbytes for level in self.levels for part in (level.child_offsets, level.codes, level.leaf_bounds)
+            part.nbytes
+            for level in self.levels
+            for part in (level.child_offsets, level.codes, level.leaf_bounds, level.table)
+            if part is not None
         )
 
 
@@ -94,3 +104,12 @@ def _new_prefixes(sids_SL: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
     if not new_SL[:, -1].all() or (sids_SL[1:][rows, first] < sids_SL[:-1][rows, first]).any():
         raise ValueError("sids: expected distinct rows in lexicographic order; sort them with numpy.unique")
     return new_SL
+
+
+def _table(offsets: npt.NDArray[np.int32], codes: npt.NDArray[np.int32]) -> npt.NDArray[np.int32] | None:
+    nodes, width = len(offsets) - 1, int(codes.max()) + 1
+    if len(codes) < FULL * nodes * width:
+        return None
+    table = np.full((nodes, width), NO_NODE, dtype=np.int32)
+    table[np.repeat(np.arange(nodes), np.diff(offsets)), codes] = np.arange(len(codes), dtype=np.int32)
+    return table

@@ -1,7 +1,7 @@
 """GenRec's state while it decodes: the prompt encoded once, then one code per beam and level.
 
-Legend: `B` requests, `T` prompt places, `K` beams, `J` own places of a beam, `C` codes of a level, `D` width, `N` heads,
-`G` key/value heads, `E` size of one head.
+Legend: `B` requests, `T` prompt places, `K` beams, `J` own places of a beam, `C` codes of a level, `D` width, `G`
+key/value heads, `E` size of one head.
 """
 
 from __future__ import annotations
