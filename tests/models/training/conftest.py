@@ -29,6 +29,12 @@ def ranker_worker():
 
 
 @pytest.fixture(scope="session")
+def alignment_worker():
+    """The module `alignment_worker.py` beside this file: the ranker's shop with a supervised GenRec."""
+    return load("alignment_worker")
+
+
+@pytest.fixture(scope="session")
 def sharding_worker():
     """The module `sharding_worker.py` beside this file: a model with unpooled and pooled tables."""
     return load("sharding_worker")

@@ -1,0 +1,104 @@
+"""Measuring a policy on held-out pages, and the rule that ends its alignment.
+
+Legend: `B` pages, `K` ranks, `G` candidates of a group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from torch import nn
+
+from features.semantic_ids import Catalogue
+from models.alignment.config import AlignConfig
+from models.genrec.config import DecodeConfig
+from models.metrics import metric_key, ranking_metrics
+from models.metrics.ranking import HR, NDCG
+from models.recommend.genrec_retriever import GenRecRetriever
+from models.recommend.requests import EvaluationCases
+from models.training.alignment_data import AlignmentBatch, make_batch
+from models.training.alignment_policy import Policy
+from models.training.loop import Evaluate, Stop
+from models.training.position import Evaluation
+from models.two_tower.model import TwoTower
+
+HIT_RATE = metric_key(HR, 10)
+MONITOR = metric_key(NDCG, 10)
+"""What the weights are chosen by."""
+REWARD, HALLUCINATION, ENTROPY = "reward", "hallucination_rate", "entropy"
+SHOWN = (*(metric_key(HR, k) for k in (1, 10, 50)), MONITOR, HALLUCINATION, REWARD, ENTROPY)
+"""What is measured, in the order of the report."""
+DEPTH = 50
+"""Beams of the measurement, and length of its lists."""
+_BATCH = 64
+
+
+def held_out_measurement(
+    policy: Policy, catalogue: Catalogue, cases: EvaluationCases, users: TwoTower | None
+) -> Evaluate:
+    """Return the measurement of a policy on held-out pages.
+
+    It finds the means over pages of `SHOWN`: hit rates and NDCG of the beam search over the whole catalogue; the share
+    of invalid IDs among the ten best without the trie; the gated reward of the candidates of each page's group, before
+    positives are lifted; the entropy of an ID's first code, in nats.
+
+    Args:
+        policy: Measured with whatever weights it has at the time.
+        catalogue: Items and semantic IDs.
+        cases: Held-out pages.
+        users: The two-tower model, for a policy with `user_prefix`.
+    """
+    retriever = GenRecRetriever(policy, catalogue, DecodeConfig(beams=DEPTH), users)
+    batches, sizes = [], []
+    for part in cases.batches(_BATCH):
+        vectors = None if users is None else users.user_vectors(part.requests, catalogue)
+        batches.append(make_batch(part, catalogue, policy.config, vectors, np.random.default_rng(0)))
+        sizes.append(len(part))
+
+    def evaluate(_: nn.Module) -> dict[str, float]:
+        items_BK = retriever.retrieve(cases.requests, DEPTH).items_BK
+        ranked = ranking_metrics(items_BK, cases.relevant_items, cases.relevant_offsets, ks=(1, 10, DEPTH))
+        found = {name: float(values_B.mean()) for name, values_B in ranked.items()}
+        own = np.average([_own(policy, batch) for batch in batches], axis=0, weights=sizes)
+        found |= {REWARD: float(own[0]), ENTROPY: float(own[1])}
+        found[HALLUCINATION] = retriever.hallucination_rate(cases.requests)
+        return {name: found[name] for name in SHOWN}
+
+    return evaluate
+
+
+def _own(policy: Policy, batch: AlignmentBatch) -> tuple[float, float]:
+    """Return the mean reward of a batch's candidates and the mean entropy of its first codes."""
+    rollouts = policy.propose(batch, dataclasses.replace(policy.align, rollouts="beam"))
+    reward_BG, open_BG = policy.judge.judge(batch.requests, batch.positives, batch.positive_offsets, rollouts.sids_BG)
+    gated_BG = reward_BG.where(open_BG & rollouts.valid, 0.0)
+    hidden_BTD, _ = policy.hidden(batch.prompts)
+    first_BD = hidden_BTD.flatten(0, 1).index_select(0, batch.prompts.page_places_P)
+    logprob_BC = policy.level_logits(first_BD, 0).float().log_softmax(dim=-1)
+    entropy_B = -(logprob_BC.exp() * logprob_BC).sum(dim=-1)
+    return float(gated_BG.sum() / rollouts.valid.sum().clamp_min(1)), float(entropy_B.mean())
+
+
+def stop_rule(config: AlignConfig) -> Stop:
+    """Return the rule that ends an alignment whose reward is being exploited.
+
+    It fires when, in each of the last `patience` evaluations, the held-out hit rate lay more than `tolerance` of its
+    best below that best, while the reward lay above the best's own.
+    """
+
+    def stop(evaluations: list[Evaluation]) -> str:
+        recent = [metrics for _, metrics in evaluations[-config.patience :]]
+        earlier = [metrics for _, metrics in evaluations[: -config.patience]]
+        if not earlier:
+            return ""
+        best = max(earlier, key=lambda metrics: metrics[HIT_RATE])
+        least, reward = (1 - config.tolerance) * best[HIT_RATE], best[REWARD]
+        if not all(metrics[HIT_RATE] < least and metrics[REWARD] > reward for metrics in recent):
+            return ""
+        return (
+            f"held-out HR@10 fell from {best[HIT_RATE]:.4f} to {recent[-1][HIT_RATE]:.4f} while reward rose from "
+            f"{reward:.4f} to {recent[-1][REWARD]:.4f}: the reward is being exploited"
+        )
+
+    return stop
