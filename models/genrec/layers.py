@@ -100,36 +100,6 @@ class Attention(nn.Module):
         mixed = attend(q, k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1), mask)
         return self.output(mixed), (k, v)
 
-    def extend(self, x_BKD: Tensor, rotated: Rotation, prompt: KeyValue, prompt_mask: Tensor, own: KeyValue) -> Tensor:
-        """Attend from one new place per beam to the shared prompt and to the beam's own places.
-
-        The prompt's keys and values are read once for all beams, never copied: the beams act as `K` query places.
-
-        Args:
-            x_BKD: One place for each of `K` beams.
-            rotated: Rotation of the new places.
-            prompt: Keys and values `[B, G, T, E]`, shared by the beams of a request.
-            prompt_mask: `[B, 1, 1, T]`, true where the prompt has a place.
-            own: Keys and values `[B, G, K, J, E]` of each beam's own places, the new one last.
-        """
-        batch, beams, _ = x_BKD.shape
-        q = rotate(self.q_proj(x_BKD).view(batch, beams, self.heads, self.head_size).transpose(1, 2), rotated)
-        q = q.reshape(batch, self.kv_heads, -1, beams, self.head_size) * self.head_size**-0.5
-        prompt_scores = torch.einsum("bgnke,bgte->bgnkt", q, prompt[0]).masked_fill(~prompt_mask[:, None], -torch.inf)
-        own_scores = torch.einsum("bgnke,bgkje->bgnkj", q, own[0])
-        weights = torch.cat([prompt_scores, own_scores], dim=-1).float().softmax(dim=-1).to(q.dtype)
-        on_prompt, on_own = weights.tensor_split([prompt_scores.shape[-1]], dim=-1)
-        mixed = torch.einsum("bgnkt,bgte->bgnke", on_prompt, prompt[1])
-        mixed = mixed + torch.einsum("bgnkj,bgkje->bgnke", on_own, own[1])
-        return self.output(mixed.reshape(batch, self.heads, beams, self.head_size))
-
-    def keys_values(self, x_BKD: Tensor, rotated: Rotation) -> KeyValue:
-        """Return keys and values `[B, G, K, E]` of one new place per beam."""
-        batch, beams, _ = x_BKD.shape
-        k = self.k_proj(x_BKD).view(batch, beams, self.kv_heads, self.head_size).transpose(1, 2)
-        v = self.v_proj(x_BKD).view(batch, beams, self.kv_heads, self.head_size).transpose(1, 2)
-        return rotate(k, rotated), v
-
 
 class FeedForward(nn.Module):
     """SwiGLU (Shazeer 2020)."""
@@ -187,14 +157,3 @@ class Block(nn.Module):
             scale=dropout.scale,
             dtype=rows.cos_B1TE.dtype,
         )
-
-    def extend(
-        self, x_BKD: Tensor, rotated: Rotation, prompt: KeyValue, prompt_mask: Tensor, own: KeyValue | None
-    ) -> tuple[Tensor, KeyValue]:
-        """Apply the block to one new place per beam; return its output and the beams' own cache grown by one."""
-        normed = self.input_layernorm(x_BKD)
-        new = tuple(part[:, :, :, None] for part in self.self_attn.keys_values(normed, rotated))
-        grown = new if own is None else tuple(torch.cat(pair, dim=3) for pair in zip(own, new, strict=True))
-        cache = (grown[0], grown[1])
-        x_BKD = x_BKD + self.self_attn.extend(normed, rotated, prompt, prompt_mask, cache)
-        return x_BKD + self.mlp(self.post_attention_layernorm(x_BKD)), cache
