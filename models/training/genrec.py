@@ -74,6 +74,7 @@ def train_genrec(
     generation: str | None = None,
     track: bool = True,
     tracking_uri: str | None = None,
+    latest: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> GenRecTraining:
     """Train GenRec on the `sequences` table and publish it; the same call again finds the finished run, or resumes it.
@@ -87,6 +88,7 @@ def train_genrec(
         generation: Of the semantic IDs; None for the newest.
         track: Whether to record the run with MLflow.
         tracking_uri: An MLflow server; None for the workspace's own store.
+        latest: Whether it becomes the GenRec that evaluation, releases and alignment take.
         progress: Receives a line of text now and then.
 
     Raises:
@@ -134,6 +136,7 @@ def train_genrec(
         tags={"semantic_ids": run.generation, "catalogue": run.catalogue, "sequences": run.sequences},
         track=track,
         tracking_uri=tracking_uri,
+        latest=latest,
         progress=progress,
     )
     runs = Runs(workspace, KIND)
