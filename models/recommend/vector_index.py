@@ -89,9 +89,9 @@ class VectorIndex:
             ValueError: Vectors are not of length 1 or of another width.
         """
         vectors_MD = np.ascontiguousarray(vectors_MD, dtype=np.float32)
-        _check_vectors(vectors_MD)
-        if vectors_MD.shape[1] != self.width:
+        if vectors_MD.shape[1:] != (self.width,):
             raise ValueError(f"item vectors: expected width {self.width}, that of the index, got {vectors_MD.shape[1]}")
+        _check_vectors(vectors_MD)
         index = faiss.clone_index(self._index)
         with one_thread():
             index.add(vectors_MD)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from recommend_cases import items_table
+from recommend_cases import items_table, small_catalogue
 
 from features.columns import Columns, IdColumn
 from features.schemas import CLICK, EVENT_CODE
@@ -17,6 +17,7 @@ from models.ranker.data import RankerData, Sides
 from models.ranker.examples import RankerExamples
 from models.ranker.measure import predict
 from models.ranker.model import UnifiedRanker
+from models.recommend.growth import NewItems
 from models.recommend.interface import NO_ITEM, RequestBatch
 from models.recommend.model_ranker import ModelRanker
 
@@ -155,3 +156,16 @@ def test_item_features_are_refreshed_without_touching_the_ranker(ranker):
     np.testing.assert_array_equal(again.score(requests(), ITEMS_BK), before)
     with pytest.raises(ValueError, match="expected one row per item, 6, got 2"):
         ranker.with_item_features(clicks([1, 2]))
+
+
+def test_a_ranker_that_got_new_items_is_the_one_of_all_items(ranker, model):
+    first, last = item_columns(items_table().slice(0, 4)), item_columns(items_table().slice(4))
+    features = clicks(np.arange(6))
+    small = ModelRanker(model, ranker.calibration, first, features.take(np.arange(4)))
+    new = NewItems(
+        catalogue=small_catalogue(), columns=last, vectors_MD=None, item_features=features.take(np.array([4, 5]))
+    )
+    np.testing.assert_allclose(
+        small.with_new_items(new).score(requests(), ITEMS_BK), ranker.score(requests(), ITEMS_BK), rtol=1e-6
+    )
+    assert small.items.rows == 4
