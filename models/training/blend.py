@@ -31,7 +31,7 @@ from models.recommend.requests import EvaluationCases
 from models.tokenizer.bundle import Bundle
 from models.training.genrec_run import load_genrec
 from models.training.meters import peak_rss_mb
-from models.training.position import PublishedTraining, TrainReport
+from models.training.position import TrainReport
 from models.training.runs import WEIGHTS, Runs
 from models.training.validation import validation_cases
 
@@ -69,23 +69,28 @@ class Evidence:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BlendTraining(PublishedTraining):
-    """What a fit of the learned fusion did."""
+class BlendTraining:
+    """What a fit of the learned fusion did and where it lies."""
 
+    run: str
+    folder: str
+    pages: int
+    seconds: float
+    """Making the candidates included."""
     weights: Mapping[str, float]
     by_ranks: Mapping[str, float]
-    """The metrics of `recommend.fusion=ranks` on the same pages."""
+    """The metrics of `recommend.fusion=ranks` on the pages."""
+    learned: Mapping[str, float]
+    """Those of the learned fusion, each half of the pages with weights fitted on the other."""
 
-    def data_lines(self) -> list[str]:
-        """Return the weights."""
+    def lines(self) -> list[str]:
+        """Return the report for a terminal."""
         described = ", ".join(f"{source} {weight:.3f}" for source, weight in self.weights.items())
-        return [f"learned fusion: {described}; fitted on {self.pages:,} validation pages"]
-
-    def result_lines(self) -> list[str]:
-        """Return what it brings on pages that it was not fitted on."""
         return [
-            "held-out halves: "
-            + ", ".join(f"{name} {self.by_ranks[name]:.4f} -> {self.train.metrics[name]:.4f}" for name in self.by_ranks)
+            f"learned fusion: {described}; fitted on {self.pages:,} validation pages in {self.seconds:.1f} s",
+            "by ranks -> learned on the other half: "
+            + ", ".join(f"{name} {self.by_ranks[name]:.4f} -> {self.learned[name]:.4f}" for name in self.by_ranks),
+            f"run {self.run}: {self.folder}",
         ]
 
 
@@ -132,16 +137,15 @@ def train_blend(
         document = {**inputs, "weights": weights.weights, "by_ranks": _metrics(evidence.ranks_PF, cases)}
         contents = {WEIGHTS: safetensors.torch.save({"weights": torch.tensor(list(weights.weights.values()))})}
         runs.write(name, document, contents, report, latest=latest)
-    finished = runs.open(name)
+    finished, report = runs.open(name), runs.read_report(name)
     return BlendTraining(
         run=name,
         folder=str(finished.folder),
-        pages=runs.read_report(name).examples,
-        parameters=len(finished.config["weights"]),
-        train=runs.read_report(name),
-        tracking=[],
+        pages=report.examples,
+        seconds=report.seconds,
         weights=finished.config["weights"],
         by_ranks=finished.config["by_ranks"],
+        learned=report.metrics,
     )
 
 
