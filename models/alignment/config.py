@@ -52,11 +52,12 @@ class AlignConfig:
     evaluate_every_steps: int = 50
     """Steps between evaluations on held-out pages, where the stop rule looks; `steps` is rounded up to whole ones."""
     validation_pages: int = 1_000
-    """Pages drawn once from the validation split for it; the best weights are chosen by them."""
+    """Pages drawn once from the validation split for it."""
     patience: int = 2
     """Stop after so many evaluations in a row with the held-out hit rate below its best while the reward rose."""
     tolerance: float = 0.02
-    """Share of its best that the hit rate must have lost to count as below it; smaller falls are noise."""
+    """Share of its best that the hit rate must have lost to count as below it. The weights with the most reward are
+    kept among those that are not below it: what hits may be given for reward."""
     reward_fraction: float = 0.5
     """Share of the training days, the earliest, that the reward's ranker is trained on; pages of the others are aligned
     on, so that no page is rewarded by a ranker that has seen its clicks."""

@@ -16,7 +16,7 @@ from models.alignment.config import AlignConfig
 from models.ranker.config import RankerConfig
 from models.recommend.interface import Ranker
 from models.training.alignment_data import PromptSource
-from models.training.alignment_measure import MONITOR, held_out_measurement, stop_rule
+from models.training.alignment_measure import HeldOutReferee, held_out_measurement
 from models.training.alignment_pages import AlignmentPages
 from models.training.alignment_policy import Policy
 from models.training.alignment_report import Alignment
@@ -45,9 +45,10 @@ def align_genrec(
     track: bool = True,
     tracking_uri: str | None = None,
     latest: bool = True,
+    supervised: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Alignment:
-    """Align the latest supervised GenRec and publish the run; the same call again finds it, or resumes it.
+    """Align a supervised GenRec and publish the run; the same call again finds it, or resumes it.
 
     A ranker of the earlier training days is the reward (a run of kind `reward`), the pages of the later ones are
     aligned on. Loop, precision and checkpoints are those of the supervised run.
@@ -61,6 +62,7 @@ def align_genrec(
         track: Whether to record the runs with MLflow.
         tracking_uri: An MLflow server; None for the workspace's own store.
         latest: Whether evaluation and releases take the aligned run.
+        supervised: The run to align; None for the latest.
         progress: Receives a line of text now and then.
 
     Raises:
@@ -69,7 +71,7 @@ def align_genrec(
         KeyboardInterrupt: Ctrl-C was pressed; a checkpoint was written first.
     """
     _check_processes()
-    pages = AlignmentPages.load(workspace, config, ranker_config.max_history)
+    pages = AlignmentPages.load(workspace, config, ranker_config.max_history, supervised)
     say = progress or (lambda line: None)
     say("reward model: a ranker of the earlier training days")
     reward = train_ranker(
@@ -132,8 +134,7 @@ def align_to(
         train_config=job.run.train,
         seed=seed,
         evaluate=job.measurement,
-        evaluate_first=True,
-        stop=stop_rule(config),
+        referee=HeldOutReferee(config),
         tags={"semantic_ids": job.run.generation, "aligned_from": pages.run, "reward": reward_run},
         parameters={"align": dataclasses.asdict(config)},
         track=track,
@@ -227,7 +228,6 @@ def _loop(config: AlignConfig, supervised: TrainConfig) -> TrainConfig:
         ema_decay=None,
         evaluate_every_epochs=1,
         validation_pages=config.validation_pages,
-        monitor=MONITOR,
         patience=None,
         log_every_steps=period,
     )

@@ -1,4 +1,4 @@
-"""Measuring a policy on held-out pages, and the rule that ends its alignment.
+"""Measuring a policy on held-out pages, and the rules that choose its weights and end its alignment.
 
 Legend: `B` pages, `K` ranks, `G` candidates of a group.
 """
@@ -6,6 +6,7 @@ Legend: `B` pages, `K` ranks, `G` candidates of a group.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from torch import nn
@@ -19,15 +20,13 @@ from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.requests import EvaluationCases
 from models.training.alignment_data import AlignmentBatch, make_batch
 from models.training.alignment_policy import Policy
-from models.training.loop import Evaluate, Stop
+from models.training.loop import Evaluate
 from models.training.position import Evaluation
 from models.two_tower.model import TwoTower
 
 HIT_RATE = metric_key(HR, 10)
-MONITOR = metric_key(NDCG, 10)
-"""What the weights are chosen by."""
 REWARD, HALLUCINATION, ENTROPY = "reward", "hallucination_rate", "entropy"
-SHOWN = (*(metric_key(HR, k) for k in (1, 10, 50)), MONITOR, HALLUCINATION, REWARD, ENTROPY)
+SHOWN = (*(metric_key(HR, k) for k in (1, 10, 50)), metric_key(NDCG, 10), HALLUCINATION, REWARD, ENTROPY)
 """What is measured, in the order of the report."""
 DEPTH = 50
 """Beams of the measurement, and length of its lists."""
@@ -80,25 +79,39 @@ def _own(policy: Policy, batch: AlignmentBatch) -> tuple[float, float]:
     return float(gated_BG.sum() / rollouts.valid.sum().clamp_min(1)), float(entropy_B.mean())
 
 
-def stop_rule(config: AlignConfig) -> Stop:
-    """Return the rule that ends an alignment whose reward is being exploited.
+class HeldOutReferee:
+    """Wants the most reward that costs no hits, and ends an alignment whose reward is being exploited.
 
-    It fires when, in each of the last `patience` evaluations, the held-out hit rate lay more than `tolerance` of its
-    best below that best, while the reward lay above the best's own.
+    Hits on held-out pages count what users did with what was shown to them: they miss what a better recommender would
+    have shown, but a policy that loses them has left what users want.
+
+    Args:
+        config: `tolerance` and `patience`.
     """
 
-    def stop(evaluations: list[Evaluation]) -> str:
-        recent = [metrics for _, metrics in evaluations[-config.patience :]]
-        earlier = [metrics for _, metrics in evaluations[: -config.patience]]
+    def __init__(self, config: AlignConfig) -> None:
+        self.tolerance, self.patience = config.tolerance, config.patience
+
+    def value(self, evaluations: list[Evaluation]) -> float:
+        """Return the reward of the newest evaluation, `-inf` where its hit rate is below the best by the tolerance."""
+        newest, best = evaluations[-1][1], max(metrics[HIT_RATE] for _, metrics in evaluations)
+        return newest[REWARD] if newest[HIT_RATE] >= (1 - self.tolerance) * best else -math.inf
+
+    def stop(self, evaluations: list[Evaluation]) -> str:
+        """Return why the reward is taken to be exploited, or an empty text.
+
+        It is when, in each of the last `patience` evaluations, the hit rate lay below the best earlier one by more than
+        the tolerance, while the reward lay above the reward of that best one.
+        """
+        recent = [metrics for _, metrics in evaluations[-self.patience :]]
+        earlier = [metrics for _, metrics in evaluations[: -self.patience]]
         if not earlier:
             return ""
         best = max(earlier, key=lambda metrics: metrics[HIT_RATE])
-        least, reward = (1 - config.tolerance) * best[HIT_RATE], best[REWARD]
+        least, reward = (1 - self.tolerance) * best[HIT_RATE], best[REWARD]
         if not all(metrics[HIT_RATE] < least and metrics[REWARD] > reward for metrics in recent):
             return ""
         return (
             f"held-out HR@10 fell from {best[HIT_RATE]:.4f} to {recent[-1][HIT_RATE]:.4f} while reward rose from "
             f"{reward:.4f} to {recent[-1][REWARD]:.4f}: the reward is being exploited"
         )
-
-    return stop

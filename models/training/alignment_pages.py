@@ -60,19 +60,22 @@ class AlignmentPages:
     cases: EvaluationCases
 
     @classmethod
-    def load(cls, workspace: Workspace, config: AlignConfig, max_history: int) -> AlignmentPages:
-        """Read the latest supervised run and the training pages.
+    def load(
+        cls, workspace: Workspace, config: AlignConfig, max_history: int, run: str | None = None
+    ) -> AlignmentPages:
+        """Read a supervised run and the training pages.
 
         Args:
             workspace: On this machine.
             config: Share of the reward model's days.
             max_history: Newest history entries that the reward model reads.
+            run: The supervised run; None for the latest.
 
         Raises:
             MissingRunError: No GenRec was trained.
             ValueError: The training pages are of too few moments.
         """
-        run = Runs(workspace, KIND).latest()
+        run = run or Runs(workspace, KIND).latest()
         _, supervised = load_genrec(workspace, run)
         bundle = Bundle.load(workspace, supervised.generation)
         catalogue = catalogue_of(bundle, workspace)

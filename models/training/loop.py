@@ -32,8 +32,18 @@ if TYPE_CHECKING:
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Progress = Callable[[str], None]
-Stop = Callable[[list[Evaluation]], str]
-"""Judges all evaluations so far: a reason ends the run, an empty text lets it go on."""
+
+
+class Referee(Protocol):
+    """Judges evaluations in the place of `TrainConfig.monitor`; given all so far, the newest last."""
+
+    def value(self, evaluations: list[Evaluation]) -> float:
+        """Return how good the newest is: the weights of the largest value are kept."""
+        ...
+
+    def stop(self, evaluations: list[Evaluation]) -> str:
+        """Return why the run ends here, or an empty text."""
+        ...
 
 
 class BatchSource(Protocol):
@@ -56,8 +66,7 @@ def train(
     seed: int,
     tracker: Tracker | None = None,
     evaluate: Evaluate | None = None,
-    evaluate_first: bool = False,
-    stop: Stop | None = None,
+    referee: Referee | None = None,
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
 ) -> TrainReport:
@@ -77,8 +86,7 @@ def train(
         seed: Of what the model draws while training (dropout).
         tracker: Receives metrics by step.
         evaluate: Called on every process with the model in evaluation mode; must do the same lookups on each.
-        evaluate_first: Whether the weights that `model` comes with are evaluated too, and kept if none are better.
-        stop: Asked after every evaluation whether the run ends there.
+        referee: Chooses the best weights, the ones that `model` comes with among them, and may end the run.
         progress: Receives a line of text now and then.
         device: Where to train.
 
@@ -96,11 +104,11 @@ def train(
         )
     first = rank() == 0
     run = _Run(model, source, config, Checkpoints(checkpoints), torch.device(device))
-    run.evaluate, run.stop = evaluate, stop
+    run.evaluate, run.referee = evaluate, referee
     run.tracker = tracker if first else None
     run.progress = progress if progress is not None and first else _silent
     run.start(seed)
-    if evaluate_first:
+    if referee is not None:
         run.evaluate_once()
     return run.execute()
 
@@ -109,7 +117,7 @@ class _Run:
     """The mutable state of one call of `train`."""
 
     evaluate: Evaluate | None
-    stop: Stop | None
+    referee: Referee | None
     tracker: Tracker | None
     progress: Progress
 
@@ -158,7 +166,7 @@ class _Run:
         return self._finish()
 
     def _stopped(self) -> str:
-        if self.stop is not None and (reason := self.stop(self.position.evaluations)):
+        if self.referee is not None and (reason := self.referee.stop(self.position.evaluations)):
             return reason
         if self.position.step >= self.total_steps:
             return "epochs"
@@ -232,7 +240,9 @@ class _Run:
             metrics = {name: float(value) for name, value in evaluate(self.model).items()}
         if monitor not in metrics:
             raise ValueError(f"monitor: expected one of the evaluation's metrics {sorted(metrics)}, got {monitor!r}")
-        best = place.take(largest(metrics[monitor])[0], metrics)
+        place.evaluations.append((place.step, metrics))
+        value = metrics[monitor] if self.referee is None else self.referee.value(place.evaluations)
+        best = place.take(largest(value)[0], metrics)
         described = ", ".join(f"{name} {metric:.4f}" for name, metric in metrics.items())
         self.progress(f"evaluation at step {place.step:,}: {described}{' (best so far)' if best else ''}")
         if self.tracker is not None:

@@ -50,7 +50,6 @@ class Position:
 
     def take(self, value: float, metrics: dict[str, float]) -> bool:
         """Note an evaluation; return whether it is the best so far."""
-        self.evaluations.append((self.step, metrics))
         best = self.best_value is None or value > self.best_value
         self.without_best = 0 if best else self.without_best + 1
         if best:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from features.workspace import Workspace
 from models.training.config import TrainConfig
-from models.training.loop import BatchSource, Evaluate, Stop, train
+from models.training.loop import BatchSource, Evaluate, Referee, train
 from models.training.position import TrainReport
 from models.training.processes import barrier, rank, world_size
 from models.training.runs import STEPS, TRACKED, WEIGHTS, Runs
@@ -38,8 +38,7 @@ def train_and_publish(
     train_config: TrainConfig,
     seed: int,
     evaluate: Callable[[Model], Evaluate | None] | None = None,
-    evaluate_first: bool = False,
-    stop: Stop | None = None,
+    referee: Referee | None = None,
     files: MakeFiles | None = None,
     tags: Mapping[str, str] | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -62,8 +61,7 @@ def train_and_publish(
         seed: Everything random follows from it; see `models.training.streams`.
         evaluate: Called with the model on every process; returns its measurement, or None where there is nothing to
             measure.
-        evaluate_first: Whether the weights that `build` returns are evaluated too, and published if none are better.
-        stop: Asked after every evaluation whether the run ends there; see `models.training.loop.train`.
+        referee: Chooses the best weights, the ones that `build` returns among them, and may end the run.
         files: Called on the first process with the final weights, whole and on CPU, under the names of the plain
             model; returns further files of the run.
         tags: Where the run comes from, for MLflow.
@@ -111,8 +109,7 @@ def train_and_publish(
             seed=stream_seed(seed, DROPOUT),
             tracker=tracker,
             evaluate=evaluate(model) if evaluate is not None else None,
-            evaluate_first=evaluate_first,
-            stop=stop,
+            referee=referee,
             progress=say,
         )
         _publish(runs, name, config, model, files, report, latest)

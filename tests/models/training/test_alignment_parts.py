@@ -14,7 +14,7 @@ from models.alignment.config import AlignConfig
 from models.genrec.config import GenRecConfig
 from models.recommend.requests import cases_from_table, requests_from_sequences
 from models.training.alignment_data import PromptSource
-from models.training.alignment_measure import stop_rule
+from models.training.alignment_measure import HeldOutReferee
 from models.training.alignment_reward import Gate, Judge, anchors_of, make_gate
 
 CATALOGUE = Catalogue(["a", "b", "c", "d"], np.array([[0, 0], [0, 1], [1, 0], [1, 0]]), (2, 2))
@@ -62,16 +62,24 @@ def evaluations(*pairs: tuple[float, float]) -> list[tuple[int, dict[str, float]
     ],
 )
 def test_the_rule_stops_when_hits_fall_while_the_reward_rises(pairs, fires):
-    stop = stop_rule(AlignConfig(patience=2, tolerance=0.1))
-    assert bool(stop(evaluations(*pairs))) == fires
+    referee = HeldOutReferee(AlignConfig(patience=2, tolerance=0.1))
+    assert bool(referee.stop(evaluations(*pairs))) == fires
 
 
 def test_the_rule_says_from_where_to_where():
-    reason = stop_rule(AlignConfig(patience=1, tolerance=0.1))(evaluations((0.2, 0.1), (0.1, 0.3)))
+    reason = HeldOutReferee(AlignConfig(patience=1, tolerance=0.1)).stop(evaluations((0.2, 0.1), (0.1, 0.3)))
     assert reason == (
         "held-out HR@10 fell from 0.2000 to 0.1000 while reward rose from 0.1000 to 0.3000: the reward is being "
         "exploited"
     )
+
+
+def test_the_most_reward_wins_among_weights_that_lost_no_hits():
+    referee = HeldOutReferee(AlignConfig(tolerance=0.1))
+    assert referee.value(evaluations((0.2, 0.1))) == 0.1
+    assert referee.value(evaluations((0.2, 0.1), (0.19, 0.3))) == 0.3
+    assert referee.value(evaluations((0.2, 0.1), (0.17, 0.4))) == -np.inf
+    assert referee.value(evaluations((0.2, 0.1), (0.3, 0.2), (0.25, 0.4))) == -np.inf
 
 
 def test_prompts_are_dealt_pass_after_pass_and_the_same_for_a_seed():

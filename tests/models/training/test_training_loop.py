@@ -183,7 +183,7 @@ def test_the_weights_of_the_start_may_be_the_best(worker, tmp_path):
     def evaluate(trained):
         return {"quality": -float((trained.head.weight - before["head.weight"]).abs().sum())}
 
-    options = {"checkpoints": tmp_path, "seed": 1, "evaluate": evaluate, "evaluate_first": True}
+    options = {"checkpoints": tmp_path, "seed": 1, "evaluate": evaluate, "referee": QualityReferee()}
     report = train(model, worker.Source(), worker.CONFIG, progress=told.append, **options)
     assert told[0].startswith("evaluation at step 0: quality -0.0000")
     assert (report.best_step, [step for step, _ in report.evaluations]) == (0, [0, 5, 10, 15])
@@ -192,18 +192,26 @@ def test_the_weights_of_the_start_may_be_the_best(worker, tmp_path):
     assert again.evaluations == report.evaluations
 
 
-def test_a_rule_ends_the_run_with_its_reason(worker, tmp_path):
-    seen = []
+class QualityReferee:
+    """Likes quality, and has had enough at 10."""
 
-    def stop(evaluations):
-        seen[:] = evaluations
+    def value(self, evaluations):
+        return evaluations[-1][1]["quality"]
+
+    def stop(self, evaluations):
         return "quality is 10" if evaluations and evaluations[-1][1]["quality"] >= 10 else ""
 
-    steps = iter((5.0, 10.0, 15.0))
-    options = {"evaluate": lambda model: {"quality": next(steps)}, "stop": stop}
+
+def test_a_referee_ends_the_run_with_its_reason_and_chooses_the_weights(worker, tmp_path):
+    class Modest(QualityReferee):
+        def value(self, evaluations):
+            return -abs(evaluations[-1][1]["quality"] - 6)
+
+    qualities = iter((0.0, 5.0, 10.0, 15.0))
+    options = {"evaluate": lambda model: {"quality": next(qualities)}, "referee": Modest()}
     report = train(worker.plain(), worker.Source(), worker.CONFIG, checkpoints=tmp_path, seed=1, **options)
-    assert (report.steps, report.best_step, report.stopped) == (10, 10, "quality is 10")
-    assert seen == report.evaluations == [(5, {"quality": 5.0}), (10, {"quality": 10.0})]
+    assert (report.steps, report.best_step, report.stopped) == (10, 5, "quality is 10")
+    assert report.evaluations == [(0, {"quality": 0.0}), (5, {"quality": 5.0}), (10, {"quality": 10.0})]
     assert "stopped by quality is 10" in report.lines()[0]
 
 
