@@ -14,9 +14,9 @@ from kernels.allowed_ids import AllowedIds
 from kernels.trie import NO_NODE, Trie
 from kernels.trie_topk import trie_topk
 from models.alignment.config import AlignConfig
-from models.alignment.shared_prefix import next_logprobs
 from models.genrec.batch import PackedBatch
 from models.genrec.decode import beam_search
+from models.genrec.decoding import Decoding
 from models.genrec.model import GenRec
 
 
@@ -93,18 +93,20 @@ def _sample(
     The best child after Gumbel noise was added to every log-probability is such a draw (Gumbel-max), so each draw is a
     beam search of its own with one noisy beam.
     """
-    rows = len(prompts.page_places_P)
+    state = Decoding.start(model, prompts)
     own = None if allowed is None else _for_each_draw(allowed, group)
+    rows = len(prompts.page_places_P)
     nodes_Q1 = torch.zeros(rows * group, 1, dtype=torch.int64, device=prompts.tokens_BT.device)
     no_score_Q1 = torch.zeros(rows * group, 1, device=nodes_Q1.device)
-    codes_BGJ = nodes_Q1.new_zeros(rows, group, 0)
-    for level in range(len(trie.levels)):
-        logprobs_BGC = next_logprobs(model, prompts, codes_BGJ).expand(-1, group, -1)
-        waiting_BGC = torch.empty_like(logprobs_BGC, memory_format=torch.contiguous_format)
-        noisy_BGC = logprobs_BGC - waiting_BGC.exponential_(generator=generator).log()
+    parents_BG = nodes_Q1.new_zeros(rows, group)
+    for level, edges in enumerate(trie.levels):
+        noisy_BGC = state.logprobs(level).expand(-1, group, -1).contiguous()
+        noisy_BGC = noisy_BGC - torch.empty_like(noisy_BGC).exponential_(generator=generator).log()
         _, nodes_Q1, _ = trie_topk(trie, level, nodes_Q1, no_score_Q1, noisy_BGC.flatten(0, 1)[:, None], 1, own)
-        chosen_Q = trie.levels[level].codes[nodes_Q1.clamp_min(0)].long()
-        codes_BGJ = torch.cat([codes_BGJ, chosen_Q.view(rows, group, 1)], dim=-1)
+        if level + 1 < len(trie.levels):
+            codes_BG = edges.codes[nodes_Q1.clamp_min(0)].long().view(rows, group)
+            state = state.extend(codes_BG, parents_BG, level)
+            parents_BG = torch.arange(group, device=nodes_Q1.device).expand(rows, -1)
     return nodes_Q1.view(rows, group)
 
 

@@ -57,16 +57,6 @@ def response_logprobs(model: GenRec, prompts: PackedBatch, codes_BRL: Tensor) ->
     )
 
 
-def next_logprobs(model: GenRec, prompts: PackedBatch, codes_BRJ: Tensor) -> Tensor:
-    """Return the log-softmax over all codes of the level that follows the first `J < L` of each response.
-
-    Returns:
-        `[B, R, C]`, and `[B, 1, C]` for `J = 0`, where all responses have the same.
-    """
-    last_BRD = _hidden_before_codes(model, prompts, codes_BRJ)[-1]
-    return _log_softmax(model.level_logits(last_BRD, codes_BRJ.shape[-1]))
-
-
 def naive_response_logprobs(model: GenRec, prompts: PackedBatch, codes_BRL: Tensor) -> Tensor:
     """Return what `response_logprobs` does, by one row of prompt and response for every response.
 

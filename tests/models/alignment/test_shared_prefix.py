@@ -9,7 +9,7 @@ from genrec_cases import make_catalogue, make_model, make_requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.alignment.shared_prefix import naive_response_logprobs, next_logprobs, response_logprobs
+from models.alignment.shared_prefix import naive_response_logprobs, response_logprobs
 from models.genrec.batch import PackedBatch, pack_prompts
 from models.genrec.decode import exhaustive_scores
 from models.genrec.model import GenRec
@@ -88,16 +88,6 @@ def test_equal_scoring_through_the_decoding_cache(merge: bool) -> None:
     expected_BR = exhaustive_scores(model, prompts, same_BRL[0])
     for function in (response_logprobs, naive_response_logprobs):
         torch.testing.assert_close(function(model, prompts, same_BRL).sum(dim=-1).detach(), expected_BR)
-
-
-def test_next_logprobs_hold_those_of_the_responses() -> None:
-    model, prompts, codes_BRL = make_case(2, 4, [2, 5])
-    expected_BRL = response_logprobs(model, prompts, codes_BRL)
-    for level in range(3):
-        logprobs_BRC = next_logprobs(model, prompts, codes_BRL[..., :level]).expand(-1, 4, -1)
-        torch.testing.assert_close(logprobs_BRC.exp().sum(dim=-1), torch.ones(2, 4))
-        found_BR = logprobs_BRC.gather(2, codes_BRL[..., level, None])[..., 0]
-        torch.testing.assert_close(found_BR, expected_BRL[..., level])
 
 
 def test_all_codes_of_a_level_have_probability_one_together() -> None:
