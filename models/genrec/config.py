@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal, get_args
+
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,9 @@ class DecodeConfig:
     """Beams kept at every level; at least the number of candidates asked for is used. Cost grows in proportion."""
     batch_size: int = 256
     """Requests decoded together; bounds memory."""
+    precision: Precision = "float32"
+    """Of matrix products. bfloat16 takes less than half the processor time; of a top 10 on Beauty it changed 1 item in
+    140, and every fourth one's order. `auto`: bfloat16 where the processor multiplies it natively, else float32."""
 
     def __post_init__(self) -> None:
         mistakes = [
@@ -102,5 +108,7 @@ class DecodeConfig:
             for name in ("beams", "batch_size")
             if getattr(self, name) < 1
         ]
+        if self.precision not in (precisions := get_args(Precision)):
+            mistakes.append(f"precision: expected one of {', '.join(precisions)}, got {self.precision!r}")
         if mistakes:
             raise ValueError("; ".join(mistakes))

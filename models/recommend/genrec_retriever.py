@@ -16,6 +16,7 @@ from models.genrec.batch import PackedBatch, pack_prompts
 from models.genrec.config import DecodeConfig
 from models.genrec.decode import beam_search, hallucination_share, unconstrained_search
 from models.genrec.model import GenRec
+from models.precision import autocast
 from models.recommend.eligibility import Ints
 from models.recommend.growth import NewItems
 from models.recommend.interface import NO_ITEM, Candidates, RequestBatch, UserEncoder
@@ -32,7 +33,8 @@ class GenRecRetriever:
         users: The two-tower model it was trained with, for a model with `user_prefix`.
 
     Raises:
-        ValueError: Model and catalogue speak different vocabularies, or the two-tower model is missing.
+        ValueError: The catalogue is empty, model and catalogue speak different vocabularies, or the two-tower model is
+            missing.
     """
 
     name = "genrec"
@@ -40,6 +42,8 @@ class GenRecRetriever:
     def __init__(
         self, model: GenRec, catalogue: Catalogue, config: DecodeConfig, users: UserEncoder | None = None
     ) -> None:
+        if not len(catalogue):
+            raise ValueError("the catalogue is empty: expected items with semantic IDs; run `pagewise semantic-ids`")
         if model.vocabulary != catalogue.vocabulary:
             raise ValueError(
                 f"GenRec was trained on codes {model.vocabulary.codes_per_level} per level, the catalogue has "
@@ -87,7 +91,8 @@ class GenRecRetriever:
 
     def _decode(self, requests: RequestBatch, k: int) -> tuple[Ints, npt.NDArray[np.float32]]:
         prompts, allowed = self._prompts(requests), self.filter.allowed(requests)
-        found = beam_search(self.model, prompts, self.trie, max(k, self.config.beams), allowed)
+        with autocast(self.config.precision, prompts.tokens_BT.device):
+            found = beam_search(self.model, prompts, self.trie, max(k, self.config.beams), allowed)
         return self._expand(found.sids_BK.numpy(), found.scores_BK.numpy(), requests, k)
 
     def _prompts(self, requests: RequestBatch) -> PackedBatch:

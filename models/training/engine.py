@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from models.embedding.bags import PlainBags
 from models.embedding.plain import PlainTables
+from models.precision import autocast_type
 from models.training.config import TrainConfig
 from models.training.optimizers import TABLE_OPTIMIZERS, DenseOptimizer, MovingAverage, no_decay_names
 
@@ -63,20 +64,6 @@ def holds_torchrec(model: nn.Module) -> bool:
     forms = (("models.training.tables", "TorchRecTables"), ("models.training.bags", "TorchRecBags"))
     kinds = tuple(getattr(sys.modules[module], name) for module, name in forms if module in sys.modules)
     return any(isinstance(part, kinds) for part in model.modules())
-
-
-def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return the type of matrix products, None for the weights' own (see `TrainConfig.precision`)."""
-    if precision == "auto":
-        precision = "bfloat16" if multiplies_bfloat16(device) else "float32"
-    return torch.bfloat16 if precision == "bfloat16" else None
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 natively; elsewhere it is emulated and slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 class _BaseEngine:

@@ -35,8 +35,9 @@ from models.genrec.hf import to_huggingface
 from models.genrec.loss import page_loss
 from models.genrec.model import GenRec
 from models.genrec.source import PackedSource, deal
+from models.precision import autocast_type
 from models.training.config import TrainConfig
-from models.training.engine import PlainEngine, autocast_type
+from models.training.engine import PlainEngine
 from models.training.memory import keep_freed_memory
 
 NAME = "genrec_train_vs_hf"

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from kernels.jagged import offsets_from_lengths
 from models.embedding.spec import BagSpec, TableSpec
+from models.precision import autocast_type
 from models.training.bags import TorchRecBags
 from models.training.config import TrainConfig
 from models.training.distributed import process_group
-from models.training.engine import ShardedEngine, autocast_type
+from models.training.engine import ShardedEngine
 from models.training.export import full_state
 from models.training.optimizers import TABLE_EPSILON, DenseOptimizer
 from models.two_tower.bags import Bag

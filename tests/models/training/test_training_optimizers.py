@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.training.engine import autocast_type
+from models.precision import autocast_type
 from models.training.optimizers import (
     Adagrad,
     MovingAverage,

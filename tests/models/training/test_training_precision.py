@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from models.training.engine import autocast_type, multiplies_bfloat16
+from models.precision import autocast_type, multiplies_bfloat16
 from models.training.genrec import train_genrec
 
 CPU = torch.device("cpu")
