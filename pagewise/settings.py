@@ -6,8 +6,10 @@ import dataclasses
 from typing import Any
 
 from features.store.config import StoreConfig
+from models.alignment.config import AlignConfig
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.ranker.config import RankerConfig
+from models.recommend.blend_config import BlendConfig
 from models.recommend.config import RecommendConfig
 from models.recommend.vector_index_config import IndexConfig
 from models.tokenizer.config import SemanticIdConfig
@@ -18,7 +20,7 @@ from pipelines.compression.config import CompareConfig
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.recommend.config import RecommendJobConfig
 from pipelines.simulator.config import SimulateConfig
-from pipelines.studies.config import SslStudyConfig
+from pipelines.studies.config import CurvesConfig, GenRecStudyConfig, SslStudyConfig
 from serving.config import ServeConfig
 
 RANKER_TRAIN: dict[str, Any] = {"monitor": "auc", "epochs": 3, "table_learning_rate": 0.002}
@@ -61,12 +63,20 @@ class Settings:
     """The unified-embedding ranker."""
     ranker_train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(**RANKER_TRAIN))
     """Its training loop."""
+    align: AlignConfig = dataclasses.field(default_factory=AlignConfig)
+    """GenRec's alignment with a ranker of earlier days, which `ranker` and `ranker_train` describe too."""
+    blend: BlendConfig = dataclasses.field(default_factory=BlendConfig)
+    """The fit of the learned fusion of all scores."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     """What is measured on which pages."""
     compare: CompareConfig = dataclasses.field(default_factory=CompareConfig)
     """The comparison of embedding methods."""
     ssl_study: SslStudyConfig = dataclasses.field(default_factory=SslStudyConfig)
     """The comparison of two-towers with and without self-supervision."""
+    genrec_study: GenRecStudyConfig = dataclasses.field(default_factory=GenRecStudyConfig)
+    """The comparison of GenRec's variants: objectives, merger, alignments."""
+    curves: CurvesConfig = dataclasses.field(default_factory=CurvesConfig)
+    """How good GenRec is for what it costs."""
     recommend_job: RecommendJobConfig = dataclasses.field(default_factory=RecommendJobConfig)
     """Pages for all users in one batch."""
     recommend: RecommendConfig = dataclasses.field(default_factory=RecommendConfig)
