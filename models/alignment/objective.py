@@ -10,9 +10,9 @@ from torch import Tensor
 
 from models.alignment.config import AlignConfig
 
-MIN_SPREAD = 1e-4
-"""Groups whose rewards have a standard deviation of at most this are skipped: dividing by it would turn rounding noise
-of the ranker into advantages as large as those of real differences."""
+MIN_SPREAD = 1e-6
+"""Groups whose rewards, in [0, 1], have a standard deviation of at most this are skipped: dividing by it would turn
+float32 rounding into advantages as large as those of real differences, which may be small where clicks are rare."""
 
 
 def group_advantages(reward_BG: Tensor, valid_BG: Tensor) -> tuple[Tensor, Tensor]:

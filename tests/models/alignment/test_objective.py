@@ -95,6 +95,12 @@ def test_groups_without_spread_are_skipped_and_counted_and_keep_their_likelihood
     assert all(value.isfinite() for value in diagnostics.values())
 
 
+def test_small_real_differences_teach() -> None:
+    advantage, spreads = group_advantages(torch.tensor([[0.0021, 0.0024]]), torch.ones(1, 2, dtype=torch.bool))
+    np.testing.assert_allclose(advantage, [[-1.0, 1.0]], rtol=1e-3)
+    assert spreads.tolist() == [True]
+
+
 def test_requests_without_positives_are_left_out_of_the_likelihood() -> None:
     logprobs_BPL = torch.tensor([[[-1.0, -2.0], [-3.0, -4.0]], [[-5.0, -6.0], [0.0, 0.0]], [[-9.0, -9.0], [0.0, 0.0]]])
     present_BP = torch.tensor([[True, True], [True, False], [False, False]])
