@@ -5,23 +5,27 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from release_cases import DAY, commit, make_genrec, make_release, make_workspace
+from release_cases import DAY, ITEM_COUNT, commit, make_genrec, make_release, make_workspace
 
 from features.columns import Columns
 from features.definitions import ITEM, USER, feature_schemas, features_of, memories_of, state_layout
 from features.events import Events, ItemKeys
-from features.schemas import CLICK, PAGES, SEQUENCES, USERS
+from features.schemas import CLICK, ITEMS, PAGES, SEQUENCES, USERS
 from features.states import pack_states
 from features.store.backfill import backfill
 from features.store.config import StoreConfig
 from features.store.redis_store import open_store
 from features.workspace import MissingTableError, Workspace
 from models.inputs.requests import request_columns
+from models.recommend.delta_changes import append, withdraw
+from models.recommend.delta_files import DeltaError, deltas_folder
 from models.recommend.interface import NO_ITEM, RequestBatch
 from models.recommend.recommender import Page, Recommender
 from models.recommend.release import Release, load_release
@@ -57,9 +61,10 @@ class SensitiveRanker:
             weights = np.ones(len(column.hashes)) if column.weights is None else column.weights
             rows = np.repeat(np.arange(len(requests)), np.diff(column.offsets))
             user_B = user_B + np.bincount(rows, weights * (column.hashes % 97), len(requests)) * len(name)
-        item_N = np.zeros(12)
+        item_N = np.zeros(ITEM_COUNT + 1)  # with a new item
         if self.item_features is not None:
-            item_N = sum((np.nan_to_num(values) for values in self.item_features.numbers.values()), item_N)
+            for values in self.item_features.numbers.values():
+                item_N[: len(values)] += np.nan_to_num(values)
         scores_BK = (user_B[:, None] * (items_BK + 1) + 13 * item_N[items_BK]) % 7.1
         return np.where(items_BK == NO_ITEM, -np.inf, scores_BK).astype(np.float32)
 
@@ -185,10 +190,39 @@ def test_the_same_again_is_the_same_table(workspace, release):
     assert workspace.table("recommendations").manifest().fingerprint != before.fingerprint
 
 
+@pytest.fixture
+def deltas(release) -> Iterator[None]:
+    """A new item and a withdrawn one."""
+    kite = {"item_id": "n1", "title": "kite rope wind", "category": ["aisle0"], "price": 5.0}
+    append(release.directory, pa.Table.from_pylist([kite], ITEMS))
+    withdraw(release.directory, ["i03"])
+    yield
+    shutil.rmtree(deltas_folder(release.directory))
+
+
+def test_deltas_of_the_release_count(workspace, release, deltas):
+    run(workspace, release.directory, page_size=50)
+    rows = rows_of(workspace)
+    assert {row["catalogue_version"] for row in rows.values()} == {f"{release.manifest.catalogue}+000002"}
+    assert all("n1" in row["items"] and "i03" not in row["items"] for row in rows.values())
+    damaged = deltas_folder(release.directory) / "000002" / "withdrawn.parquet"
+    damaged.write_bytes(b"damaged")
+    with pytest.raises(DeltaError, match=r"withdrawn.parquet has digest"):
+        run(workspace, release.directory)
+
+
 @pytest.mark.parametrize("explore", [False, True])
 @pytest.mark.parametrize("later_ms", [1, 40 * DAY])
 def test_the_service_answers_with_the_rows_of_the_batch(workspace, ranked, explore, later_ms):
-    moment = NEWEST + later_ms
+    check_batch_and_service(workspace, ranked, explore, NEWEST + later_ms)
+
+
+def test_the_service_answers_with_the_rows_of_the_batch_after_deltas(workspace, ranked, deltas):
+    check_batch_and_service(workspace, ranked, True, NEWEST + 1)
+    assert any("n1" in row["candidates"] for row in rows_of(workspace).values())
+
+
+def check_batch_and_service(workspace, ranked, explore, moment):
     run(workspace, ranked.directory, explore=explore, time=moment, page_size=5, shards=2, users_per_batch=4)
     rows = rows_of(workspace)
     config = StoreConfig(history_length=HISTORY)
