@@ -1,7 +1,9 @@
-"""Beam search against exhaustive scoring, a slow beam search and Hugging Face's `generate`."""
+"""Beam search against exhaustive scoring and a slow beam search (against Hugging Face's `generate`: `test_hf`)."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -11,37 +13,44 @@ from genrec_cases import make_catalogue, make_model, make_requests
 
 from kernels.allowed_ids import AllowedIds
 from kernels.trie import Trie
-from models.genrec.batch import pack_prompts
+from models.genrec.batch import PackedBatch, pack_prompts
 from models.genrec.decode import beam_search, exhaustive_scores, hallucination_share, unconstrained_search
-from models.genrec.decoding import Decoding
 from models.genrec.model import GenRec
+
+Prefix = tuple[int, ...]
+
+
+def naive_logprobs(model: GenRec, prompt: PackedBatch, prefix: Prefix) -> list[float]:
+    """Score the next codes of one request by a whole forward over its prompt and the codes before, without a cache."""
+    length, width = len(prefix), prompt.tokens_BT.shape[1]
+    tokens = torch.tensor([[model.vocabulary.offsets[level] + code for level, code in enumerate(prefix)]])
+    longer = dataclasses.replace(
+        prompt,
+        tokens_BT=torch.cat([prompt.tokens_BT, tokens.long()], dim=1),
+        positions_BT=torch.cat([prompt.positions_BT, torch.arange(width, width + length)[None]], dim=1),
+        visible_BT=torch.cat([prompt.visible_BT, prompt.visible_BT[:, -1:].expand(1, length)], dim=1),
+        segment_BT=torch.cat([prompt.segment_BT, torch.ones(1, length, dtype=torch.int64)], dim=1),
+    )
+    with torch.no_grad():
+        hidden, _ = model.hidden(longer)
+        logprobs: list[float] = model.level_logits(hidden[0, -1], length).log_softmax(-1).tolist()
+    return logprobs
 
 
 def slow_beam_search(
-    model: GenRec, prompts: object, sids: list[tuple[int, ...]], beams: int, row: int, allowed: set[tuple[int, ...]]
-) -> list[tuple[tuple[int, ...], float]]:
-    """One request, one prefix at a time; every prefix is scored by a whole forward through the cache."""
-    found: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
+    model: GenRec, prompt: PackedBatch, beams: int, valid: list[Prefix], renormalize: bool = False
+) -> list[tuple[Prefix, float]]:
+    """One request and one prefix at a time; `valid` are the IDs it may get."""
+    found: list[tuple[Prefix, float]] = [((), 0.0)]
     for level in range(model.vocabulary.levels):
         grown = []
         for prefix, score in found:
-            filler = prefix + (0,) * (model.vocabulary.levels - len(prefix))
-            for code in sorted({sid[level] for sid in allowed if sid[:level] == prefix}):
-                full = torch.tensor([(*prefix, code, *filler[level + 1 :])])
-                step = exhaustive_prefix(model, prompts, full, level, row)
-                grown.append(((*prefix, code), score + step))
+            codes = sorted({sid[level] for sid in valid if sid[:level] == prefix})
+            logprobs = naive_logprobs(model, prompt, prefix) if codes else []
+            mass = math.log(sum(math.exp(logprobs[code]) for code in codes)) if renormalize and codes else 0.0
+            grown += [((*prefix, code), score + logprobs[code] - mass) for code in codes]
         found = sorted(grown, key=lambda pair: -pair[1])[:beams]
     return found
-
-
-def exhaustive_prefix(model: GenRec, prompts: object, sid_1L: torch.Tensor, level: int, row: int) -> float:
-    with torch.no_grad():
-        state = Decoding.start(model, prompts)  # type: ignore[arg-type]
-        batch = len(state.lengths_B)
-        for earlier in range(level):
-            codes = sid_1L[:, earlier].expand(batch, 1)
-            state = state.extend(codes, torch.zeros_like(codes), earlier)
-        return float(state.logprobs(level)[row, 0, sid_1L[0, level]])
 
 
 @pytest.mark.parametrize("merge", [True, False])
@@ -58,23 +67,47 @@ def test_exhaustive_when_beams_cover_everything(seed: int, merge: bool) -> None:
     assert torch.equal(found.sids_BK, order)
 
 
-@pytest.mark.parametrize("beams", [1, 2, 5])
-def test_equals_slow_beam_search_with_exclusions(beams: int) -> None:
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("renormalize", [False, True])
+@pytest.mark.parametrize("left", [1.0, 0.5])
+@pytest.mark.parametrize("beams", [1, 2, 5, 30])
+def test_equals_slow_beam_search(beams: int, left: float, renormalize: bool, merge: bool) -> None:
     rng = np.random.default_rng(beams)
-    catalogue = make_catalogue(rng)
-    model = make_model(catalogue)
-    prompts = pack_prompts(make_requests(rng, catalogue, [2, 4]), catalogue, model.config)
-    allowed_BS = torch.from_numpy(rng.random((2, len(catalogue.sids_SL))) < 0.5)
-    found = beam_search(model, prompts, Trie.from_sorted(catalogue.sids_SL), beams, AllowedIds.from_bitmap(allowed_BS))
-    sids = [tuple(map(int, sid)) for sid in catalogue.sids_SL]
-    for row in range(2):
-        allowed = {sid for sid, keep in zip(sids, allowed_BS[row], strict=True) if keep}
-        expected = slow_beam_search(model, prompts, sids, beams, row, allowed)
-        got = [sids[s] for s in found.sids_BK[row].tolist() if s >= 0]
-        assert got == [sid for sid, _ in expected]
+    catalogue = make_catalogue(rng, codes=(4, 3, 5))
+    model = make_model(catalogue, merge_history=merge)
+    requests = make_requests(rng, catalogue, [2, 0, 4])
+    allowed_BS = torch.from_numpy(rng.random((3, len(catalogue.sids_SL))) < left)
+    found = beam_search(
+        model,
+        pack_prompts(requests, catalogue, model.config),
+        Trie.from_sorted(catalogue.sids_SL),
+        beams,
+        None if left == 1.0 else AllowedIds.from_bitmap(allowed_BS),
+        renormalize,
+    )
+    sids = [tuple(sid) for sid in catalogue.sids_SL.tolist()]
+    for row in range(3):
+        prompt = pack_prompts(requests.take(np.array([row])), catalogue, model.config)
+        valid = [sid for sid, keep in zip(sids, allowed_BS[row].tolist(), strict=True) if keep]
+        expected = slow_beam_search(model, prompt, beams, valid, renormalize)
+        assert [sids[s] for s in found.sids_BK[row].tolist() if s >= 0] == [sid for sid, _ in expected]
         np.testing.assert_allclose(
             [s for s in found.scores_BK[row].tolist() if s > -math.inf], [s for _, s in expected], rtol=1e-4
         )
+
+
+@pytest.mark.parametrize("beams", [1, 3, 20])
+def test_unconstrained_equals_slow_beam_search(beams: int) -> None:
+    rng = np.random.default_rng(beams)
+    catalogue = make_catalogue(rng)
+    model = make_model(catalogue)
+    requests = make_requests(rng, catalogue, [3, 1])
+    codes, scores = unconstrained_search(model, pack_prompts(requests, catalogue, model.config), beams)
+    for row in range(2):
+        prompt = pack_prompts(requests.take(np.array([row])), catalogue, model.config)
+        expected = slow_beam_search(model, prompt, beams, list(itertools.product(range(4), repeat=3)))
+        assert [tuple(sid) for sid in codes[row].tolist()] == [sid for sid, _ in expected]
+        np.testing.assert_allclose(scores[row].tolist(), [score for _, score in expected], rtol=1e-4)
 
 
 def test_nothing_allowed_gives_no_id() -> None:
@@ -87,37 +120,6 @@ def test_nothing_allowed_gives_no_id() -> None:
         found = beam_search(model, prompts, Trie.from_sorted(catalogue.sids_SL), 4, nothing, renormalize)
         assert found.sids_BK.tolist() == [[-1] * 4]
         assert found.scores_BK.tolist() == [[-math.inf] * 4]
-
-
-def test_prompt_hidden_states_equal_training_places() -> None:
-    """The cached step-by-step path gives the log-probabilities the packed forward gives."""
-    rng = np.random.default_rng(1)
-    catalogue = make_catalogue(rng)
-    model = make_model(catalogue)
-    requests = make_requests(rng, catalogue, [4])
-    prompts = pack_prompts(requests, catalogue, model.config)
-    sids = torch.from_numpy(catalogue.sids_SL).long()
-    item = int(rng.integers(len(sids)))
-    expected = float(exhaustive_scores(model, prompts, sids)[0, item])
-
-    tokens = torch.from_numpy(catalogue.vocabulary.tokens(catalogue.sids_SL[item : item + 1]))[0]
-    place = int(prompts.page_places_P[0])
-    import dataclasses
-
-    width = prompts.tokens_BT.shape[1]
-    longer = dataclasses.replace(
-        prompts,
-        tokens_BT=torch.cat([prompts.tokens_BT, tokens[None, :-1]], dim=1),
-        positions_BT=torch.cat([prompts.positions_BT, torch.tensor([[place + 1, place + 2]])], dim=1),
-        visible_BT=torch.cat([prompts.visible_BT, prompts.visible_BT[:, -1:].expand(1, 2)], dim=1),
-        segment_BT=torch.cat([prompts.segment_BT, torch.ones(1, 2, dtype=torch.int64)], dim=1),
-    )
-    hidden, _ = model.hidden(longer)
-    total = sum(
-        model.level_logits(hidden[0, width - 1 + level], level).log_softmax(-1)[sids[item, level]].item()
-        for level in range(3)
-    )
-    assert total == pytest.approx(expected, rel=1e-5)
 
 
 def test_unconstrained_search_and_hallucination_share() -> None:
