@@ -105,7 +105,7 @@ class GenRecRetriever:
         """Replace each ID by the items the request may get, most popular first, and keep `k` per request."""
         rows, beams = np.nonzero(sids_BK >= 0)
         sids = sids_BK[rows, beams]
-        counts = np.diff(self.catalogue.offsets)[sids]
+        counts = self.catalogue.offsets[sids + 1] - self.catalogue.offsets[sids]
         items = self.catalogue.items[concat_ranges(self.catalogue.offsets[sids], counts)]
         rows, scores = np.repeat(rows, counts), np.repeat(scores_BK[rows, beams], counts)
         kept = requests.permits(rows, items)

@@ -35,7 +35,7 @@ class SidFilter:
         self._everything = ItemMask(np.ones(len(catalogue), dtype=bool))
 
     def allowed(self, requests: RequestBatch) -> AllowedIds | None:
-        """Return which IDs each request may get, None where all may get all."""
+        """Return which IDs each request may get, None where all may get all; right while the requests live."""
         eligible = requests.eligible
         if eligible is None:
             if not len(requests.excluded_items):
@@ -66,7 +66,7 @@ class SidFilter:
         sids_E = catalogue.sid_of_item_N[keys_E % max(len(catalogue), 1)]
         keys_G, excluded_G = np.unique(keys_E // max(len(catalogue), 1) * ids + sids_E, return_counts=True)
         rows_G, sids_G = keys_G // ids, keys_G % ids
-        counts_G = np.diff(catalogue.offsets)[sids_G]
+        counts_G = catalogue.offsets[sids_G + 1] - catalogue.offsets[sids_G]
         items = catalogue.items[concat_ranges(catalogue.offsets[sids_G], counts_G)]
         passes = eligible.allows(np.repeat(rows_G, counts_G), items)
         passing_G = np.bincount(row_numbers(counts_G)[passes], minlength=len(keys_G))
