@@ -93,6 +93,8 @@ class Recommender:
         ranker: Ranker | None = None,
         blend: Blend | None = None,
     ) -> None:
+        if not len(catalogue):
+            raise ValueError("the catalogue is empty: expected items to make pages of; run `pagewise semantic-ids`")
         names = [retriever.name for retriever in retrievers]
         if len(set(names)) != len(names) or not set(names) <= set(RETRIEVERS) or POPULAR not in names:
             raise ValueError(f"retrievers: expected distinct ones of {', '.join(RETRIEVERS)} with popular, got {names}")

@@ -179,13 +179,19 @@ def read_manifest(directory: Path) -> ReleaseManifest:
 
     Raises:
         FileNotFoundError: There is no release there.
+        ReleaseError: It is no manifest.
     """
     path = directory / MANIFEST
     if not path.exists():
         raise FileNotFoundError(f"no release in {directory}: expected {path}; `pagewise run` writes releases")
-    document = json.loads(path.read_bytes())
-    document["retrievers"] = tuple(document["retrievers"])
-    return ReleaseManifest(**document)
+    try:
+        document = json.loads(path.read_bytes())
+        document["retrievers"] = tuple(document["retrievers"])
+        return ReleaseManifest(**document)
+    except (ValueError, LookupError, TypeError) as error:
+        raise ReleaseError(
+            f"{path} is damaged, it is no manifest ({type(error).__name__}: {error}); {_again(directory)}"
+        ) from error
 
 
 def latest_release(releases: Path) -> Path:

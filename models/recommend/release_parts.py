@@ -248,7 +248,13 @@ def _copy_tables(workspace: Workspace, bundle: Bundle, target: Workspace) -> Non
     for name in ("item_statistics", "transitions"):
         _write(target, name, workspace.table(name).read())
     inside = pc.field("item_id").isin(bundle.item_ids)
-    _write(target, "clean_items", workspace.table("clean_items").read(FACT_COLUMNS, filter=inside).sort_by("item_id"))
+    items = workspace.table("clean_items").read(FACT_COLUMNS, filter=inside).sort_by("item_id")
+    if not items.num_rows:
+        raise ReleaseError(
+            f"table 'clean_items' has none of the {len(bundle.item_ids)} items of semantic IDs {bundle.generation}; "
+            "restore it with `pagewise validate`, or make semantic IDs of its items: `pagewise semantic-ids`"
+        )
+    _write(target, "clean_items", items)
     if workspace.table(ITEM_FEATURES).exists():
         _write(target, ITEM_FEATURES, _newest(workspace.table(ITEM_FEATURES).read(filter=inside)))
 

@@ -14,7 +14,17 @@ import pyarrow.compute as pc
 
 from features.workspace import MANIFEST, Workspace
 from models.tokenizer.balance import capacity
-from models.tokenizer.bundle import APPENDS, CODES, ROOT, VECTORS, Bundle, codes_file, json_file, vectors_file
+from models.tokenizer.bundle import (
+    APPENDS,
+    CODES,
+    ROOT,
+    VECTORS,
+    Bundle,
+    codes_file,
+    file_digests,
+    json_file,
+    vectors_file,
+)
 from models.tokenizer.quantizer import Codes, Floats
 from models.tokenizer.report import code_usage
 
@@ -115,9 +125,14 @@ def append_items(workspace: Workspace, generation: str | None, items: pa.Table) 
     )
     if number is not None:
         folder = (ROOT, bundle.generation, APPENDS, number)
-        workspace.write_bytes(codes_file(new.items["item_id"].combine_chunks(), new.codes_ML), *folder, CODES)
-        workspace.write_bytes(vectors_file(new.vectors_MD), *folder, VECTORS)
-        workspace.write_bytes(json_file(dataclasses.asdict(report)), *folder, MANIFEST)
+        content = {
+            CODES: codes_file(new.items["item_id"].combine_chunks(), new.codes_ML),
+            VECTORS: vectors_file(new.vectors_MD),
+        }
+        for name, data in content.items():
+            workspace.write_bytes(data, *folder, name)
+        manifest = {**dataclasses.asdict(report), "files": file_digests(content)}
+        workspace.write_bytes(json_file(manifest), *folder, MANIFEST)
     return report
 
 

@@ -137,6 +137,11 @@ class _Inputs:
 def _read_inputs(workspace: Workspace, config: SemanticIdConfig) -> _Inputs:
     table = workspace.table(CLEAN_TABLES["items"])
     items = table.read().sort_by("item_id").combine_chunks()
+    if not items.num_rows:
+        raise ValueError(
+            f"table {table.name!r} has no items: expected at least one to give a semantic ID; see what `pagewise "
+            "validate` rejects"
+        )
     fingerprints = {table.name: table.manifest().fingerprint}
     known_N = np.ones(items.num_rows, bool)
     dated = items["available_from"].null_count < items.num_rows

@@ -10,7 +10,8 @@
         manifest.json                       configuration, seed, inputs, digests; written after the rest
         appends/000001/codes.parquet, vectors.safetensors, manifest.json
 
-A published file never changes; a folder without a manifest does not exist for readers.
+A published file never changes and is compared with its digest when it is read; a folder without a manifest does not
+exist for readers.
 Legend: `N` items, `L` levels (extra level included), `D` width of a vector.
 """
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -40,11 +42,16 @@ ROOT = "semantic_ids"
 LATEST = "LATEST"
 CODES, CODEBOOKS, VECTORS, REPORT = "codes.parquet", "codebooks.safetensors", "vectors.safetensors", "report.json"
 ENCODER, APPENDS = "encoder", "appends"
+_GENERATION = re.compile(r"\d{6,}-[0-9a-f]{8}")
 CODES_SCHEMA = pa.schema([("item_id", pa.string()), ("codes", pa.list_(pa.int32()))])
 
 
 class MissingBundleError(FileNotFoundError):
     """A semantic-ID generation was asked for that does not exist."""
+
+
+class DamagedBundleError(ValueError):
+    """A file of a semantic-ID generation is not what was published."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,16 +86,17 @@ class Bundle:
 
         Raises:
             MissingBundleError: There is none of that name, or none at all.
+            DamagedBundleError: A file is missing, or is not what was published.
         """
         generation = generation or latest_generation(workspace)
         manifest = read_manifest(workspace, generation)
         appends = append_numbers(workspace, generation)
-        parts = [read_codes(workspace, generation)]
-        parts += [read_codes(workspace, generation, APPENDS, number) for number in appends]
+        parts = [_read_codes(workspace, generation)]
+        parts += [_read_codes(workspace, generation, APPENDS, number) for number in appends]
         return cls(
             workspace=workspace,
             generation=generation,
-            config=SemanticIdConfig(**manifest["config"]),
+            config=_config(workspace, generation, manifest),
             item_ids=pa.concat_arrays([ids for ids, _ in parts]),
             codes_NL=np.concatenate([codes_NL for _, codes_NL in parts]),
             appends=len(appends),
@@ -109,25 +117,25 @@ class Bundle:
     @cached_property
     def vectors(self) -> Floats:
         """What was quantised, `[N, D]` in the order of `item_ids`: content part, then collaborative part."""
-        parts = [self._read(VECTORS)]
-        parts += [self._read(APPENDS, number, VECTORS) for number in append_numbers(self.workspace, self.generation)]
+        deltas = append_numbers(self.workspace, self.generation)
+        parts = [self._read(name=VECTORS), *(self._read(APPENDS, number, name=VECTORS) for number in deltas)]
         return np.concatenate([load(part)["vectors"] for part in parts]).astype(np.float32)[: len(self.item_ids)]
 
     @cached_property
     def quantizer(self) -> Quantizer:
         """The frozen quantiser."""
-        return load_quantizer(self.config, self._read(CODEBOOKS))
+        return load_quantizer(self.config, self._read(name=CODEBOOKS))
 
     @cached_property
     def encoder(self) -> ItemEncoder:
         """The frozen encoder from items to vectors."""
         encoder = ItemEncoder(self.config, seed=0)
         names = [name for name in self.manifest["files"] if name.startswith(f"{ENCODER}/")]
-        encoder.restore({name.removeprefix(f"{ENCODER}/"): self._read(*name.split("/")) for name in names})
+        encoder.restore({name.removeprefix(f"{ENCODER}/"): self._read(name=name) for name in names})
         return encoder
 
-    def _read(self, *parts: str) -> bytes:
-        return self.workspace.read_bytes(ROOT, self.generation, *parts)
+    def _read(self, *delta: str, name: str) -> bytes:
+        return _read_file(self.workspace, self.generation, *delta, name=name)
 
 
 def publish(
@@ -147,7 +155,7 @@ def publish(
         extras: Files that are for people to look at and leave the digest alone.
         manifest: More entries for the manifest.
     """
-    digests = {name: hashlib.sha256(content[name]).hexdigest()[:16] for name in sorted(content)}
+    digests = file_digests(content)
     document = {**manifest, "config": dataclasses.asdict(config), "files": digests}
     digest = hashlib.sha256(json_file({"config": document["config"], "files": digests})).hexdigest()[:8]
     existing = generations(workspace)
@@ -172,27 +180,41 @@ def latest_generation(workspace: Workspace) -> str:
 
     Raises:
         MissingBundleError: There is none.
+        DamagedBundleError: The file that should name it holds something else.
     """
     if not _exists(workspace, ROOT, LATEST):
         raise MissingBundleError(
             f"workspace {workspace.uri} has no semantic IDs: expected {workspace.path(ROOT, LATEST)}; "
             "run `pagewise semantic-ids`"
         )
-    return workspace.read_bytes(ROOT, LATEST).decode().strip()
+    name = workspace.read_bytes(ROOT, LATEST).decode(errors="replace").strip()
+    if not _GENERATION.fullmatch(name):
+        raise DamagedBundleError(
+            f"{workspace.path(ROOT, LATEST)} is damaged: expected the name of a generation, like 000001-1f0c9a52, got "
+            f"{name!r}; delete it and run `pagewise semantic-ids`"
+        )
+    return name
 
 
-def read_manifest(workspace: Workspace, generation: str) -> dict[str, Any]:
-    """Return a generation's manifest.
+def read_manifest(workspace: Workspace, generation: str, *delta: str) -> dict[str, Any]:
+    """Return the manifest of a generation, or of one of its deltas.
 
     Raises:
         MissingBundleError: There is no such generation.
+        DamagedBundleError: It cannot be read.
     """
-    if not _exists(workspace, ROOT, generation, MANIFEST):
+    if not _exists(workspace, ROOT, generation, *delta, MANIFEST):
         known = ", ".join(generations(workspace)) or "none"
         raise MissingBundleError(
             f"semantic-ID generation {generation!r} is not in workspace {workspace.uri}; complete generations: {known}"
+            "; put its folder back, or train again what was trained on it"
         )
-    manifest: dict[str, Any] = json.loads(workspace.read_bytes(ROOT, generation, MANIFEST))
+    try:
+        manifest: dict[str, Any] = json.loads(workspace.read_bytes(ROOT, generation, *delta, MANIFEST))
+        dict(manifest["files"])
+    except (ValueError, LookupError, TypeError) as error:
+        what = f"it is no manifest ({type(error).__name__}: {error})"
+        raise _damaged(workspace, generation, *delta, name=MANIFEST, what=what) from error
     return manifest
 
 
@@ -216,11 +238,50 @@ def vectors_file(vectors_ND: Floats) -> bytes:
     return bytes(save({"vectors": vectors_ND.astype(np.float16)}))
 
 
-def read_codes(workspace: Workspace, generation: str, *parts: str) -> tuple[pa.Array, npt.NDArray[np.int32]]:
+def file_digests(content: Mapping[str, bytes]) -> dict[str, str]:
+    """Return what a manifest tells of its files: name -> digest."""
+    return {name: _digest(content[name]) for name in sorted(content)}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _read_file(workspace: Workspace, generation: str, *delta: str, name: str) -> bytes:
+    """Return a file of a generation, or of one of its deltas, as it was published."""
+    expected = read_manifest(workspace, generation, *delta)["files"].get(name)
+    folder = (ROOT, generation, *delta)
+    if not _exists(workspace, *folder, *name.split("/")):
+        raise _damaged(workspace, generation, *delta, name=name, what="it is missing")
+    content = workspace.read_bytes(*folder, *name.split("/"))
+    if _digest(content) != expected:
+        what = f"expected digest {expected}, got {_digest(content)}"
+        raise _damaged(workspace, generation, *delta, name=name, what=what)
+    return content
+
+
+def _read_codes(workspace: Workspace, generation: str, *delta: str) -> tuple[pa.Array, npt.NDArray[np.int32]]:
     """Return ids and `[N, L]` codes of a generation or of one of its deltas."""
-    table = pq.read_table(pa.BufferReader(workspace.read_bytes(ROOT, generation, *parts, CODES)), schema=CODES_SCHEMA)
+    content = _read_file(workspace, generation, *delta, name=CODES)
+    table = pq.read_table(pa.BufferReader(content), schema=CODES_SCHEMA)
     codes = np.asarray(table["codes"].combine_chunks().flatten(), np.int32)
     return table["item_id"].combine_chunks(), codes.reshape(table.num_rows, -1)
+
+
+def _config(workspace: Workspace, generation: str, manifest: Mapping[str, Any]) -> SemanticIdConfig:
+    try:
+        return SemanticIdConfig(**manifest["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"its configuration cannot be used ({type(error).__name__}: {error})"
+        raise _damaged(workspace, generation, name=MANIFEST, what=what) from error
+
+
+def _damaged(workspace: Workspace, generation: str, *delta: str, name: str, what: str) -> DamagedBundleError:
+    folder = (ROOT, generation, *delta)
+    return DamagedBundleError(
+        f"semantic IDs {generation} are damaged: {workspace.path(*folder, *name.split('/'))}: {what}; put the folder "
+        f"back from a copy, or delete {workspace.path(ROOT, generation)} and run `pagewise semantic-ids`"
+    )
 
 
 def _folders(workspace: Workspace, *parts: str) -> list[str]:
