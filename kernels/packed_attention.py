@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels.dropout import zero_
 from kernels.rms_norm import add_unit_gradient, inverse_rms, rms_norm_reference
+from kernels.weight_gradient import weight_gradient
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,7 +159,8 @@ class _AttentionResidual(torch.autograd.Function):
             q, k = _rotated(q, rows, 1), _rotated(k, rows, 1)
             scores = torch.baddbmm(rows.bias, q, k.transpose(1, 2))
             weights = scores.softmax(-1, dtype=torch.float32)
-            mixed_MD = _joined([weights.to(dtype) @ v], rows)
+            product_weights = weights.to(dtype)
+            mixed_MD = _joined([product_weights @ v], rows)
             out_MD = mixed_MD @ product_DD.T
             if dropped_MD is not None:
                 zero_(out_MD, dropped_MD)
@@ -171,6 +173,7 @@ class _AttentionResidual(torch.autograd.Function):
                 k,
                 v,
                 weights,
+                product_weights,
                 mixed_MD,
                 weight_RD,
                 norm_D,
@@ -191,6 +194,7 @@ class _AttentionResidual(torch.autograd.Function):
             k,
             v,
             weights,
+            product_weights,
             mixed_MD,
             weight_RD,
             norm_D,
@@ -204,18 +208,19 @@ class _AttentionResidual(torch.autograd.Function):
             if dropped_MD is not None:
                 zero_(out_gradient_MD, dropped_MD)
             mixed_gradient_MD = out_gradient_MD @ product_DD
-            out_gradient_DD = (out_gradient_MD.T @ mixed_MD).float().mul_(ctx.scale)
+            out_gradient_DD = weight_gradient(out_gradient_MD, mixed_MD).mul_(ctx.scale)
             mixed_gradient = _by_head(mixed_gradient_MD, rows, rows.heads)
-            v_gradient = weights.to(q.dtype).transpose(1, 2) @ mixed_gradient
+            v_gradient = product_weights.transpose(1, 2) @ mixed_gradient
             weights_gradient = (mixed_gradient @ v.transpose(1, 2)).float()
             scores_gradient = torch._softmax_backward_data(weights_gradient, weights, -1, torch.float32).to(q.dtype)
             q_gradient = _rotated(scores_gradient @ k, rows, -1)
             k_gradient = _rotated(scores_gradient.transpose(1, 2) @ q, rows, -1)
             slope_MR = _joined([q_gradient, k_gradient, v_gradient], rows)
-            weight_gradient_RD = (slope_MR.T @ unit_MD).float()
+            weight_gradient_RD = weight_gradient(slope_MR, unit_MD)
             norm_gradient_D = (weight_gradient_RD * weight_RD).sum(0)
             weight_gradient_RD.mul_(norm_D)
-            bias_gradient_R = slope_MR.sum(0, dtype=torch.float32)
+            # as a product: a sum over rows in bfloat16 is not vectorised
+            bias_gradient_R = weight_gradient(slope_MR.new_ones(len(slope_MR), 1), slope_MR)[0]
             unit_gradient_MD = (slope_MR @ product_RD).float()
             x_gradient_MD = add_unit_gradient(gradient_MD, unit_gradient_MD, x_MD, inverse_M1)
         sizes = [rows.heads * size, rows.kv_heads * size, rows.kv_heads * size]

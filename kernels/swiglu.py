@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels.dropout import zero_
 from kernels.rms_norm import add_unit_gradient, inverse_rms, rms_norm_reference
+from kernels.weight_gradient import weight_gradient
 
 
 def swiglu_residual_reference(
@@ -132,13 +133,13 @@ class _SwigluResidual(torch.autograd.Function):
             if dropped_MD is not None:
                 zero_(out_gradient_MD, dropped_MD)
             inner_gradient_MF = out_gradient_MD @ product_DF
-            down_gradient_DF = (out_gradient_MD.T @ inner_MF).float().mul_(ctx.scale)
+            down_gradient_DF = weight_gradient(out_gradient_MD, inner_MF).mul_(ctx.scale)
             slope_M2F = torch.empty_like(gate_up_M2F)
             gate_slope_MF, up_slope_MF = slope_M2F.chunk(2, dim=1)
             torch.mul(inner_gradient_MF, silu_MF, out=up_slope_MF)
             inner_gradient_MF.mul_(up_MF)
             torch.ops.aten.silu_backward.grad_input(inner_gradient_MF, gate_MF, grad_input=gate_slope_MF)
-            both_gradient_2FD = (slope_M2F.T @ unit_MD).float()
+            both_gradient_2FD = weight_gradient(slope_M2F, unit_MD)
             norm_gradient_D = (both_gradient_2FD * both_2FD).sum(0)
             gate_gradient_FD, up_gradient_FD = both_gradient_2FD.mul_(norm_D).chunk(2)
             unit_gradient_MD = (slope_M2F @ product_2FD).float()

@@ -133,8 +133,14 @@ class Block(nn.Module):
         x_BTD = x_BTD + self.dropout(mixed)
         return x_BTD + self.dropout(self.mlp(self.post_attention_layernorm(x_BTD))), keys_values
 
-    def train_step(self, x_MD: Tensor, rows: PreparedRows) -> Tensor:
-        """Return the same as `forward` in training on CPU, `[M, D]` in and out with `M = B T`, in half the time."""
+    def train_step(self, x_MD: Tensor, rows: PreparedRows, kept_X: Tensor | None = None) -> Tensor:
+        """Return the same as `forward` in training on CPU, `[M, D]` in and out with `M = B T`, in half the time.
+
+        Args:
+            x_MD: The residual stream.
+            rows: Positions and mask of all places.
+            kept_X: Places to return, in this order; None for all.
+        """
         attention, mlp, dropout = self.self_attn, self.mlp, self.dropout
         x_MD = attention_residual(
             x_MD,
@@ -146,6 +152,10 @@ class Block(nn.Module):
             dropped_MD=dropout.training_mask(x_MD.shape),
             scale=dropout.scale,
         )
+        dropped_MD = dropout.training_mask(x_MD.shape)
+        if kept_X is not None:
+            x_MD = x_MD.index_select(0, kept_X)
+            dropped_MD = None if dropped_MD is None else dropped_MD.index_select(0, kept_X)
         return swiglu_residual(
             x_MD,
             self.post_attention_layernorm.weight,
@@ -153,7 +163,7 @@ class Block(nn.Module):
             mlp.up_proj.weight,
             mlp.down_proj.weight,
             eps=self.post_attention_layernorm.eps,
-            dropped_MD=dropout.training_mask(x_MD.shape),
+            dropped_MD=dropped_MD,
             scale=dropout.scale,
             dtype=rows.cos_B1TE.dtype,
         )

@@ -29,9 +29,13 @@ def page_loss(model: GenRec, hidden_BTD: Tensor, batch: PackedBatch) -> tuple[Te
         The loss (nats per item) and detached diagnostics: `loss_level_<l>`, and `loss_first_slot`, the same over the
         first item of each page, the only number comparable between page-wise and point-wise training.
     """
-    places_ML = batch.target_places_ML
     flat = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
-    hidden_MLD = flat.index_select(0, places_ML.reshape(-1)).view(*places_ML.shape, -1)
+    return target_loss(model, flat.index_select(0, batch.target_places_ML.reshape(-1)), batch)
+
+
+def target_loss(model: GenRec, hidden_XD: Tensor, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return `page_loss` from the hidden states of the target places alone, `X = M L` of them."""
+    hidden_MLD = hidden_XD.view(*batch.target_places_ML.shape, -1)
     weight_M = batch.target_weight_M
     total = weight_M.sum()
     first_M = batch.target_slot_M == 0
