@@ -56,7 +56,7 @@ class Decoding:
         *lower, last = model.model.blocks()
         caches = []
         for block in lower:
-            x_BTD, cache = _encode(block, x_BTD, in_prompt)
+            x_BTD, cache = encode_block(block, x_BTD, in_prompt)
             caches.append(cache)
         caches.append(_keys_values(last.self_attn, last.input_layernorm(x_BTD), in_prompt))
         page_B1D = x_BTD.view(rows * width, -1).index_select(0, places_B)[:, None]
@@ -80,7 +80,7 @@ class Decoding:
         return dataclasses.replace(self, hidden_BKD=self.model.model.norm(x_BKD), own=grown)
 
 
-def _encode(block: Block, x_BTD: Tensor, rotated: Rotation) -> tuple[Tensor, KeyValue]:
+def encode_block(block: Block, x_BTD: Tensor, rotated: Rotation) -> tuple[Tensor, KeyValue]:
     """Apply a block to whole prompts; also return keys and values."""
     attention = block.self_attn
     q, k, v = attention.project(block.input_layernorm(x_BTD), rotated)
