@@ -43,15 +43,27 @@ def test_equals_the_reference(prefix_attention: Kernel, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_sums_of_bfloat16_are_float32(prefix_attention: Kernel, seed: int) -> None:
-    """One rounding of scores and weights to 8 bits of mantissa, and no more."""
-    if prefix_attention.implementation == "triton":
-        pytest.skip("numpy, hence Triton's interpreter, has no bfloat16")
-    arguments = random_arguments(seed, torch.bfloat16)
+def test_sums_of_16_bit_numbers_are_float32(prefix_attention: Kernel, seed: int) -> None:
+    """One rounding of scores and weights to 8 bits of mantissa, and no more; numpy, hence Triton's interpreter, has no
+    bfloat16."""
+    dtype = torch.float16 if prefix_attention.implementation == "triton" else torch.bfloat16
+    arguments = random_arguments(seed, dtype)
     found = prefix_attention(*arguments)
-    assert found.dtype == torch.bfloat16
+    assert found.dtype == dtype
     exact = reference_prefix_attention(*(part.float() if part.is_floating_point() else part for part in arguments))
     torch.testing.assert_close(found.float(), exact, rtol=0.03, atol=0.03)
+
+
+def test_more_rows_and_places_than_a_block(prefix_attention: Kernel) -> None:
+    """A whole prompt, one cut inside its second block and none; keys that are not contiguous."""
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randn(3, 70, 2, 2, 20, generator=generator).transpose(
+        1, 3
+    )  # [B, G, 2, T, E] in memory of [B, T, ...]
+    own = torch.randn(2, 3, 2, 9, 2, 20, generator=generator)
+    q = torch.randn(3, 8, 9, 20, generator=generator)
+    arguments = (q, prompt[:, :, 0], prompt[:, :, 1], torch.tensor([70, 41, 0]), own[0], own[1])
+    torch.testing.assert_close(prefix_attention(*arguments), reference_prefix_attention(*arguments))
 
 
 def test_one_prompt_place_and_one_own_place(prefix_attention: Kernel) -> None:
