@@ -32,7 +32,6 @@ class Beams:
     scores_BK: Tensor
 
 
-@torch.no_grad()
 def beam_search(
     model: GenRec,
     prompts: PackedBatch,
@@ -59,6 +58,15 @@ def beam_search(
     """
     if beams < 1 or model.training:
         raise ValueError(f"beam search: expected beams >= 1 and model.eval(), got {beams}, training={model.training}")
+    with torch.inference_mode():
+        nodes_BK, scores_BK = _search(model, prompts, trie, beams, allowed, renormalize)
+    # Copies, made outside of the mode: what was made within it no backward pass may keep.
+    return Beams(sids_BK=nodes_BK.clone(), scores_BK=scores_BK.clone())
+
+
+def _search(
+    model: GenRec, prompts: PackedBatch, trie: Trie, beams: int, allowed: AllowedIds | None, renormalize: bool
+) -> tuple[Tensor, Tensor]:
     state = Decoding.start(model, prompts)
     batch = len(prompts.page_places_P)
     nodes_BK = torch.zeros(batch, 1, dtype=torch.int64, device=prompts.tokens_BT.device)
@@ -70,7 +78,7 @@ def beam_search(
         )
         if level + 1 < model.vocabulary.levels:
             state = state.extend(trie.levels[level].codes[nodes_BK.clamp_min(0)].long(), parents_BK, level)
-    return Beams(sids_BK=nodes_BK, scores_BK=scores_BK)
+    return nodes_BK, scores_BK
 
 
 @torch.no_grad()

@@ -136,6 +136,22 @@ def test_unconstrained_search_and_hallucination_share() -> None:
     assert share == pytest.approx(1 - len(catalogue.sids_SL) / 64)
 
 
+def test_what_is_found_may_be_trained_on() -> None:
+    rng = np.random.default_rng(0)
+    catalogue = make_catalogue(rng)
+    model = make_model(catalogue)
+    found = beam_search(
+        model,
+        pack_prompts(make_requests(rng, catalogue, [2]), catalogue, model.config),
+        Trie.from_sorted(catalogue.sids_SL),
+        beams=3,
+    )
+    weight = torch.ones(len(catalogue.sids_SL), requires_grad=True)
+    (weight[found.sids_BK] * found.scores_BK).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad[found.sids_BK[0, 0]] == found.scores_BK[0, 0]
+
+
 def test_refuses_training_mode() -> None:
     catalogue = make_catalogue(np.random.default_rng(0))
     model = make_model(catalogue).train()
