@@ -39,6 +39,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("semantic-ids", "semantic_ids", "content vectors and semantic IDs of all items"),
     Verb("sequences", "sequences", "training and evaluation sequences from pages"),
     Verb("train", "train", "train a model: two-tower, genrec or ranker"),
+    Verb("align", "align", "align GenRec with the ranker's taste; stops itself when the reward is exploited"),
     Verb("evaluate", "evaluate", "full-catalogue metrics per slice, baselines beside them, intervals"),
     Verb("recommend", "recommend", "a page for every user, as Parquet, equal to the server's"),
     Verb("compare", "compare", "a study with intervals: embedding methods, or self-supervision"),

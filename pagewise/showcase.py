@@ -28,7 +28,7 @@ from pipelines.simulator.truth import true_rewards
 from serving.run import start_background
 
 RAW = ("events", "items", "users")
-RECALLED = ("validate", "train-two-tower", "semantic-ids", "train-genrec", "train-ranker", "evaluate")
+RECALLED = ("validate", "train-two-tower", "semantic-ids", "train-genrec", "train-ranker", "align", "evaluate")
 """Stages whose reports the demo shows even when they were up to date."""
 SHOWN_HISTORY = 8
 TYPICAL_HISTORY = 12

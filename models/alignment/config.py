@@ -22,9 +22,10 @@ class AlignConfig:
     renormalisation. A beam's is not: every ID counts once, however probable."""
     reinforce: bool = True
     """Use the policy-gradient term; without it the run is a supervised continuation on the same pages."""
-    nll_weight: float = 1.0
+    nll_weight: float = 0.1
     """Weight alpha of the positives' negative log-likelihood, which is a sum over levels while the policy-gradient term
-    is a mean over them: at 3 levels alpha = 1 is a weight of 3 per token. 0 is plain GRPO."""
+    is a mean over them: at 3 levels alpha = 1 is a weight of 3 per token. More keeps hits and gains less reward; 0 is
+    plain GRPO, which loses both hits and valid IDs."""
     gate: bool = True
     """Give candidates no reward whose content is unlike all items of the history and of the page's positives."""
     gate_quantile: float = 0.1
@@ -43,8 +44,8 @@ class AlignConfig:
     """Hard: the best positive ranks below this place among the rollouts, by the policy's log-probability."""
     admission_quantile: float = 0.5
     """Judged rightly: the best positive's reward exceeds this quantile of the rewards of rollouts that are none."""
-    learning_rate: float = 1e-4
-    """Peak rate of AdamW; a tenth of supervised training's is usual."""
+    learning_rate: float = 3e-5
+    """Rate of AdamW after its warm-up, far below supervised training's."""
     steps: int = 500
     """Optimiser steps at most."""
     pages_per_step: int = 32

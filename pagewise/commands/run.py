@@ -9,7 +9,7 @@ from pagewise.console import Console
 from pagewise.invocation import add_beam_arguments
 from pagewise.settings import Settings
 
-SECTIONS = ("batch", "semantic_ids", "genrec", "decode", "train", "evaluate", "recommend", "store", "tracking")
+SECTIONS = ("batch", "semantic_ids", "genrec", "decode", "train", "align", "evaluate", "recommend", "store", "tracking")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -45,6 +45,7 @@ class DailyStages:
             self.models.semantic_ids(),
             self.models.genrec(),
             self.models.ranker(),
+            self.models.align(),
             *self.publication(),
         ]
 

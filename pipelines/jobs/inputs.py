@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from features.definitions import ITEM_FEATURES, PAGE_FEATURES
 from features.workspace import MANIFEST, Workspace
-from models.recommend.release_parts import KINDS
+from models.recommend.release_parts import GENREC, KINDS
 from models.tokenizer.bundle import append_numbers, latest_generation
+from models.training.runs import ALIGNED, LATEST
 from pipelines.batch.raw import fingerprint, raw_files
 from pipelines.jobs.stages import file_fingerprint, table_fingerprints
 
@@ -50,19 +51,18 @@ class StageInputs:
         return {"semantic_ids": "+".join([generation, *appends])}
 
     def released(self) -> dict[str, str]:
-        """Return what releases are made of: tables, semantic IDs, the newest run of every kind of model."""
+        """Return what releases are made of: tables, semantic IDs, the newest runs, GenRec's aligned one among them."""
         found = {**self.tables(*RELEASED_TABLES)(), **self.bundle()}
         for kind in KINDS:
             found |= self.pointed_at("checkpoints", kind)
-        return found
+        return {**found, **self.pointed_at("checkpoints", GENREC, pointer=ALIGNED)}
 
-    def pointed_at(self, *folder: str) -> dict[str, str]:
-        """Return what the folder's LATEST names and the digest of its manifest."""
-        latest = self.workspace.local_path(*folder, "LATEST")
-        if not latest.exists():
+    def pointed_at(self, *folder: str, pointer: str = LATEST) -> dict[str, str]:
+        """Return what a folder's pointer names and the digest of its manifest."""
+        if not self.workspace.local_path(*folder, pointer).exists():
             return {}
-        name = self.read(*folder, "LATEST")
-        return {"/".join([*folder, "LATEST"]): name, **file_fingerprint(self.workspace, *folder, name, MANIFEST)}
+        name = self.read(*folder, pointer)
+        return {"/".join([*folder, pointer]): name, **file_fingerprint(self.workspace, *folder, name, MANIFEST)}
 
     def read(self, *parts: str) -> str:
         """Return a small text file of the workspace."""

@@ -13,10 +13,12 @@ from models.genrec.pretrained import Checkpoint
 from models.ranker.config import RankerConfig
 from models.recommend.release_parts import GENREC, RANKER, TWO_TOWER
 from models.tokenizer.build import build_bundle
+from models.training.alignment import align_genrec
 from models.training.config import TrainConfig
 from models.training.genrec import train_genrec
 from models.training.position import PublishedTraining
 from models.training.ranker import train_ranker
+from models.training.runs import ALIGNED
 from models.training.two_tower import train_two_tower
 from models.two_tower.config import TwoTowerConfig
 from pipelines.jobs.inputs import StageInputs
@@ -25,6 +27,8 @@ from pipelines.jobs.settings import DailySettings, answers_of
 from pipelines.jobs.stages import Progress, Stage, file_fingerprint
 
 REPORT = "report.json"
+RANKED_TABLES = ("sequences", "item_statistics", "clean_items", "clean_users", "pages", PAGE_FEATURES, ITEM_FEATURES)
+"""What a ranker is trained on."""
 
 
 class ModelStages:
@@ -49,9 +53,40 @@ class ModelStages:
 
     def ranker(self) -> Stage:
         """Pages to a trained ranker."""
-        tables = ("sequences", "item_statistics", "clean_items", "clean_users", "pages", PAGE_FEATURES, ITEM_FEATURES)
-        settings, inputs = self.settings, self._inputs.tables(*tables)
+        settings, inputs = self.settings, self._inputs.tables(*RANKED_TABLES)
         return self._training(RANKER, train_ranker, settings.ranker, settings.ranker_train, inputs)
+
+    def align(self) -> Stage:
+        """GenRec and pages to an aligned GenRec."""
+        settings = self.settings
+
+        def run(folder: Path) -> list[str]:
+            return align_genrec(
+                self.workspace,
+                settings.align,
+                settings.ranker,
+                settings.ranker_train,
+                seed=settings.seed,
+                tracking_uri=settings.tracking.uri,
+                progress=self._say,
+            ).lines()
+
+        return Stage(
+            name="align",
+            config={
+                "align": dataclasses.asdict(settings.align),
+                "ranker": dataclasses.asdict(settings.ranker),
+                "train": dataclasses.asdict(settings.ranker_train),
+                "seed": settings.seed,
+            },
+            inputs=lambda: {
+                **self._inputs.tables(*RANKED_TABLES)(),
+                **self._inputs.bundle(),
+                **self._inputs.pointed_at("checkpoints", GENREC),
+            },
+            outputs=lambda folder: self._inputs.pointed_at("checkpoints", GENREC, pointer=ALIGNED),
+            run=run,
+        )
 
     def semantic_ids(self) -> Stage:
         """Items to semantic IDs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from features.store.config import StoreConfig
+from models.alignment.config import AlignConfig
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.ranker.config import RankerConfig
 from models.recommend.config import RecommendConfig
@@ -50,6 +51,8 @@ class DailySettings(Protocol):
     def ranker(self) -> RankerConfig: ...  # noqa: D102
     @property
     def ranker_train(self) -> TrainConfig: ...  # noqa: D102
+    @property
+    def align(self) -> AlignConfig: ...  # noqa: D102
     @property
     def evaluate(self) -> EvaluateConfig: ...  # noqa: D102
     @property

@@ -25,6 +25,7 @@ semantic_ids: {codes: 8, text_dimensions: 16, collaborative_dimensions: 8, max_c
 genrec: {layers: 1, width: 32, ffn_width: 64}
 decode: {beams: 10}
 train: {epochs: 2, learning_rate: 5.0e-3, log_every_steps: 1, checkpoint_every_steps: 5, checkpoint_every_seconds: null}
+align: {steps: 2, evaluate_every_steps: 1, group: 4, validation_pages: 50}
 evaluate: {resamples: 50}
 """
 
@@ -70,6 +71,7 @@ def test_interrupted_finished_and_run_again(command: list[str], tmp_path: Path) 
         r"epoch 2/2 step",
         r"genrec - popular: hr_at_10 [+-]",
         r"click: AUC ",
+        r"GenRec run \S+ aligned on [\d,]+ pages of ",
         r"  page +\d\.\d+ \+- \d\.\d+ clicks",
         r"user u\d+, the last \d+ items of their history:",
         r"POST /v1/recommend -> page \w+:",
@@ -81,7 +83,7 @@ def test_interrupted_finished_and_run_again(command: list[str], tmp_path: Path) 
         assert re.search(shown, first), f"{shown!r} is missing from:\n{first}"
 
     second = demo(command)
-    assert second.count("up to date (took") == 11
+    assert second.count("up to date (took") == 12
     assert "stages run: none, all were up to date" in second
     assert "genrec - popular: hr_at_10" in second
     release = r"release (\w+) at http"

@@ -32,6 +32,7 @@ semantic_ids: {codes: 8, text_dimensions: 16, collaborative_dimensions: 8, max_c
 genrec: {layers: 1, width: 32, ffn_width: 64}
 decode: {beams: 10}
 train: {epochs: 1, threads: 1}
+align: {steps: 2, evaluate_every_steps: 1, group: 4, validation_pages: 50}
 evaluate: {resamples: 50}
 serve: {port: 0}
 """
@@ -105,8 +106,8 @@ def test_stage_by_stage_gives_what_the_daily_job_gave(
 ) -> None:
     """The other commands of the README's table, one after the other, on the workspace of the daily job."""
     monkeypatch.chdir(folder)
-    commands = ("features", "sequences", "train two-tower", "semantic-ids", "train genrec", "train ranker", "evaluate")
-    for command in (*commands, "register"):
+    commands = ("features", "sequences", "train two-tower", "semantic-ids", "train genrec", "train ranker", "align")
+    for command in (*commands, "evaluate", "register"):
         arguments = [*command.split(), "--workspace", "shop", "--preset", "small", "--config", "tiny.yaml"]
         assert main(arguments) == 0, command
     assert capsys.readouterr().out.count("up to date (took") == 4  # evaluate, release, store, register
@@ -135,7 +136,7 @@ def test_simulate_and_import_write_raw_tables(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_workspace_without_data_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stages = ("validate", "features", "sequences", "train two-tower", "semantic-ids", "train genrec", "train ranker")
-    for verb in (*stages, "evaluate", "register", "run"):
+    for verb in (*stages, "align", "evaluate", "register", "run"):
         assert main([*verb.split(), "--workspace", str(tmp_path / "empty")]) == 2, verb
         shown = capsys.readouterr().err
         assert str(tmp_path) in shown, verb

@@ -19,12 +19,15 @@ import redis
 from features.definitions import ITEM_FEATURES
 from features.store.redis_store import open_store
 from features.workspace import Workspace
+from models.alignment.config import AlignConfig
 from models.genrec.config import GenRecConfig
 from models.ranker.config import RankerConfig
 from models.recommend.release import golden_requests, load_release
 from models.registry import CHALLENGER, CHAMPION, Registry
 from models.tokenizer.config import SemanticIdConfig
 from models.training.config import TrainConfig
+from models.training.genrec_run import newest_genrec
+from models.training.runs import Runs
 from models.two_tower.config import TwoTowerConfig
 from pagewise.settings import Settings
 from pipelines.evaluation.config import EvaluateConfig
@@ -38,7 +41,7 @@ from pipelines.simulator.job import simulate
 pytestmark = pytest.mark.integration
 
 TABLE_STAGES = ["validate", "features", "sequences"]
-MODEL_STAGES = ["train-two-tower", "semantic-ids", "train-genrec", "train-ranker"]
+MODEL_STAGES = ["train-two-tower", "semantic-ids", "train-genrec", "train-ranker", "align"]
 LAST_STAGES = ["evaluate", "release", "store", "register"]
 SETTINGS = Settings(
     simulate=SimulateConfig(users=150, items=200, days=8),
@@ -59,6 +62,7 @@ SETTINGS = Settings(
     ),
     genrec=GenRecConfig(layers=1, width=16, heads=2, kv_heads=1, ffn_width=16),
     train=TrainConfig(epochs=1, threads=1),
+    align=AlignConfig(group=4, steps=2, pages_per_step=8, evaluate_every_steps=1, validation_pages=50, tolerance=1.0),
     evaluate=EvaluateConfig(resamples=20, max_cases=100),
 )
 
@@ -90,6 +94,7 @@ def test_the_first_run_ends_with_a_champion_that_answers(job):
     assert release.manifest.metrics["hr_at_10"] == evaluation["results"][0]["metrics"]["hr_at_10"]["mean"]
     assert set(release.manifest.runs) == {"genrec", "two_tower", "ranker"}
     assert release.recommender.ranker is not None
+    assert release.manifest.runs["genrec"] == newest_genrec(workspace) != Runs(workspace, "genrec").latest()
     requests = golden_requests(workspace, release.recommender.catalogue)
     assert all(len(page.items) == 10 for page in release.recommender.pages(requests))
     with open_store(SETTINGS.store, workspace) as store:
@@ -151,7 +156,7 @@ def test_killed_in_the_middle_the_next_run_goes_on(job):
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     report = daily(workspace, dataclasses.replace(SETTINGS, seed=1))
-    assert ran(report) == ["train-genrec", "train-ranker", "evaluate", "release", "register"]
+    assert ran(report) == ["train-genrec", "train-ranker", "align", "evaluate", "release", "register"]
     assert load_release(Registry(workspace).resolve(CHALLENGER)).manifest.release_id == report.release_id
 
 
