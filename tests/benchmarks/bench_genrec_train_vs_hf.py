@@ -9,12 +9,17 @@ the processor has it, rows of like length together, equal places per batch. Two 
   is another model (without merger, time gaps and pages), whose every place is supervised.
 
 A supervised position is one code that a loss is taken of. Steps run in turn, on one thread, timed by the processor's
-time, so that whatever else the machine does meets all. Histories are as long as those of Amazon Beauty (5-core).
+time, so that whatever else the machine does meets all. Peers run in processes of their own, whose C library hands freed
+memory back as it does by default; our training loop has it kept (`models.training.memory`), and how fast the peers are
+with that is measured too. Histories are as long as those of Amazon Beauty (5-core).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,7 +37,6 @@ from models.genrec.batch import PackedBatch, pack_windows
 from models.genrec.config import GenRecConfig
 from models.genrec.data import SequenceData, Windows
 from models.genrec.hf import to_huggingface
-from models.genrec.loss import page_loss
 from models.genrec.model import GenRec
 from models.genrec.source import PackedSource, deal
 from models.precision import autocast_type
@@ -45,7 +49,7 @@ CONFIG = GenRecConfig(kv_heads=4, ffn_width=512, dropout=0.0, item_table=False)
 """The model of the Beauty preset; Qwen2 has no dropout after its branches, and plain lookups of items say nothing."""
 TRAIN = TrainConfig()
 USERS, ITEMS, CODES = 22_363, 12_101, (256, 256, 256)
-SECONDS = 15.0
+SECONDS = 8.0
 """Of processor time for each side."""
 CPU = torch.device("cpu")
 
@@ -64,21 +68,22 @@ def run(full: bool) -> list[dict[str, Any]]:
 
 
 def _measure(data: SequenceData, catalogue: Catalogue, full: bool) -> list[dict[str, Any]]:
-    ours = _ours(data, catalogue, CONFIG)
-    sides = {"ours": ours, "pages": PagePeer(data, catalogue).steps(), "histories": _history_peer(data, catalogue)}
+    sides = {"ours": _timed(_ours(data, catalogue, CONFIG))}
     if full:
-        sides["dropout"] = _ours(data, catalogue, dataclasses.replace(CONFIG, dropout=0.2))
+        sides["dropout"] = _timed(_ours(data, catalogue, dataclasses.replace(CONFIG, dropout=0.2)))
+    sides |= {f"{peer} {memory}": _apart(peer, memory) for peer in PEERS for memory in ("default", "kept")}
     rate = _positions_per_second(sides)
     limit = _product_rate() / _operations_per_position(data, catalogue)
     kind = "bfloat16" if autocast_type(TRAIN.precision, CPU) is not None else "float32"
     dropout = f", {rate['dropout']:,.0f} with dropout 0.2" if full else ""
     note = (
         f"{CONFIG.layers} layers of {CONFIG.width}, inner width {CONFIG.ffn_width}, {CONFIG.batch_tokens} places a "
-        f"batch, {kind} products, one thread, processor time; {rate['ours']:,.0f} positions/s{dropout}"
+        f"batch, {kind} products, one thread, processor time; {rate['ours']:,.0f} positions/s{dropout}; the peers with "
+        f"memory kept: {rate['pages kept']:,.0f} (a row per page) and {rate['histories kept']:,.0f} (whole histories)"
     )
     rows = [
-        (NAME, "Qwen2ForCausalLM, the same model and loss, a row per page", rate["pages"]),
-        (f"{NAME}_histories", "Qwen2ForCausalLM on whole unmerged histories", rate["histories"]),
+        (NAME, "Qwen2ForCausalLM, the same model and loss, a row per page", rate["pages default"]),
+        (f"{NAME}_histories", "Qwen2ForCausalLM on whole unmerged histories", rate["histories default"]),
         (f"{NAME}_limit", f"the {kind} products of a step at the machine's own rate", limit),
     ]
     return [
@@ -96,18 +101,54 @@ def _measure(data: SequenceData, catalogue: Catalogue, full: bool) -> list[dict[
     ]
 
 
-def _positions_per_second(sides: dict[str, Iterator[int]]) -> dict[str, float]:
-    """Let the sides take steps in turn, each until its time is used up."""
-    seconds, positions = dict.fromkeys(sides, 0.0), dict.fromkeys(sides, 0)
+def _positions_per_second(sides: dict[str, Iterator[tuple[int, float]]]) -> dict[str, float]:
+    """Let the sides take steps in turn, each until its time is used up; return each one's median step."""
+    seconds: dict[str, float] = dict.fromkeys(sides, 0.0)
+    rates: dict[str, list[float]] = {name: [] for name in sides}
     for steps in sides.values():  # the first two fill caches
         next(steps), next(steps)
     while min(seconds.values()) < SECONDS:
         for name, steps in sides.items():
             if seconds[name] < SECONDS:
-                started = time.process_time()
-                positions[name] += next(steps)
-                seconds[name] += time.process_time() - started
-    return {name: positions[name] / seconds[name] for name in sides}
+                step_positions, step_seconds = next(steps)
+                rates[name].append(step_positions / step_seconds)
+                seconds[name] += step_seconds
+    for steps in sides.values():
+        steps.close()
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def _timed(steps: Iterator[int]) -> Iterator[tuple[int, float]]:
+    """Yield the positions of each step and the processor's seconds it took."""
+    while True:
+        started = time.process_time()
+        positions = next(steps)
+        yield positions, time.process_time() - started
+
+
+def _apart(peer: str, memory: str) -> Iterator[tuple[int, float]]:
+    """Let a process of its own take steps, one at a time; yield what `_timed` does."""
+    command = [sys.executable, __file__, peer, memory]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            while True:
+                print("step", file=process.stdin, flush=True)
+                positions, seconds = process.stdout.readline().split()
+                yield int(positions), float(seconds)
+        finally:
+            process.stdin.close()
+
+
+def _serve(peer: str, memory: str) -> None:
+    """Be the process of `_apart`: take a step for each line that comes."""
+    torch.set_num_threads(1)
+    if memory == "kept":
+        keep_freed_memory()
+    steps = _timed(PEERS[peer](*_beauty_like()))
+    for _ in sys.stdin:
+        print(*next(steps), flush=True)
 
 
 def _ours(data: SequenceData, catalogue: Catalogue, config: GenRecConfig) -> Iterator[int]:
@@ -121,7 +162,7 @@ def _ours(data: SequenceData, catalogue: Catalogue, config: GenRecConfig) -> Ite
 
 
 class PagePeer:
-    """A row per page through Hugging Face's decoder; prompt vectors and the loss's definition are GenRec's."""
+    """A row per page through Hugging Face's model; the prompts' vectors are GenRec's."""
 
     def __init__(self, data: SequenceData, catalogue: Catalogue) -> None:
         self.source = PackedSource(data, catalogue, CONFIG, seed=0)
@@ -133,8 +174,13 @@ class PagePeer:
 
     def loss(self, batch: PackedBatch) -> Tensor:
         """Return the loss of a batch of single pages, whose rows are plain causal sequences."""
-        out = self.decoder.model(inputs_embeds=self.shell.embed(batch), attention_mask=(batch.positions_BT >= 0).long())
-        return page_loss(self.shell, out.last_hidden_state, batch)[0]
+        inputs = {"inputs_embeds": self.shell.embed(batch), "attention_mask": (batch.positions_BT >= 0).long()}
+        logits_XV = self.decoder(**inputs).logits.flatten(0, 1)
+        loss_M = torch.zeros_like(batch.target_weight_M)
+        for level, (start, size) in enumerate(zip(self.shell.vocabulary.offsets, CODES, strict=False)):
+            logits_MC = logits_XV[batch.target_places_ML[:, level], start : start + size].float()
+            loss_M = loss_M + F.cross_entropy(logits_MC, batch.target_codes_ML[:, level], reduction="none")
+        return (batch.target_weight_M * loss_M).sum() / batch.target_weight_M.sum()
 
     def steps(self) -> Iterator[int]:
         """Take steps; yield the positions of each."""
@@ -280,3 +326,9 @@ def _product_rate() -> float:
             F.linear(left, right)
         best = max(best, operations / (time.process_time() - started))
     return best
+
+
+PEERS = {"pages": lambda data, catalogue: PagePeer(data, catalogue).steps(), "histories": _history_peer}
+
+if __name__ == "__main__":
+    _serve(*sys.argv[1:])
