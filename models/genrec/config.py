@@ -38,7 +38,7 @@ class GenRecConfig:
     """Width of the two-tower model's user vector, which every page starts from beside its history; 0 = without. GenRec
     then works only together with the two-tower run it was trained with."""
     max_history: int = 50
-    """Newest history items kept in the prompt."""
+    """Newest history items kept in the prompt; of a longer history the older ones are not read."""
     objective: str = "page"
     """`page`: a response is a whole page, best items first (page-wise NTP); `point`: one response per positive item."""
     page_items: int = 10
