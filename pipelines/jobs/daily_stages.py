@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from features.workspace import Workspace
+from models.recommend.config import LEARNED
 from pipelines.jobs.data_stages import DataStages
 from pipelines.jobs.model_stages import ModelStages
 from pipelines.jobs.release_stages import ReleaseStages
@@ -31,6 +32,7 @@ class DailyStages:
         beam_options: Sequence[str] = (),
         force: bool = False,
     ) -> None:
+        self.settings = settings
         self.data = DataStages(settings, workspace, beam_options)
         self.models = ModelStages(settings, workspace, progress)
         self.releases = ReleaseStages(settings, workspace, progress, force)
@@ -46,6 +48,7 @@ class DailyStages:
             self.models.genrec(),
             self.models.ranker(),
             self.models.align(),
+            *([self.models.blend()] if self.settings.recommend.fusion == LEARNED else []),
             *self.publication(),
         ]
 

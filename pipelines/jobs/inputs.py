@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from features.definitions import ITEM_FEATURES, PAGE_FEATURES
 from features.workspace import MANIFEST, Workspace
@@ -50,10 +50,14 @@ class StageInputs:
         appends = append_numbers(self.workspace, generation)
         return {"semantic_ids": "+".join([generation, *appends])}
 
-    def released(self) -> dict[str, str]:
-        """Return what releases are made of: tables, semantic IDs, the newest runs, GenRec's aligned one among them."""
+    def released(self, without: Collection[str] = ()) -> dict[str, str]:
+        """Return what releases are made of: tables, semantic IDs, the newest runs, GenRec's aligned one among them.
+
+        Args:
+            without: Kinds of models to leave out.
+        """
         found = {**self.tables(*RELEASED_TABLES)(), **self.bundle()}
-        for kind in KINDS:
+        for kind in (kind for kind in KINDS if kind not in without):
             found |= self.pointed_at("checkpoints", kind)
         return {**found, **self.pointed_at("checkpoints", GENREC, pointer=ALIGNED)}
 

@@ -11,9 +11,10 @@ from features.workspace import Workspace
 from models.genrec.config import GenRecConfig
 from models.genrec.pretrained import Checkpoint
 from models.ranker.config import RankerConfig
-from models.recommend.release_parts import GENREC, RANKER, TWO_TOWER
+from models.recommend.release_parts import BLEND, GENREC, RANKER, TWO_TOWER
 from models.tokenizer.build import build_bundle
 from models.training.alignment import align_genrec
+from models.training.blend import train_blend
 from models.training.config import TrainConfig
 from models.training.genrec import train_genrec
 from models.training.position import PublishedTraining
@@ -86,6 +87,18 @@ class ModelStages:
             },
             outputs=lambda folder: self._inputs.pointed_at("checkpoints", GENREC, pointer=ALIGNED),
             run=run,
+        )
+
+    def blend(self) -> Stage:
+        """Trained models to the weights of the learned fusion."""
+        settings = self.settings
+        config, answers, seed = settings.blend, answers_of(settings), settings.seed
+        return Stage(
+            name="train-blend",
+            config={"blend": dataclasses.asdict(config), "answers": dataclasses.asdict(answers), "seed": seed},
+            inputs=lambda: self._inputs.released(without=(BLEND,)),
+            outputs=lambda folder: self._inputs.pointed_at("checkpoints", BLEND),
+            run=lambda folder: train_blend(self.workspace, config, answers, seed=seed, progress=self._say).lines(),
         )
 
     def semantic_ids(self) -> Stage:

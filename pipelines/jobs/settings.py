@@ -8,6 +8,7 @@ from features.store.config import StoreConfig
 from models.alignment.config import AlignConfig
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.ranker.config import RankerConfig
+from models.recommend.blend_config import BlendConfig
 from models.recommend.config import RecommendConfig
 from models.recommend.release_parts import ReleaseConfig
 from models.recommend.vector_index_config import IndexConfig
@@ -53,6 +54,8 @@ class DailySettings(Protocol):
     def ranker_train(self) -> TrainConfig: ...  # noqa: D102
     @property
     def align(self) -> AlignConfig: ...  # noqa: D102
+    @property
+    def blend(self) -> BlendConfig: ...  # noqa: D102
     @property
     def evaluate(self) -> EvaluateConfig: ...  # noqa: D102
     @property
