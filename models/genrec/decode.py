@@ -14,8 +14,6 @@ from torch import Tensor
 from kernels.allowed_ids import AllowedIds
 from kernels.trie import Trie
 from kernels.trie_topk import trie_topk
-from models.embedding.int8 import Int8Tables
-from models.embedding.plain import PlainTables
 from models.genrec.batch import PackedBatch
 from models.genrec.decoding import Decoding
 from models.genrec.model import GenRec
@@ -60,9 +58,7 @@ def beam_search(
     """
     if beams < 1 or model.training:
         raise ValueError(f"beam search: expected beams >= 1 and model.eval(), got {beams}, training={model.training}")
-    # FBGEMM's tables, which a model has while it is trained, know no inference mode.
-    plain = not model.config.item_table or isinstance(model.tables, PlainTables | Int8Tables)
-    with torch.inference_mode(plain), torch.no_grad():
+    with torch.inference_mode():
         nodes_BK, scores_BK = _search(model, prompts, trie, beams, allowed, renormalize)
     # Copies, made outside of the mode: what was made within it no backward pass may keep.
     return Beams(sids_BK=nodes_BK.clone(), scores_BK=scores_BK.clone())

@@ -52,7 +52,9 @@ class Decoding:
         positions = torch.arange(width + model.vocabulary.levels, device=places_B.device)[None]
         rotated = model.rotation(positions)
         in_prompt = (rotated[0][:, :width], rotated[1][:, :width])
-        x_BTD = model.embed(prompts)
+        # FBGEMM's tables, which a model has while it is trained, know no inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            x_BTD = model.embed(prompts)
         *lower, last = model.model.blocks()
         caches = []
         for block in lower:
