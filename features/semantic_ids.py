@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -83,6 +83,7 @@ class Catalogue:
         codes_NL: Codes, shape `[N, L]`, `0 <= code < codes_per_level[l]`.
         codes_per_level: Size of each level's codebook.
         popularity_N: Orders the items of one ID (default: as given).
+        vectors: Returns the vectors the codes were made of, `[N, V]`; asked only where somebody wants them.
 
     Raises:
         ValueError: Shapes differ, an id occurs twice or a code is out of range.
@@ -94,11 +95,13 @@ class Catalogue:
         codes_NL: npt.NDArray[np.integer],
         codes_per_level: tuple[int, ...],
         popularity_N: npt.NDArray[np.floating] | None = None,
+        vectors: Callable[[], npt.NDArray[np.floating]] | None = None,
     ) -> None:
         self.vocabulary = SidVocabulary(tuple(int(codes) for codes in codes_per_level))
         self.item_ids: pa.Array = item_ids if isinstance(item_ids, pa.Array) else pa.array(item_ids, pa.string())
         self.codes_NL: npt.NDArray[np.int32] = np.ascontiguousarray(codes_NL, dtype=np.int32)
         self._check()
+        self._vectors = vectors
         popularity = np.zeros(len(self)) if popularity_N is None else np.asarray(popularity_N, dtype=np.float64)
         self.sids_SL, self.sid_of_item_N = _distinct(self.codes_NL, self.vocabulary.codes_per_level)
         self.items: npt.NDArray[np.int64] = np.lexsort((np.arange(len(self)), -popularity, self.sid_of_item_N))
@@ -108,7 +111,31 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.item_ids)
 
-    def with_new_items(self, item_ids: pa.Array, codes_ML: npt.NDArray[np.integer]) -> Catalogue:
+    @cached_property
+    def item_vectors(self) -> npt.NDArray[np.float32]:
+        """The items' vectors, `[N, V]`, each of mean square 1 (zeros stay zeros).
+
+        Raises:
+            ValueError: The catalogue was made without, or has new items without.
+        """
+        if self._vectors is None:
+            raise ValueError(
+                "item vectors: expected the vectors that the semantic IDs were made of, got a catalogue without; take "
+                "it from a semantic-ID bundle, and give new items theirs"
+            )
+        vectors_NV = np.asarray(self._vectors(), dtype=np.float32)
+        if len(vectors_NV) != len(self):
+            raise ValueError(f"item vectors: expected one per item, {len(self)}, got {len(vectors_NV)}")
+        scale_N1: npt.NDArray[np.float32] = np.sqrt(np.square(vectors_NV).mean(axis=1, keepdims=True))
+        scale_N1[scale_N1 == 0] = 1
+        return vectors_NV / scale_N1
+
+    def with_new_items(
+        self,
+        item_ids: pa.Array,
+        codes_ML: npt.NDArray[np.integer],
+        vectors_MV: npt.NDArray[np.floating] | None = None,
+    ) -> Catalogue:
         """Return a catalogue with further items behind these, which keep their numbers; this one stays as it is.
 
         Among the items of one ID, the new ones come last.
@@ -116,17 +143,22 @@ class Catalogue:
         Args:
             item_ids: `M` ids that the catalogue does not hold.
             codes_ML: Their codes.
+            vectors_MV: The vectors their codes were made of; without them nobody can ask for vectors any more.
 
         Raises:
             ValueError: As in the constructor.
         """
         place_N = np.empty(len(self))
         place_N[self.items] = np.arange(len(self))
+        vectors = None
+        if vectors_MV is not None and self._vectors is not None:
+            vectors = lambda: np.concatenate([self.item_vectors, vectors_MV])  # noqa: E731
         return Catalogue(
             pa.concat_arrays([self.item_ids, item_ids]),
             np.concatenate([self.codes_NL, codes_ML]),
             self.vocabulary.codes_per_level,
             np.concatenate([-place_N, np.full(len(item_ids), -len(self))]),
+            vectors,
         )
 
     @cached_property

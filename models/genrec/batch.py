@@ -11,7 +11,7 @@ their rotary positions go on from the last visible place, as if the page had bee
 alone, its time and with `user_prefix` its user at that time, goes into its own `[PAGE]` token.
 
 Legend: `B` rows, `T` places, `H` history items, `P` pages, `M` response items, `L` levels, `J` places per history item,
-`U` width of a user vector.
+`U` width of a user vector, `V` width of an item vector, `C` candidates of the item head.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from features import schemas
 from features.semantic_ids import BOS, PAD, PAGE, Catalogue
 from kernels.jagged import columns, concat_ranges, offsets_from_lengths, row_numbers
 from models.genrec.config import GenRecConfig
-from models.genrec.data import IntArray, SequenceData, Windows, gap_buckets, window_pages
+from models.genrec.data import IntArray, SequenceData, Windows, draw_candidates, gap_buckets, window_pages
 from models.recommend.interface import RequestBatch
 
 Floats = npt.NDArray[np.float32]
@@ -44,12 +44,15 @@ class PackedBatch:
         segment_BT: 0 for the prompt and padding, page number + 1 for response places.
         history_places_HJ: Where each history item stands (`J = 1` merged, else `L`).
         history_tokens_HL, history_items_H, history_events_H, history_gaps_H: What stands there.
+        history_vectors_HV: The item vectors of history items, `V = 0` without `item_vectors`.
         page_places_P, page_gaps_P: Where each page starts, and the bucket of its time since the last history item.
         user_vectors_PU: The user as of each page, `U = 0` without `user_prefix`.
         target_places_ML: The place that predicts code `l` of response item `m`.
         target_codes_ML: The codes to predict, zero-based per level.
         target_weight_M: Loss weight of each response item.
         target_slot_M: Its slot on its page.
+        candidates_C, candidate_vectors_CV: The items that the item head tells apart; none without one, or in prompts.
+        target_candidate_M: The candidate that each response item is; empty without candidates.
     """
 
     tokens_BT: Tensor
@@ -61,6 +64,7 @@ class PackedBatch:
     history_items_H: Tensor
     history_events_H: Tensor
     history_gaps_H: Tensor
+    history_vectors_HV: Tensor
     page_places_P: Tensor
     page_gaps_P: Tensor
     user_vectors_PU: Tensor
@@ -68,6 +72,9 @@ class PackedBatch:
     target_codes_ML: Tensor
     target_weight_M: Tensor
     target_slot_M: Tensor
+    candidates_C: Tensor
+    candidate_vectors_CV: Tensor
+    target_candidate_M: Tensor
 
     @property
     def size(self) -> int:
@@ -95,9 +102,14 @@ class _Histories:
 
 
 def pack_windows(
-    data: SequenceData, windows: Windows, chosen: IntArray, catalogue: Catalogue, config: GenRecConfig
+    data: SequenceData,
+    windows: Windows,
+    chosen: IntArray,
+    catalogue: Catalogue,
+    config: GenRecConfig,
+    rng: np.random.Generator | None = None,
 ) -> PackedBatch:
-    """Build the training batch of the chosen windows."""
+    """Build the training batch of the chosen windows; `rng` draws an item head's candidates (None: seed 0)."""
     starts, ends = windows.history_start_W[chosen], windows.history_end_W[chosen]
     source = concat_ranges(starts, ends - starts)
     histories = _Histories(
@@ -122,6 +134,7 @@ def pack_windows(
         response_items=data.response_items[response],
         response_events=data.response_events[response],
         user_vectors_PU=None if data.user_vectors is None else data.user_vectors[pages],
+        candidates=draw_candidates(data.response_items[response], catalogue, config, rng or np.random.default_rng(0)),
         catalogue=catalogue,
         config=config,
     )
@@ -166,6 +179,7 @@ def pack_prompts(
         response_items=none,
         response_events=none,
         user_vectors_PU=user_vectors_BU,
+        candidates=(none, none),
         catalogue=catalogue,
         config=config,
     )
@@ -181,6 +195,7 @@ def _pack(
     response_items: IntArray,
     response_events: IntArray,
     user_vectors_PU: Floats | None,
+    candidates: tuple[IntArray, IntArray],
     catalogue: Catalogue,
     config: GenRecConfig,
 ) -> PackedBatch:
@@ -218,6 +233,8 @@ def _pack(
     target_places = concat_ranges(page_places, response_lengths_P * levels)
     tokens[target_places[1:]] = response_tokens.reshape(-1)[:-1]
     tokens[page_places] = PAGE
+    candidates_C, target_candidate_M = candidates
+    vectors_NV = catalogue.item_vectors if config.item_vectors else np.zeros((len(catalogue), 0), dtype=np.float32)
 
     return PackedBatch(
         tokens_BT=torch.from_numpy(tokens).view(rows, width),
@@ -229,6 +246,7 @@ def _pack(
         history_items_H=torch.from_numpy(histories.items),
         history_events_H=torch.from_numpy(histories.events),
         history_gaps_H=torch.from_numpy(_history_gaps(histories)),
+        history_vectors_HV=torch.from_numpy(vectors_NV[histories.items]),
         page_places_P=torch.from_numpy(page_places),
         page_gaps_P=torch.from_numpy(_page_gaps(histories, page_rows, page_times, visible_items_P)),
         user_vectors_PU=torch.from_numpy(_user_vectors(user_vectors_PU, len(page_rows), config)),
@@ -236,6 +254,9 @@ def _pack(
         target_codes_ML=torch.from_numpy(catalogue.codes_NL[response_items].astype(np.int64)),
         target_weight_M=torch.from_numpy(_weights(response_events, config)),
         target_slot_M=torch.from_numpy(columns(response_lengths_P)),
+        candidates_C=torch.from_numpy(candidates_C),
+        candidate_vectors_CV=torch.from_numpy(vectors_NV[candidates_C]),
+        target_candidate_M=torch.from_numpy(target_candidate_M),
     )
 
 

@@ -37,6 +37,18 @@ class GenRecConfig:
     user_prefix: int = 0
     """Width of the two-tower model's user vector, which every page starts from beside its history; 0 = without. GenRec
     then works only together with the two-tower run it was trained with."""
+    item_vectors: bool = False
+    """Add a projection of each item's vector, the frozen one its semantic ID was made of, to its prompt token and to
+    its key in the item head; items without training events have one too."""
+    item_dropout: float = 0.0
+    """Chance in training that a history item's row of the item table is left out of its prompt token, so that rare
+    items are known by codes and vectors, too."""
+    item_head: float = 0.0
+    """Weight of a second loss: the softmax over whole items at the place that predicts an item's first code. Retrieval
+    then adds the item's log-probability to its semantic ID's, see `DecodeConfig.item_weight`. 0 = without item head."""
+    item_negatives: int = 16_384
+    """Items drawn for a batch to be told apart by the item head, besides its targets; catalogues of at most so many
+    take part whole."""
     max_history: int = 50
     """Newest history items kept in the prompt; of a longer history the older ones are not read."""
     objective: str = "page"
@@ -66,11 +78,15 @@ class GenRecConfig:
             mistakes.append(f"width: expected a multiple of 2 x heads = {2 * self.heads}, got {self.width}")
         if self.kv_heads >= 1 and self.heads % self.kv_heads:
             mistakes.append(f"kv_heads: expected a divisor of heads = {self.heads}, got {self.kv_heads}")
-        for name in ("dropout", "label_smoothing", "hold_pretrained"):
+        for name in ("dropout", "item_dropout", "label_smoothing", "hold_pretrained"):
             if not 0 <= getattr(self, name) < 1:
                 mistakes.append(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
         if not 0 <= self.impression_weight <= 1:
             mistakes.append(f"impression_weight: expected 0 to 1, got {self.impression_weight}")
+        if not self.item_head >= 0:
+            mistakes.append(f"item_head: expected at least 0, got {self.item_head}")
+        elif self.item_head and not (self.item_table or self.item_vectors):
+            mistakes.append("item_head: expected item_table or item_vectors, of which keys are made, got neither")
         if self.objective not in ("page", "point"):
             mistakes.append(f"objective: expected 'page' or 'point', got {self.objective!r}")
         if mistakes:
@@ -84,6 +100,7 @@ _AT_LEAST = {
     "kv_heads": 1,
     "ffn_width": 1,
     "user_prefix": 0,
+    "item_negatives": 1,
     "max_history": 1,
     "page_items": 1,
     "batch_tokens": 1,
@@ -98,15 +115,19 @@ class DecodeConfig:
     """Beams kept at every level; at least the number of candidates asked for is used. Cost grows in proportion."""
     batch_size: int = 256
     """Requests decoded together; bounds memory."""
+    item_weight: float = 1.0
+    """Weight of an item's log-probability beside its semantic ID's, for a GenRec with an item head."""
+    item_candidates: int = 100
+    """Items that the item head proposes besides those the beams found; their IDs count as the worst beam."""
     precision: Precision = "float32"
     """Of matrix products. bfloat16 takes less than half the processor time; of a top 10 on Beauty it changed 1 item in
     140, and every fourth one's order. `auto`: bfloat16 where the processor multiplies it natively, else float32."""
 
     def __post_init__(self) -> None:
         mistakes = [
-            f"{name}: expected at least 1, got {getattr(self, name)}"
-            for name in ("beams", "batch_size")
-            if getattr(self, name) < 1
+            f"{name}: expected at least {least}, got {getattr(self, name)}"
+            for name, least in (("beams", 1), ("batch_size", 1), ("item_weight", 0), ("item_candidates", 0))
+            if not getattr(self, name) >= least
         ]
         if self.precision not in (precisions := get_args(Precision)):
             mistakes.append(f"precision: expected one of {', '.join(precisions)}, got {self.precision!r}")

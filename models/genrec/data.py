@@ -140,6 +140,19 @@ def draw_responses(data: SequenceData, config: GenRecConfig, rng: np.random.Gene
     return split_positives(drawn) if config.objective == "point" else drawn
 
 
+def draw_candidates(
+    targets_M: IntArray, catalogue: Catalogue, config: GenRecConfig, rng: np.random.Generator
+) -> tuple[IntArray, IntArray]:
+    """Return the items that an item head tells apart in a batch, `[C]`, and which of them each target is, `[M]`."""
+    if not config.item_head:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    if len(catalogue) <= config.item_negatives:
+        return np.arange(len(catalogue)), targets_M
+    drawn = rng.integers(len(catalogue), size=config.item_negatives)
+    candidates_C, place = np.unique(np.concatenate([targets_M, drawn]), return_inverse=True)
+    return candidates_C, place[: len(targets_M)]
+
+
 def split_positives(data: SequenceData) -> SequenceData:
     """Make one page of each positive item (point-wise NTP): the same history, one target each."""
     kept = np.flatnonzero(np.isin(data.response_events, schemas.POSITIVE_CODES))

@@ -26,10 +26,12 @@ class Beams:
     Attributes:
         sids_BK: Rows of the sorted semantic IDs, -1 where fewer than `K` exist.
         scores_BK: Sum over levels of log-probabilities, `-inf` where there is none.
+        page_hidden_BD: The hidden states that predict the first code, for an item head.
     """
 
     sids_BK: Tensor
     scores_BK: Tensor
+    page_hidden_BD: Tensor
 
 
 def beam_search(
@@ -59,15 +61,16 @@ def beam_search(
     if beams < 1 or model.training:
         raise ValueError(f"beam search: expected beams >= 1 and model.eval(), got {beams}, training={model.training}")
     with torch.inference_mode():
-        nodes_BK, scores_BK = _search(model, prompts, trie, beams, allowed, renormalize)
+        found = _search(model, prompts, trie, beams, allowed, renormalize)
     # Copies, made outside of the mode: what was made within it no backward pass may keep.
-    return Beams(sids_BK=nodes_BK.clone(), scores_BK=scores_BK.clone())
+    return Beams(*(part.clone() for part in found))
 
 
 def _search(
     model: GenRec, prompts: PackedBatch, trie: Trie, beams: int, allowed: AllowedIds | None, renormalize: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     state = Decoding.start(model, prompts)
+    page_hidden_BD = state.hidden_BKD[:, 0]
     batch = len(prompts.page_places_P)
     nodes_BK = torch.zeros(batch, 1, dtype=torch.int64, device=prompts.tokens_BT.device)
     scores_BK = torch.zeros(batch, 1, device=prompts.tokens_BT.device)
@@ -78,7 +81,7 @@ def _search(
         )
         if level + 1 < model.vocabulary.levels:
             state = state.extend(trie.levels[level].codes[nodes_BK.clamp_min(0)].long(), parents_BK, level)
-    return nodes_BK, scores_BK
+    return nodes_BK, scores_BK, page_hidden_BD
 
 
 @torch.no_grad()

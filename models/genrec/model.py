@@ -21,6 +21,7 @@ from models.embedding.spec import TableSpec
 from models.genrec.batch import PackedBatch
 from models.genrec.config import GenRecConfig
 from models.genrec.data import GAP_BUCKETS
+from models.genrec.item_level import ItemLevel
 from models.genrec.layers import Block, KeyValue, RMSNorm, Rotation, rotation
 from models.genrec.loss import page_loss, target_loss
 
@@ -67,10 +68,16 @@ class GenRec(nn.Module):
         vocabulary: Tokens of the semantic IDs.
         items: Rows of the item table: catalogue items at training time.
         tables: Large tables, `PlainTables` by default; TorchRec's twin has the same state dict.
+        vector_width: Width of the catalogue's item vectors; not used without `item_vectors`.
     """
 
     def __init__(
-        self, config: GenRecConfig, vocabulary: SidVocabulary, items: int, tables: nn.Module | None = None
+        self,
+        config: GenRecConfig,
+        vocabulary: SidVocabulary,
+        items: int,
+        tables: nn.Module | None = None,
+        vector_width: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
@@ -90,6 +97,12 @@ class GenRec(nn.Module):
         if config.user_prefix:
             self.user_projection = nn.Linear(config.user_prefix, config.width, bias=False)
             nn.init.zeros_(self.user_projection.weight)
+        self.item_level = ItemLevel(
+            config.width,
+            vector_width if config.item_vectors else 0,
+            head=bool(config.item_head),
+            row_dropout=config.item_dropout,
+        )
         if config.item_table:
             self.tables = tables if tables is not None else PlainTables(self.table_specs(config, items))
         if config.tie_embeddings:
@@ -114,14 +127,17 @@ class GenRec(nn.Module):
 
     def forward(self, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the page-wise next-token loss and its diagnostics; see `models.genrec.loss.page_loss`."""
+        # One look-up a step: sharded tables update their rows at each.
+        rows = self._item_rows(torch.cat([batch.history_items_H, batch.candidates_C]))
+        history_HD, candidates_CD = rows.tensor_split([len(batch.history_items_H)])
         if self.training and batch.tokens_BT.device.type == "cpu":
-            return target_loss(self, self.training_hidden(batch), batch)
-        hidden_BTD, _ = self.hidden(batch)
-        return page_loss(self, hidden_BTD, batch)
+            return target_loss(self, self.training_hidden(batch, history_HD), batch, self._keys(batch, candidates_CD))
+        hidden_BTD, _ = self.hidden(batch, history_HD)
+        return page_loss(self, hidden_BTD, batch, self._keys(batch, candidates_CD))
 
-    def training_hidden(self, batch: PackedBatch) -> Tensor:
+    def training_hidden(self, batch: PackedBatch, history_HD: Tensor | None = None) -> Tensor:
         """Return what `hidden` does in training on CPU in half the time: `[M L, D]`, at the target places alone."""
-        x_BTD = self.dropout(self.embed(batch))
+        x_BTD = self.dropout(self.embed(batch, history_HD))
         cos_BTE, sin_BTE = self.rotation(batch.positions_BT.clamp_min(0))
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
         rows = PackedRows(cos_BTE=cos_BTE, sin_BTE=sin_BTE, mask_BTT=attention_mask(batch)[:, 0]).prepared(
@@ -134,9 +150,9 @@ class GenRec(nn.Module):
         x_XD = last.train_step(x_MD, rows, batch.target_places_ML.reshape(-1))
         return rms_norm(x_XD, self.model.norm.weight, self.model.norm.eps)
 
-    def hidden(self, batch: PackedBatch) -> tuple[Tensor, list[KeyValue]]:
-        """Return the normed last hidden states `[B, T, D]` and each layer's keys and values."""
-        x_BTD = self.dropout(self.embed(batch))
+    def hidden(self, batch: PackedBatch, history_HD: Tensor | None = None) -> tuple[Tensor, list[KeyValue]]:
+        """Return the normed last hidden states `[B, T, D]` and each layer's keys and values; see `embed`."""
+        x_BTD = self.dropout(self.embed(batch, history_HD))
         rotated = self.rotation(batch.positions_BT.clamp_min(0))
         mask = attention_mask(batch)
         caches = []
@@ -149,18 +165,22 @@ class GenRec(nn.Module):
         """Return the rotary cosines and sines of positions."""
         return rotation(positions_BT, self.config.width // self.config.heads, self.config.rope_theta)
 
-    def embed(self, batch: PackedBatch) -> Tensor:
+    def embed(self, batch: PackedBatch, history_HD: Tensor | None = None) -> Tensor:
         """Return the input vectors `[B, T, D]`: tokens, merged history items with event, time and item vectors.
 
         With `user_prefix` a page's `[PAGE]` token holds its user's vector too, through a small projection: the soft
         token of E2P (arXiv 2505.17051), one per page, since many pages share a history.
+
+        Args:
+            batch: Prompts and pages.
+            history_HD: The history items' rows of the item table, where they were looked up already.
         """
         rows, places = batch.tokens_BT.shape
         x = F.embedding(batch.tokens_BT.view(-1), self.model.embed_tokens.weight)
         # Without any history too: sharded tables answer only when every process asks.
         vectors_HLD = F.embedding(batch.history_tokens_HL, self.model.embed_tokens.weight)
         vectors_HJD = vectors_HLD if self.merger is None else self.merger(vectors_HLD)[:, None]
-        vectors_HJD = vectors_HJD + self._side_vectors(batch)[:, None]
+        vectors_HJD = vectors_HJD + self._side_vectors(batch, history_HD)[:, None]
         places_H = batch.history_places_HJ.reshape(-1)
         x = x.index_copy(0, places_H, vectors_HJD.reshape(-1, x.shape[1]).to(x.dtype))
         x = x.index_add(0, batch.page_places_P, self._gap_vectors(self.page_gap_embedding, batch.page_gaps_P))
@@ -177,13 +197,31 @@ class GenRec(nn.Module):
         """Return the input vectors of zero-based codes of a level."""
         return F.embedding(codes + self.vocabulary.offsets[level], self.model.embed_tokens.weight)
 
-    def _side_vectors(self, batch: PackedBatch) -> Tensor:
+    def item_keys(self, vectors_NV: Tensor) -> Tensor:
+        """Return the keys of all items of a catalogue, `[N, D]`, for `item_logits`.
+
+        Args:
+            vectors_NV: Their vectors; items from number `items` on are those that training did not know.
+        """
+        items_N = torch.arange(len(vectors_NV), device=vectors_NV.device)
+        return self.item_level.keys(vectors_NV, self._item_rows(items_N))
+
+    def _side_vectors(self, batch: PackedBatch, history_HD: Tensor | None = None) -> Tensor:
         gaps_HD = self._gap_vectors(self.history_gap_embedding, batch.history_gaps_H)
-        side_HD = self.event_embedding(batch.history_events_H) + gaps_HD
-        if self.config.item_table:
-            known = torch.where(batch.history_items_H < self.items, batch.history_items_H, -1)
-            side_HD = side_HD + self.tables({ITEM_TABLE: known})[ITEM_TABLE]
-        return side_HD
+        rows_HD = self._item_rows(batch.history_items_H) if history_HD is None else history_HD
+        items_HD = self.item_level.history_vectors(batch.history_vectors_HV, rows_HD)
+        return self.event_embedding(batch.history_events_H) + gaps_HD + items_HD
+
+    def _keys(self, batch: PackedBatch, rows_CD: Tensor) -> Tensor | None:
+        """Return the keys of the batch's candidates, None without an item head."""
+        return self.item_level.keys(batch.candidate_vectors_CV, rows_CD) if self.config.item_head else None
+
+    def _item_rows(self, items_n: Tensor) -> Tensor:
+        """Look up the item table, `[n, D]`: zeros without one, and for items that training did not know."""
+        if not self.config.item_table:
+            return self.lm_head.weight.new_zeros(len(items_n), self.config.width)
+        found: Tensor = self.tables({ITEM_TABLE: torch.where(items_n < self.items, items_n, -1)})[ITEM_TABLE]
+        return found
 
     def _gap_vectors(self, table: nn.Embedding, buckets_n: Tensor) -> Tensor:
         """Look up time gaps; outside training, one that training never met counts as the next shorter one it did.

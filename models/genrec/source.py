@@ -11,8 +11,8 @@ from models.genrec.batch import PackedBatch, pack_windows
 from models.genrec.config import GenRecConfig
 from models.genrec.data import IntArray, SequenceData, draw_responses, make_windows
 
-_TIES = 1
-"""Names the stream of random numbers that orders ties, apart from the one that orders batches."""
+_TIES, _CANDIDATES = 1, 2
+"""Name the streams of random numbers that order ties and draw candidates, apart from the one that orders batches."""
 
 
 class PackedSource:
@@ -55,8 +55,9 @@ class PackedSource:
         """Yield this process's batches of an epoch from `start_step` on."""
         batches = self._batches(epoch)[self.rank :: self.world_size][: self.steps_per_epoch]
         data = self._drawn(epoch)
-        for chosen in batches[start_step:]:
-            yield pack_windows(data, self.windows, chosen, self.catalogue, self.config)
+        for step, chosen in enumerate(batches[start_step:], start_step):
+            rng = np.random.default_rng([self.seed, epoch, _CANDIDATES, self.rank, step])
+            yield pack_windows(data, self.windows, chosen, self.catalogue, self.config, rng)
 
     def _drawn(self, epoch: int) -> SequenceData:
         return draw_responses(self.data, self.config, np.random.default_rng([self.seed, epoch, _TIES]))

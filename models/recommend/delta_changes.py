@@ -232,6 +232,7 @@ def _write(
         items=rows.combine_chunks(),
         new_ids=new.items["item_id"].combine_chunks(),
         codes_ML=new.codes_ML,
+        content_MV=new.vectors_MD,
         vectors_MD=_vectors(known, new),
         withdrawn=pa.array(withdrawn, pa.string()),
     )

@@ -6,13 +6,14 @@
     releases/deltas/<release id>/000001/
         items.parquet         rows of the items table: new items, and items whose facts changed or that came back
         codes.parquet         the new ones' ids and semantic IDs
+        content.safetensors   the vectors that these were made of
         vectors.safetensors   their two-tower vectors, where the release has a two-tower
         withdrawn.parquet     ids of withdrawn items
         manifest.json         what it does, the delta before, digests of the files
 
 A delta is written under another name and takes its number in one step. Deltas lie beside their release, not in it:
 whoever deletes a damaged release to fetch it again must not bring withdrawn items back.
-Legend: `M` new items, `L` levels, `D` width of a two-tower vector.
+Legend: `M` new items, `L` levels, `D` width of a two-tower vector, `V` of a content vector.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ from safetensors.numpy import load, save
 
 from features.schemas import ITEMS
 from features.workspace import MANIFEST
-from models.tokenizer.bundle import CODES_SCHEMA, codes_file
+from models.tokenizer.bundle import CODES_SCHEMA, codes_file, vectors_file
 from models.tokenizer.quantizer import Codes
 
 FOLDER = "deltas"
-ITEMS_FILE, CODES, VECTORS, WITHDRAWN = "items.parquet", "codes.parquet", "vectors.safetensors", "withdrawn.parquet"
+ITEMS_FILE, CODES, CONTENT = "items.parquet", "codes.parquet", "content.safetensors"
+VECTORS, WITHDRAWN = "vectors.safetensors", "withdrawn.parquet"
 _WITHDRAWN_SCHEMA = pa.schema([pa.field("item_id", pa.string(), nullable=False)])
 Floats = npt.NDArray[np.float32]
 Number = TypeVar("Number", np.int32, np.float32)
@@ -87,6 +89,7 @@ class Changes:
         items: Rows of the items table whose facts count from now on, one per item.
         new_ids: `M` ids of the items among them that the release does not have, in order of arrival.
         codes_ML: Their semantic IDs.
+        content_MV: The vectors that these were made of.
         vectors_MD: Their two-tower vectors; None where the release has no two-tower.
         withdrawn: Ids of the items that are withdrawn after all.
     """
@@ -94,6 +97,7 @@ class Changes:
     items: pa.Table
     new_ids: pa.Array
     codes_ML: Codes
+    content_MV: Floats
     vectors_MD: Floats | None
     withdrawn: pa.Array
 
@@ -110,6 +114,7 @@ class Changes:
             items=pa.concat_tables([self.items.filter(pc.invert(replaced)), later.items]).combine_chunks(),
             new_ids=pa.concat_arrays([self.new_ids, later.new_ids]),
             codes_ML=_behind(self.codes_ML, later.codes_ML),
+            content_MV=_behind(self.content_MV, later.content_MV),
             vectors_MD=later.vectors_MD if self.vectors_MD is None else _behind(self.vectors_MD, later.vectors_MD),
             withdrawn=pa.concat_arrays([self.withdrawn.filter(pc.invert(back)), later.withdrawn]),
         )
@@ -256,6 +261,7 @@ def _files(changes: Changes) -> dict[str, bytes]:
     files = {
         ITEMS_FILE: _table_file(changes.items),
         CODES: codes_file(changes.new_ids, changes.codes_ML),
+        CONTENT: vectors_file(changes.content_MV),
         WITHDRAWN: _table_file(pa.table([changes.withdrawn], schema=_WITHDRAWN_SCHEMA)),
     }
     if changes.vectors_MD is not None:
@@ -271,6 +277,7 @@ def _changes(files: Mapping[str, bytes]) -> Changes:
         items=pq.read_table(pa.BufferReader(files[ITEMS_FILE]), schema=ITEMS),
         new_ids=codes["item_id"].combine_chunks(),
         codes_ML=flat.reshape(codes.num_rows, -1 if codes.num_rows else 0),
+        content_MV=load(files[CONTENT])["vectors"].astype(np.float32),
         vectors_MD=load(files[VECTORS])["vectors"] if VECTORS in files else None,
         withdrawn=withdrawn["item_id"].combine_chunks(),
     )

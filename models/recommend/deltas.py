@@ -117,7 +117,7 @@ def with_changes(state: CatalogueState, changes: Changes, item_features: ItemFea
     """
     maker = state.recommender
     if len(changes.new_ids):
-        catalogue = maker.catalogue.with_new_items(changes.new_ids, changes.codes_ML)
+        catalogue = maker.catalogue.with_new_items(changes.new_ids, changes.codes_ML, changes.content_MV)
         new = _new_items(catalogue, changes, item_features)
         retrievers = [grown(retriever, new) for retriever in maker.retrievers.values()]
         facts = _facts(maker.facts, catalogue, changes)

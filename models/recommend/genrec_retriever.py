@@ -20,6 +20,7 @@ from models.precision import autocast
 from models.recommend.eligibility import Ints
 from models.recommend.growth import NewItems
 from models.recommend.interface import NO_ITEM, Candidates, RequestBatch, UserEncoder
+from models.recommend.item_blend import Found, ItemBlend
 from models.recommend.sid_filter import SidFilter
 
 
@@ -60,14 +61,18 @@ class GenRecRetriever:
         self.config = config
         self.trie = Trie.from_sorted(catalogue.sids_SL)
         self.filter = SidFilter(catalogue)
+        self.blend = ItemBlend(model, catalogue, config) if model.config.item_head else None
 
     def with_new_items(self, new: NewItems) -> GenRecRetriever:
-        """Return this retriever over a larger catalogue; the model knows new items by their codes. It stays."""
+        """Return this retriever over a larger catalogue; the model knows new items by codes and vectors. It stays."""
         users = None if self.users is None else new.encoder(self.users)
         return GenRecRetriever(self.model, new.catalogue, self.config, users)
 
     def retrieve(self, requests: RequestBatch, k: int) -> Candidates:
-        """Return up to `k` items per request; the score of an item is its semantic ID's log-probability."""
+        """Return up to `k` items per request.
+
+        The score of an item is its semantic ID's log-probability, with an item head joined as `item_blend` tells.
+        """
         items_BK = np.full((len(requests), k), NO_ITEM, dtype=np.int64)
         scores_BK = np.full((len(requests), k), -np.inf, dtype=np.float32)
         for start in range(0, len(requests), self.config.batch_size):
@@ -93,27 +98,32 @@ class GenRecRetriever:
         prompts, allowed = self._prompts(requests), self.filter.allowed(requests)
         with autocast(self.config.precision, prompts.tokens_BT.device):
             found = beam_search(self.model, prompts, self.trie, max(k, self.config.beams), allowed)
-        return self._expand(found.sids_BK.numpy(), found.scores_BK.numpy(), requests, k)
+        items = self._expand(found.sids_BK.numpy(), found.scores_BK.numpy(), requests)
+        if self.blend is not None:
+            items = self.blend(items, found.page_hidden_BD, requests)
+        return _first(items, len(requests), k)
 
     def _prompts(self, requests: RequestBatch) -> PackedBatch:
         vectors_BU = None if self.users is None else self.users.user_vectors(requests, self.catalogue)
         return pack_prompts(requests, self.catalogue, self.model.config, vectors_BU)
 
-    def _expand(
-        self, sids_BK: Ints, scores_BK: npt.NDArray[np.float32], requests: RequestBatch, k: int
-    ) -> tuple[Ints, npt.NDArray[np.float32]]:
-        """Replace each ID by the items the request may get, most popular first, and keep `k` per request."""
+    def _expand(self, sids_BK: Ints, scores_BK: npt.NDArray[np.float32], requests: RequestBatch) -> Found:
+        """Replace each ID by the items the request may get, most popular first."""
         rows, beams = np.nonzero(sids_BK >= 0)
         sids = sids_BK[rows, beams]
         counts = self.catalogue.offsets[sids + 1] - self.catalogue.offsets[sids]
         items = self.catalogue.items[concat_ranges(self.catalogue.offsets[sids], counts)]
         rows, scores = np.repeat(rows, counts), np.repeat(scores_BK[rows, beams], counts)
         kept = requests.permits(rows, items)
-        rows, items, scores = rows[kept], items[kept], scores[kept]
-        ranks = columns(np.bincount(rows, minlength=len(sids_BK)))
-        kept = ranks < k
-        items_BK = np.full((len(sids_BK), k), NO_ITEM, dtype=np.int64)
-        best_BK = np.full((len(sids_BK), k), -np.inf, dtype=np.float32)
-        items_BK[rows[kept], ranks[kept]] = items[kept]
-        best_BK[rows[kept], ranks[kept]] = scores[kept]
-        return items_BK, best_BK
+        return Found(rows[kept], items[kept], scores[kept])
+
+
+def _first(found: Found, size: int, k: int) -> tuple[Ints, npt.NDArray[np.float32]]:
+    """Return the first `k` items of each request and their scores, side by side."""
+    ranks = columns(np.bincount(found.rows_X, minlength=size))
+    kept = ranks < k
+    items_BK = np.full((size, k), NO_ITEM, dtype=np.int64)
+    scores_BK = np.full((size, k), -np.inf, dtype=np.float32)
+    items_BK[found.rows_X[kept], ranks[kept]] = found.items_X[kept]
+    scores_BK[found.rows_X[kept], ranks[kept]] = found.scores_X[kept]
+    return items_BK, scores_BK

@@ -112,7 +112,7 @@ class Bundle:
         popularity_N = None
         if popularity is not None:
             popularity_N = np.array([popularity.get(item, 0.0) for item in self.item_ids.to_pylist()])
-        return Catalogue(self.item_ids, self.codes_NL, self.config.codes_per_level, popularity_N)
+        return Catalogue(self.item_ids, self.codes_NL, self.config.codes_per_level, popularity_N, lambda: self.vectors)
 
     @cached_property
     def vectors(self) -> Floats:

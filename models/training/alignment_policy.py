@@ -39,7 +39,7 @@ class Policy(GenRec):
 
     def __init__(self, run: GenRecRun, catalogue: Catalogue, judge: Judge, config: AlignConfig) -> None:
         shape = run.build()
-        super().__init__(shape.config, shape.vocabulary, shape.items)
+        super().__init__(shape.config, shape.vocabulary, shape.items, vector_width=run.vector_width)
         self.judge, self.align = judge, config
         self.trie = Trie.from_sorted(catalogue.sids_SL)
         self._sid_of_item_N = catalogue.sid_of_item_N

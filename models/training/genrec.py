@@ -110,6 +110,7 @@ def train_genrec(
         generation=bundle.generation,
         codes_per_level=catalogue.vocabulary.codes_per_level,
         items=len(catalogue),
+        vector_width=catalogue.item_vectors.shape[1] if model_config.item_vectors else 0,
         catalogue=catalogue.fingerprint,
         sequences=workspace.table("sequences").manifest().fingerprint,
         code_version=code_version(),

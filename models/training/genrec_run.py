@@ -41,6 +41,8 @@ class GenRecRun:
     """The two-tower run whose user vectors its pages start from; None without `user_prefix`."""
     pretrained: str | None = None
     """Digest of the checkpoint that its blocks started from."""
+    vector_width: int = 0
+    """Width of the item vectors; 0 without `item_vectors`."""
     aligned_from: str | None = None
     """The run whose weights the alignment started from; None for a supervised run."""
     align: AlignConfig | None = None
@@ -58,7 +60,7 @@ class GenRecRun:
 
     def build(self, tables: Any = None) -> GenRec:
         """Return the untrained module; see `GenRec` for `tables`."""
-        return GenRec(self.model, SidVocabulary(self.codes_per_level), self.items, tables)
+        return GenRec(self.model, SidVocabulary(self.codes_per_level), self.items, tables, self.vector_width)
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as a JSON document."""

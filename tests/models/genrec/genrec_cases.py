@@ -46,11 +46,11 @@ def make_sequences(rng: np.random.Generator, catalogue: Catalogue, users: int = 
     return pa.Table.from_pylist(rows, schema=SEQUENCES)
 
 
-def make_model(catalogue: Catalogue, seed: int = 0, **changes: object) -> GenRec:
+def make_model(catalogue: Catalogue, seed: int = 0, vector_width: int = 0, **changes: object) -> GenRec:
     shape = {"layers": 2, "width": 16, "heads": 4, "kv_heads": 2, "ffn_width": 24, "dropout": 0.0, "max_history": 6}
     config = GenRecConfig(**{**shape, **changes})  # type: ignore[arg-type]
     torch.manual_seed(seed)
-    model = GenRec(config, catalogue.vocabulary, len(catalogue))
+    model = GenRec(config, catalogue.vocabulary, len(catalogue), vector_width=vector_width)
     for parameter in model.parameters():  # zero and tiny initial values would hide mistakes
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.3)

@@ -97,17 +97,20 @@ def make_workspace(root: Path) -> Workspace:
     return workspace
 
 
-def make_genrec(workspace: Workspace, seed: int = 0, generation: str | None = None) -> str:
+def make_genrec(
+    workspace: Workspace, seed: int = 0, generation: str | None = None, config: GenRecConfig = GENREC
+) -> str:
     """Publish untrained weights for the newest bundle (or, pretended, another generation); return the run's name."""
     bundle = Bundle.load(workspace)
     catalogue = bundle.catalogue()
     run = GenRecRun(
-        model=GENREC,
+        model=config,
         train=TrainConfig(),
         seed=seed,
         generation=generation or bundle.generation,
         codes_per_level=catalogue.vocabulary.codes_per_level,
         items=len(catalogue),
+        vector_width=catalogue.item_vectors.shape[1] if config.item_vectors else 0,
         catalogue=catalogue.fingerprint,
         sequences="unread",
         code_version="0",

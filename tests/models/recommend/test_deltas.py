@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from release_cases import DAY, DECODE, make_genrec, make_workspace
+from release_cases import GENREC as GENREC_CONFIG
 
 from features.schemas import ITEMS
 from features.semantic_ids import Catalogue
@@ -305,10 +306,37 @@ def test_changes_of_nothing_keep_the_width_of_codes():
         items=items(),
         new_ids=pa.array([], pa.string()),
         codes_ML=np.zeros((0, 0), np.int32),
+        content_MV=np.zeros((0, 0), np.float32),
         vectors_MD=None,
         withdrawn=pa.array(["a"]),
     )
-    one = dataclasses.replace(none, items=items(KITE), new_ids=pa.array(["n1"]), codes_ML=np.array([[1, 2]], np.int32))
+    one = dataclasses.replace(
+        none,
+        items=items(KITE),
+        new_ids=pa.array(["n1"]),
+        codes_ML=np.array([[1, 2]], np.int32),
+        content_MV=np.array([[3, 4, 5]], np.float32),
+    )
     for both in (none.then(one), one.then(none)):
         assert both.codes_ML.tolist() == [[1, 2]]
+        assert both.content_MV.tolist() == [[3, 4, 5]]
         assert both.withdrawn.to_pylist() == ["a"]
+
+
+def test_a_genrec_with_an_item_head_tells_new_items_apart_by_their_vectors(shop, tmp_path, requests):
+    workspace, _, _ = shop
+    config = dataclasses.replace(GENREC_CONFIG, item_vectors=True, item_head=1.0)
+    run = make_genrec(workspace, config=config)
+    folder = write_release(tmp_path, workspace, config=ReleaseConfig(decode=DECODE), runs={GENREC: run})
+    release = tmp_path / folder.release_id
+    append(release, items(KITE, BOARD))
+    state = state_of(release)
+    catalogue = state.recommender.catalogue
+    width = len(catalogue.item_vectors[0])
+    assert catalogue.item_vectors.shape == (14, width)
+    assert not np.allclose(catalogue.item_vectors[12], catalogue.item_vectors[13])
+    genrec = state.recommender.retrievers["genrec"]
+    found = genrec.retrieve(requests, 14)
+    assert {frozenset(row.tolist()) for row in found.items_BK} == {frozenset(range(14))}
+    anew = GenRecRetriever(genrec.model, catalogue, DECODE).retrieve(requests, 14)
+    np.testing.assert_array_equal(found.items_BK, anew.items_BK)
