@@ -190,10 +190,10 @@ def _validation(
     cases = validation_cases(workspace, catalogue, pages=pages, max_history=max_history, seed=run.seed, progress=say)
     if cases is None:
         return None
-    retriever = GenRecRetriever(model, catalogue, DecodeConfig(beams=2 * VALIDATED_AT), users)
 
     def evaluate(_: nn.Module) -> dict[str, float]:
-        return _metrics(retriever, cases)
+        # Made anew each time: the keys of an item head follow from the weights of the moment.
+        return _metrics(GenRecRetriever(model, catalogue, DecodeConfig(beams=2 * VALIDATED_AT), users), cases)
 
     return evaluate
 

@@ -14,6 +14,7 @@ from models.genrec.config import DecodeConfig
 from models.genrec.data import load_sequences
 from models.genrec.model import GenRec
 from models.genrec.source import PackedSource
+from models.metrics import ranking_metrics
 from models.recommend.catalogue import catalogue_of
 from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.requests import requests_from_sequences
@@ -21,7 +22,7 @@ from models.tokenizer.bundle import Bundle
 from models.training.distributed import process_group
 from models.training.engine import build_engine
 from models.training.export import full_state
-from models.training.genrec import load_genrec, train_genrec
+from models.training.genrec import VALIDATED_AT, load_genrec, train_genrec
 from models.training.tables import TorchRecTables
 
 pytestmark = pytest.mark.integration
@@ -55,6 +56,18 @@ def test_the_head_learns_the_planted_successors(shop):
     retriever = GenRecRetriever(load_genrec(workspace)[0], catalogue, DecodeConfig(item_weight=1e3))
     first_B = retriever.retrieve(cases.requests, 1).items_BK[:, 0]
     assert (first_B == cases.relevant_items).mean() > 0.5
+
+
+def test_weights_are_chosen_by_what_the_chosen_ones_do(shop, genrec_worker, config):
+    """The keys of the items are those of the weights that are measured, not of the ones training began with."""
+    workspace, training = shop
+    catalogue = catalogue_of(Bundle.load(workspace), workspace)
+    cases = requests_from_sequences(workspace, catalogue, VALIDATION, max_history=config.max_history)
+    assert len(cases) <= genrec_worker.TRAIN_CONFIG.validation_pages
+    retriever = GenRecRetriever(load_genrec(workspace)[0], catalogue, DecodeConfig(beams=2 * VALIDATED_AT))
+    items_BK = retriever.retrieve(cases.requests, VALIDATED_AT).items_BK
+    found = ranking_metrics(items_BK, cases.relevant_items, cases.relevant_offsets, ks=(VALIDATED_AT,))
+    assert training.train.metrics == pytest.approx({name: values_B.mean() for name, values_B in found.items()})
 
 
 def test_the_same_call_finds_the_same_run(shop, genrec_worker, config):
