@@ -90,6 +90,7 @@ class Shop:
             items=self.table.slice(self.size - NEW),
             new_ids=self.ids[self.size - NEW :],
             codes_ML=self.codes_NL[self.size - NEW :].astype(np.int32),
+            content_MV=np.zeros((NEW, 0), np.float32),
             vectors_MD=self.vectors_ND[self.size - NEW :],
             withdrawn=pa.array([], pa.string()),
         )
@@ -99,6 +100,7 @@ class Shop:
             items=self.table.slice(0, 0),
             new_ids=self.ids[:0],
             codes_ML=np.zeros((0, 3), np.int32),
+            content_MV=np.zeros((0, 0), np.float32),
             vectors_MD=None,
             withdrawn=self.ids[:NEW],
         )
