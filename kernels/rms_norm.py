@@ -16,8 +16,9 @@ def rms_norm_reference(x_MD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Return `x / sqrt(mean(x^2) + eps) * weight`.
 
     Example:
-        >>> rms_norm_reference(torch.tensor([[3.0, 4.0]]), torch.tensor([1.0, 2.0]), 0.0)[0].square().tolist()
-        [0.7200000286102295, 5.119999885559082]
+        >>> normed_MD = rms_norm_reference(torch.tensor([[3.0, 4.0]]), torch.tensor([1.0, 2.0]), eps=0.0)
+        >>> [round(value, 4) for value in normed_MD[0].tolist()]
+        [0.8485, 2.2627]
     """
     return x_MD * (x_MD.square().mean(-1, keepdim=True) + eps).rsqrt() * weight_D
 
