@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 PAD, BOS, PAGE = 0, 1, 2
 """Special tokens: padding, start of a prompt, start of a response (a page)."""
 SPECIAL_TOKENS = 3
+Vectors = Callable[[], npt.NDArray[np.floating]]
+"""Returns vectors of items, `[N, V]`, when somebody wants them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Catalogue:
         codes_NL: npt.NDArray[np.integer],
         codes_per_level: tuple[int, ...],
         popularity_N: npt.NDArray[np.floating] | None = None,
-        vectors: Callable[[], npt.NDArray[np.floating]] | None = None,
+        vectors: Vectors | None = None,
     ) -> None:
         self.vocabulary = SidVocabulary(tuple(int(codes) for codes in codes_per_level))
         self.item_ids: pa.Array = item_ids if isinstance(item_ids, pa.Array) else pa.array(item_ids, pa.string())
@@ -150,16 +152,20 @@ class Catalogue:
         """
         place_N = np.empty(len(self))
         place_N[self.items] = np.arange(len(self))
-        vectors = None
-        if vectors_MV is not None and self._vectors is not None:
-            vectors = lambda: np.concatenate([self.item_vectors, vectors_MV])  # noqa: E731
         return Catalogue(
             pa.concat_arrays([self.item_ids, item_ids]),
             np.concatenate([self.codes_NL, codes_ML]),
             self.vocabulary.codes_per_level,
             np.concatenate([-place_N, np.full(len(item_ids), -len(self))]),
-            vectors,
+            None if vectors_MV is None else self._vectors_and(vectors_MV),
         )
+
+    def _vectors_and(self, vectors_MV: npt.NDArray[np.floating]) -> Vectors | None:
+        """Return what gives the items' vectors and further ones; it does not keep this catalogue alive."""
+        if self._vectors is None:
+            return None
+        own = partial(np.asarray, self.item_vectors) if "item_vectors" in vars(self) else self._vectors
+        return lambda: np.concatenate([own(), vectors_MV])
 
     @cached_property
     def fingerprint(self) -> str:

@@ -21,7 +21,7 @@ from features.schemas import EVENT_CODE, PURCHASE
 from features.semantic_ids import Catalogue
 from features.store.base import ItemFacts
 from models.inputs.items import item_columns
-from models.recommend.delta_files import Changes, DeltaError, now, read_deltas, together
+from models.recommend.delta_files import Changes, Delta, DeltaError, now, read_deltas, together
 from models.recommend.fresh import with_fresh_items
 from models.recommend.growth import NewItems, grown
 from models.recommend.interface import RequestBatch
@@ -81,17 +81,41 @@ def caught_up(
         until: Number of the last delta wanted; None for all there are.
     """
     deltas, error = read_deltas(state.release.directory, state.delta, state.digest, until)
+    try:
+        return _behind(state, deltas, item_features), error
+    except DeltaError:
+        # what the deltas before the bad one withdraw must not be shown for its sake
+        return _one_by_one(state, deltas, item_features)
+
+
+def _one_by_one(
+    state: CatalogueState, deltas: Sequence[Delta], item_features: ItemFeatures | None
+) -> tuple[CatalogueState, DeltaError | None]:
+    for delta in deltas:
+        try:
+            state = _behind(state, [delta], item_features)
+        except DeltaError as error:
+            return state, error
+    return state, None
+
+
+def _behind(state: CatalogueState, deltas: Sequence[Delta], item_features: ItemFeatures | None) -> CatalogueState:
+    """Return a state with the deltas that follow it.
+
+    Raises:
+        DeltaError: They cannot be used.
+    """
     changes = together(deltas)
     if changes is None:
-        return state, error
+        return state
     last = deltas[-1]
     try:
         newer = with_changes(state, changes, item_features)
     except Exception as failure:  # whatever a damaged part makes a library raise
-        return state, DeltaError(
+        raise DeltaError(
             f"catalogue delta {last.manifest.number} of release {last.manifest.release_id} cannot be used: {failure}"
-        )
-    return dataclasses.replace(newer, delta=last.manifest.number, digest=last.digest), error
+        ) from failure
+    return dataclasses.replace(newer, delta=last.manifest.number, digest=last.digest)
 
 
 def catalogue_version(catalogue: str, delta: int) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import weakref
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,9 @@ class CatalogueFacts:
         self.available_from_N: npt.NDArray[np.int64] = from_time.to_numpy()
         self.price_N: npt.NDArray[np.float64] = self.table["price"].to_numpy()  # nan where there is none
         fitting = KEPT_MASK_BYTES // (_BYTES_PER_ITEM * max(len(self.table), 1))
-        self._kept = lru_cache(maxsize=min(KEPT_MASKS, max(_FEWEST_MASKS, fitting)))(self._mask_at)
+        # Held weakly, lest facts that a service has replaced, and all their masks, wait for the garbage collector.
+        make = partial(CatalogueFacts._mask_at, weakref.proxy(self))
+        self._kept = lru_cache(maxsize=min(KEPT_MASKS, max(_FEWEST_MASKS, fitting)))(make)
 
     def __len__(self) -> int:
         return len(self.table)

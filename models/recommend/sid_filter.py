@@ -6,6 +6,7 @@ Legend: `B` requests, `F` distinct filters, `N` items, `S` distinct semantic IDs
 
 from __future__ import annotations
 
+import threading
 import weakref
 
 import numpy as np
@@ -33,6 +34,8 @@ class SidFilter:
         self.catalogue = catalogue
         self._counts = _RowPerMask(len(catalogue.sids_SL) + 1)
         self._everything = ItemMask(np.ones(len(catalogue), dtype=bool))
+        # A page maker with other facts, asked once before it is served, shares this with the one that is being served.
+        self._lock = threading.Lock()
 
     def allowed(self, requests: RequestBatch) -> AllowedIds | None:
         """Return which IDs each request may get, None where all may get all; right while the requests live."""
@@ -50,12 +53,13 @@ class SidFilter:
 
     def _row(self, mask: ItemMask) -> int:
         """Return the row of a mask's counts: how many IDs before each have an item that passes."""
-        row = self._counts.row(mask)
-        if row is None:
-            there_S = np.zeros(len(self.catalogue.sids_SL), dtype=bool)
-            there_S[self.catalogue.sid_of_item_N[mask.allowed_N]] = True
-            row = self._counts.add(mask, torch.from_numpy(there_S).cumsum(dim=0, dtype=torch.int32))
-        return row
+        with self._lock:
+            row = self._counts.row(mask)
+            if row is None:
+                there_S = np.zeros(len(self.catalogue.sids_SL), dtype=bool)
+                there_S[self.catalogue.sid_of_item_N[mask.allowed_N]] = True
+                row = self._counts.add(mask, torch.from_numpy(there_S).cumsum(dim=0, dtype=torch.int32))
+            return row
 
     def _gone(self, requests: RequestBatch, eligible: Eligibility) -> Ints:
         """Return, `[B, X]`, the sorted IDs that a filter leaves and all of whose items a request excludes."""

@@ -6,6 +6,7 @@ Legend: `B` requests, `N` indexed items, `D` width, `K` candidates.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +54,7 @@ class TwoTowerRetriever:
         self._entry_of_number = np.full(len(catalogue), NO_ITEM, dtype=np.int64)
         self._entry_of_number[self._number_of_entry_N[own]] = own
         self._all_of_catalogue = AllowedEntries(self._number_of_entry_N >= 0) if len(own) < len(index) else None
-        self._allowed_entries = PerMask(self._entries_that_pass)
+        self._allowed_entries = PerMask(partial(_entries_that_pass, self._number_of_entry_N))
 
     @classmethod
     def build(
@@ -115,11 +116,6 @@ class TwoTowerRetriever:
             items_BK[asked] = np.where(found_bK == NO_ITEM, NO_ITEM, self._number_of_entry_N[found_bK])
         return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=self.name)
 
-    def _entries_that_pass(self, mask: ItemMask) -> AllowedEntries:
-        """Return the entries of the index whose items pass; those outside the catalogue do not."""
-        numbers_N = self._number_of_entry_N
-        return AllowedEntries((numbers_N >= 0) & mask.allowed_N[numbers_N])
-
     def _excluded_entries(self, requests: RequestBatch, rows: Ints) -> tuple[Ints, Ints]:
         """Return the entries of the index that the requests of these rows exclude, jagged."""
         lengths = np.diff(requests.excluded_offsets)[rows]
@@ -127,3 +123,8 @@ class TwoTowerRetriever:
         entries = self._entry_of_number[items]
         there = entries != NO_ITEM
         return entries[there], offsets_from_lengths(np.bincount(row_numbers(lengths)[there], minlength=len(rows)))
+
+
+def _entries_that_pass(numbers_N: Ints, mask: ItemMask) -> AllowedEntries:
+    """Return the entries of the index, of these items, whose items pass; those outside the catalogue do not."""
+    return AllowedEntries((numbers_N >= 0) & mask.allowed_N[numbers_N])

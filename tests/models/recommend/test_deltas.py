@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +227,39 @@ def test_whole_files_that_do_not_fit_the_release_are_refused(release):
     assert after is before
     assert "delta 1 of release" in str(error)
     assert "got 4" in str(error)
+
+
+def test_deltas_before_one_that_does_not_fit_are_taken(release):
+    withdraw(release, ["i05"])
+    append(release, items(KITE))
+    (first, second), _ = read_deltas(release)
+    shutil.rmtree(deltas_folder(release) / "000002")
+    short = dataclasses.replace(second.changes, vectors_MD=second.changes.vectors_MD[:, :4])
+    write_delta(release, second.manifest, short)
+    after, error = caught_up(CatalogueState.of(load_release(release)))
+    assert (after.delta, after.digest) == (1, first.digest)
+    assert "delta 2 of release" in str(error)
+    assert not after.recommender.facts.available_N[5]
+
+
+def test_a_state_that_is_replaced_goes_at_once(release, requests):
+    """Without waiting for the garbage collector, which a service of few new objects seldom runs in full."""
+    state, gone = state_of(release), []
+    gc.collect()
+    gc.disable()
+    try:
+        for change in (items(KITE), ["i05"], items(BOARD)):
+            pages_of(state, requests, Filters(max_price=9))
+            maker = state.recommender
+            gone += [weakref.ref(part) for part in (maker, maker.facts, maker.facts.mask(DAY))]
+            gone += [] if isinstance(change, list) else [weakref.ref(maker.catalogue)]
+            (withdraw if isinstance(change, list) else append)(release, change)
+            state, error = caught_up(state)
+            assert error is None
+            del maker
+        assert [part() for part in gone] == [None] * len(gone)
+    finally:
+        gc.enable()
 
 
 def test_half_a_delta_does_not_exist_and_a_number_is_taken_once(release):

@@ -6,6 +6,8 @@ Legend: `N` items, `B` requests, `K` candidates.
 from __future__ import annotations
 
 import dataclasses
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -215,6 +217,30 @@ def test_rows_of_masks_that_are_gone_are_used_again() -> None:
             assert np.flatnonzero(reachable_BS[row]).tolist() == sids.tolist()
         assert len(allowed.counts_FS) <= 4  # two of this batch; those of the batch before may still be there
         del requests, allowed
+
+
+def test_threads_may_ask_at_once() -> None:
+    """A page maker that is about to be served is asked once beside the one that is, and shares its filter."""
+    codes_NL = np.random.default_rng(0).integers(0, 32, (20_000, 3))
+    catalogue = Catalogue([f"i{number}" for number in range(len(codes_NL))], codes_NL, (32, 32, 32))
+    sid_filter = SidFilter(catalogue)
+
+    def right(seed: int) -> bool:
+        mask_N = np.random.default_rng(seed).random(len(catalogue)) < 0.5
+        requests = dataclasses.replace(batch([[]]), eligible=Eligibility.of(mask_N[None], [0]))
+        allowed = sid_filter.allowed(requests)
+        assert allowed is not None
+        kept.append(requests)
+        return int(allowed.counts_FS[allowed.filter_B[0], -1]) == len(np.unique(catalogue.sid_of_item_N[mask_N]))
+
+    kept: list[RequestBatch] = []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            assert all(threads.map(right, range(400)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_requests_without_filter_and_exclusion_search_freely() -> None:
