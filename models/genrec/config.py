@@ -40,9 +40,6 @@ class GenRecConfig:
     item_vectors: bool = False
     """Add a projection of each item's vector, the frozen one its semantic ID was made of, to its prompt token and to
     its key in the item head; items without training events have one too."""
-    item_dropout: float = 0.0
-    """Chance in training that a history item's row of the item table is left out of its prompt token, so that rare
-    items are known by codes and vectors, too."""
     item_head: float = 0.0
     """Weight of a second loss: the softmax over whole items at the place that predicts an item's first code. Retrieval
     then adds the item's log-probability to its semantic ID's, see `DecodeConfig.item_weight`. 0 = without item head."""
@@ -78,7 +75,7 @@ class GenRecConfig:
             mistakes.append(f"width: expected a multiple of 2 x heads = {2 * self.heads}, got {self.width}")
         if self.kv_heads >= 1 and self.heads % self.kv_heads:
             mistakes.append(f"kv_heads: expected a divisor of heads = {self.heads}, got {self.kv_heads}")
-        for name in ("dropout", "item_dropout", "label_smoothing", "hold_pretrained"):
+        for name in ("dropout", "label_smoothing", "hold_pretrained"):
             if not 0 <= getattr(self, name) < 1:
                 mistakes.append(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
         if not 0 <= self.impression_weight <= 1:

@@ -26,12 +26,10 @@ class ItemLevel(nn.Module):
         width: Of the model, `D`.
         vector_width: Of an item vector, `V`; 0 without vectors.
         head: Whether whole items are scored.
-        row_dropout: Chance that a history item's row of the item table is left out, training only.
     """
 
-    def __init__(self, width: int, vector_width: int, *, head: bool, row_dropout: float = 0.0) -> None:
+    def __init__(self, width: int, vector_width: int, *, head: bool) -> None:
         super().__init__()
-        self.row_dropout = row_dropout
         self.history = nn.Linear(vector_width, width, bias=False) if vector_width else None
         self.key = nn.Linear(vector_width, width, bias=False) if vector_width and head else None
         self.query = nn.Linear(width, width) if head else None
@@ -48,8 +46,6 @@ class ItemLevel(nn.Module):
             vectors_HV: Their vectors.
             rows_HD: Their rows of the item table, zeros where they have none.
         """
-        if self.training and self.row_dropout:
-            rows_HD = rows_HD * (torch.rand(len(rows_HD), 1, device=rows_HD.device) >= self.row_dropout)
         return rows_HD if self.history is None else rows_HD + self.history(vectors_HV)
 
     def keys(self, vectors_CV: Tensor, rows_CD: Tensor) -> Tensor:

@@ -101,7 +101,6 @@ class GenRec(nn.Module):
             config.width,
             vector_width if config.item_vectors else 0,
             head=bool(config.item_head),
-            row_dropout=config.item_dropout,
         )
         if config.item_table:
             self.tables = tables if tables is not None else PlainTables(self.table_specs(config, items))

@@ -15,7 +15,7 @@ from features.semantic_ids import Catalogue
 from models.genrec.batch import PackedBatch, pack_prompts, pack_windows
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.genrec.data import draw_candidates, make_windows, sequences_from_table
-from models.genrec.item_level import ItemLevel, item_logits
+from models.genrec.item_level import item_logits
 from models.genrec.model import GenRec
 
 WIDTH = 5
@@ -147,17 +147,3 @@ def test_impossible_configurations_are_refused() -> None:
         GenRecConfig(item_head=-1)
     with pytest.raises(ValueError, match=r"item_weight: expected at least 0, got -0\.5"):
         DecodeConfig(item_weight=-0.5)
-
-
-def test_item_dropout_leaves_rows_out_and_keeps_vectors() -> None:
-    level = ItemLevel(16, WIDTH, head=False, row_dropout=0.5)
-    vectors_HV, rows_HD = torch.randn(200, WIDTH), torch.ones(200, 16)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        kept_HD = level.history_vectors(vectors_HV, rows_HD)
-        content_HD = level.eval().history_vectors(vectors_HV, torch.zeros(200, 16))
-        whole_HD = level.history_vectors(vectors_HV, rows_HD)
-    share_H = (kept_HD - content_HD).mean(dim=1)
-    assert sorted(set(share_H.round().tolist())) == [0, 1]
-    assert 70 < share_H.sum() < 130
-    torch.testing.assert_close(whole_HD, content_HD + 1)

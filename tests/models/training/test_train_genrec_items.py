@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def config(genrec_worker):
-    return dataclasses.replace(genrec_worker.MODEL, item_vectors=True, item_head=1.0, item_dropout=0.1)
+    return dataclasses.replace(genrec_worker.MODEL, item_vectors=True, item_head=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_sharded_tables_learn_what_plain_ones_do(shop, genrec_worker, config):
     """Rows are looked up once a step, as history and as candidates, and updated once."""
     workspace, _ = shop
     catalogue = catalogue_of(Bundle.load(workspace), workspace)
-    config = dataclasses.replace(config, dropout=0.0, item_dropout=0.0)
+    config = dataclasses.replace(config, dropout=0.0)
     source = PackedSource(load_sequences(workspace, catalogue, config), catalogue, config, seed=0)
     train = dataclasses.replace(genrec_worker.TRAIN_CONFIG, ema_decay=None)
 
