@@ -100,17 +100,17 @@ def train_blend(
     answers: ReleaseConfig,
     *,
     seed: int,
-    latest: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> BlendTraining:
-    """Fit the learned fusion for the newest run of every model and publish it; the same call again finds it.
+    """Fit the learned fusion for the newest run of every model; the same call again finds it.
+
+    The run becomes the one that evaluation and releases take.
 
     Args:
         workspace: Holds tables, semantic IDs and training runs; on this machine.
         config: The fit.
         answers: The page maker whose candidates are weighed.
         seed: Draws the pages.
-        latest: Whether the run becomes the one that evaluation and releases take.
         progress: Receives a line of text now and then.
 
     Raises:
@@ -136,7 +136,7 @@ def train_blend(
         weights, report = _fitted(evidence, cases, config, started)
         document = {**inputs, "weights": weights.weights, "by_ranks": _metrics(evidence.ranks_PF, cases)}
         contents = {WEIGHTS: safetensors.torch.save({"weights": torch.tensor(list(weights.weights.values()))})}
-        runs.write(name, document, contents, report, latest=latest)
+        runs.write(name, document, contents, report, latest=True)
     finished, report = runs.open(name), runs.read_report(name)
     return BlendTraining(
         run=name,
