@@ -31,6 +31,8 @@ SHOWN = (*(metric_key(HR, k) for k in (1, 10, 50)), metric_key(NDCG, 10), HALLUC
 DEPTH = 50
 """Beams of the measurement, and length of its lists."""
 _BATCH = 64
+_ROUND = 2.0
+"""More than any difference of rewards, which lie in [0, 1]."""
 
 
 def held_out_measurement(
@@ -93,9 +95,25 @@ class HeldOutReferee:
         self.tolerance, self.patience = config.tolerance, config.patience
 
     def value(self, evaluations: list[Evaluation]) -> float:
-        """Return the reward of the newest evaluation, `-inf` where its hit rate is below the best by the tolerance."""
-        newest, best = evaluations[-1][1], max(metrics[HIT_RATE] for _, metrics in evaluations)
-        return newest[REWARD] if newest[HIT_RATE] >= (1 - self.tolerance) * best else -math.inf
+        """Return the reward of the newest evaluation, `-inf` where its hit rate is below the best by the tolerance.
+
+        A new best hit rate may leave the weights kept until then below it: they count no more, a new round begins, and
+        every value of it is above all of the rounds before.
+        """
+        best, rounds, value = 0.0, 0, -math.inf
+        kept: dict[str, float] | None = None
+        for _, metrics in evaluations:
+            best = max(best, metrics[HIT_RATE])
+            least = (1 - self.tolerance) * best
+            if metrics[HIT_RATE] < least:
+                value = -math.inf
+                continue
+            if kept is not None and kept[HIT_RATE] < least:
+                rounds, kept = rounds + 1, None
+            if kept is None or metrics[REWARD] > kept[REWARD]:
+                kept = metrics
+            value = _ROUND * rounds + metrics[REWARD]
+        return value
 
     def stop(self, evaluations: list[Evaluation]) -> str:
         """Return why the reward is taken to be exploited, or an empty text.

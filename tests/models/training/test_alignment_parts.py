@@ -82,6 +82,14 @@ def test_the_most_reward_wins_among_weights_that_lost_no_hits():
     assert referee.value(evaluations((0.2, 0.1), (0.3, 0.2), (0.25, 0.4))) == -np.inf
 
 
+def test_weights_that_a_better_hit_rate_leaves_behind_are_kept_no_more():
+    referee = HeldOutReferee(AlignConfig(tolerance=0.1))
+    pairs = [(0.2, 0.1), (0.19, 0.6), (0.3, 0.4), (0.28, 0.5), (0.2, 0.9), (0.3, 0.3)]
+    values = [referee.value(evaluations(*pairs[: number + 1])) for number in range(len(pairs))]
+    # 0.19 is more than a tenth below 0.30: its reward of 0.6 stands against nothing any more, 0.28 may stay
+    assert values == [0.1, 0.6, 2.4, 2.5, -np.inf, 2.3]
+
+
 def test_prompts_are_dealt_pass_after_pass_and_the_same_for_a_seed():
     cases = cases_from_table(
         sequences([[("a", CLICK), ("b", CLICK), ("c", CLICK)]] * 5), CATALOGUE, TRAIN, max_history=9
