@@ -19,14 +19,11 @@ from matplotlib.figure import Figure
 from features.workspace import Workspace
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.metrics import metric_key, ranking_metrics
-from models.recommend.catalogue import catalogue_of
-from models.recommend.genrec_retriever import GenRecRetriever
-from models.tokenizer.bundle import Bundle
 from models.training.config import TrainConfig
 from models.training.genrec import train_genrec
-from models.training.genrec_run import KIND, load_genrec
+from models.training.genrec_run import KIND
 from models.training.runs import Runs
-from pipelines.studies.cases import study_cases
+from pipelines.studies.cases import study_cases, study_retriever
 from pipelines.studies.config import CurvesConfig
 
 HR, NDCG = metric_key("hr", 10), metric_key("ndcg", 10)
@@ -148,10 +145,8 @@ class _Study:
         seconds: float | None = None,
     ) -> None:
         """Answer all cases with a run, with other beams or a shorter history than its own."""
-        model, record = load_genrec(self.workspace, run)
-        catalogue = catalogue_of(Bundle.load(self.workspace, record.generation), self.workspace)
         decode = self.decode if beams is None else dataclasses.replace(self.decode, beams=beams)
-        retriever = GenRecRetriever(model, catalogue, decode)
+        retriever = study_retriever(self.workspace, run, decode)
         asked = [batch.requests for batch in self.cases.batches(decode.batch_size)]
         if history is not None:
             asked = [requests.with_newest(history) for requests in asked]

@@ -22,18 +22,14 @@ from models.genrec.config import DecodeConfig, GenRecConfig
 from models.genrec.model import GenRec
 from models.metrics import Interval, metric_key, paired_bootstrap, ranking_metrics
 from models.ranker.config import RankerConfig
-from models.recommend.catalogue import catalogue_of
-from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.interface import RequestBatch
 from models.recommend.requests import EvaluationCases
-from models.tokenizer.bundle import Bundle
 from models.training.alignment import align_genrec
 from models.training.config import TrainConfig
 from models.training.genrec import train_genrec
-from models.training.genrec_run import load_genrec
 from pipelines.simulator.oracle import ORACLE_FILE, Oracle
 from pipelines.simulator.truth import PAGE_ITEMS, expected_rewards
-from pipelines.studies.cases import study_cases
+from pipelines.studies.cases import study_cases, study_retriever
 from pipelines.studies.config import GenRecStudyConfig
 from pipelines.studies.variants import ALIGNED, TRAINED
 
@@ -188,9 +184,8 @@ def _run(workspace: Workspace, settings: StudySettings, variant: str, seed: int)
 
 
 def _measure(workspace: Workspace, run: str, cases: EvaluationCases, decode: DecodeConfig) -> _Measured:
-    model, trained = load_genrec(workspace, run)
-    catalogue = catalogue_of(Bundle.load(workspace, trained.generation), workspace)
-    retriever = GenRecRetriever(model, catalogue, decode)
+    retriever = study_retriever(workspace, run, decode)
+    catalogue = retriever.catalogue
     batches = [retriever.retrieve(batch.requests, KS[-1]).items_BK for batch in cases.batches(decode.batch_size)]
     items_BK = np.concatenate(batches)
     ranked = ranking_metrics(items_BK, cases.relevant_items, cases.relevant_offsets, ks=KS)
@@ -204,7 +199,7 @@ def _measure(workspace: Workspace, run: str, cases: EvaluationCases, decode: Dec
     return _Measured(
         values=values,
         hallucination=retriever.hallucination_rate(sample),
-        prompt_places=_prompt_places(model, catalogue, sample),
+        prompt_places=_prompt_places(retriever.model, catalogue, sample),
         seconds=0.0,
         steps=0,
     )

@@ -12,8 +12,11 @@ import pytest
 
 from features.workspace import Workspace
 from models.genrec.config import DecodeConfig
+from models.training.config import TrainConfig
 from models.training.genrec_run import KIND, load_genrec
 from models.training.runs import ALIGNED, Runs
+from models.training.two_tower import train_two_tower
+from models.two_tower.config import TwoTowerConfig
 from pipelines.studies.config import CurvesConfig, GenRecStudyConfig
 from pipelines.studies.curves import BEAMS, HISTORY, PARAMETERS, TRAINING, curves
 from pipelines.studies.genrec import StudySettings, genrec_study
@@ -106,3 +109,13 @@ def test_wrong_options_are_named_together() -> None:
         GenRecStudyConfig(variants=("page", "pages"))
     with pytest.raises(ValueError, match=r"beams: expected numbers of at least 1, got \(0,\); split: .*got 'tests'"):
         CurvesConfig(beams=(0,), split="tests")
+
+
+def test_a_model_with_user_vectors_is_measured_with_its_two_tower(workspace, settings, tmp_path) -> None:
+    towers = TwoTowerConfig(hidden=(8,), item_dimensions=4, feature_dimensions=4, history_windows=(1,), batch_size=16)
+    train_two_tower(workspace, towers, TrainConfig(epochs=1, threads=1), seed=1, track=False)
+    genrec = dataclasses.replace(settings.genrec, user_prefix=8)
+    config = CurvesConfig(beams=(5,), histories=(), split="validation", max_cases=10)
+    train = dataclasses.replace(settings.train, epochs=1)
+    report = curves(workspace, config, genrec, train, settings.decode, seed=5, folder=tmp_path)
+    assert (report.points[0].curve, report.points[0].at, report.cases) == (BEAMS, 5, 10)
