@@ -47,7 +47,7 @@ class AlignConfig:
     learning_rate: float = 3e-5
     """Rate of AdamW after its warm-up, far below supervised training's."""
     steps: int = 500
-    """Optimiser steps at most."""
+    """Optimiser steps at most; 0 leaves the alignment out of `pagewise run`, which then releases the supervised run."""
     pages_per_step: int = 32
     """Requests, each with one group of rollouts, per step and process."""
     evaluate_every_steps: int = 50
@@ -99,7 +99,7 @@ _AT_LEAST = {
     "group": 2,
     "nll_weight": 0,
     "admission_rank": 1,
-    "steps": 1,
+    "steps": 0,
     "pages_per_step": 1,
     "evaluate_every_steps": 1,
     "validation_pages": 1,

@@ -67,10 +67,15 @@ def align_genrec(
 
     Raises:
         FileNotFoundError: A table, the semantic IDs or the GenRec run are missing.
-        ValueError: The training pages are of too few days, or there are several processes.
+        TooFewDaysError: No training page is later than those the reward model needs.
+        ValueError: The configuration has no step, or there are several processes.
         KeyboardInterrupt: Ctrl-C was pressed; a checkpoint was written first.
     """
     _check_processes()
+    if not config.steps:
+        raise ValueError(
+            "align.steps: expected at least 1 to align, got 0, with which `pagewise run` leaves the alignment out"
+        )
     pages = AlignmentPages.load(workspace, config, ranker_config.max_history, supervised)
     say = progress or (lambda line: None)
     say("reward model: a ranker of the earlier training days")

@@ -15,6 +15,10 @@ CALIBRATION_SHARE = 0.15
 """Share of the reward model's pages, the newest, that choose and calibrate it instead of training it."""
 
 
+class TooFewDaysError(ValueError):
+    """The training pages cannot be parted into earlier and later ones."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RewardDays:
     """Three periods of the training pages, one after the other, parted by moments in milliseconds."""
@@ -35,7 +39,7 @@ class RewardDays:
             fraction: Share of the pages that the reward model gets.
 
         Raises:
-            ValueError: The pages have fewer than three moments.
+            TooFewDaysError: The pages have fewer than three moments.
 
         Example:
             >>> days = RewardDays.of(np.arange(10) * DAY_MS + 3_600_000, 0.5)
@@ -46,7 +50,7 @@ class RewardDays:
         if len(starts) < 3:
             starts = np.unique(times_P)
         if len(starts) < 3:
-            raise ValueError(
+            raise TooFewDaysError(
                 f"alignment: expected training pages of three moments or more, to train a reward model on the earlier "
                 f"ones, got {len(starts)}; align on a longer log"
             )

@@ -122,8 +122,12 @@ class Runs:
         """Make a finished run the latest, or the newest aligned one."""
         self.workspace.write_bytes(name.encode(), *self._root, pointer)
 
+    def forget(self, pointer: str) -> None:
+        """Let a pointer name nothing; the runs stay."""
+        self.workspace.local_path(*self._root, pointer).unlink(missing_ok=True)
+
     def pointed_at(self, pointer: str) -> str | None:
-        """Return the run that a pointer names, None where it was never set."""
+        """Return the run that a pointer names, None where it names nothing."""
         file = self.workspace.local_path(*self._root, pointer)
         return file.read_text().strip() if file.exists() else None
 

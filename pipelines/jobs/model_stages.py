@@ -19,7 +19,8 @@ from models.training.config import TrainConfig
 from models.training.genrec import train_genrec
 from models.training.position import PublishedTraining
 from models.training.ranker import train_ranker
-from models.training.runs import ALIGNED
+from models.training.reward_days import TooFewDaysError
+from models.training.runs import ALIGNED, Runs
 from models.training.two_tower import train_two_tower
 from models.two_tower.config import TwoTowerConfig
 from pipelines.jobs.inputs import StageInputs
@@ -58,19 +59,8 @@ class ModelStages:
         return self._training(RANKER, train_ranker, settings.ranker, settings.ranker_train, inputs)
 
     def align(self) -> Stage:
-        """GenRec and pages to an aligned GenRec."""
+        """GenRec and pages to an aligned GenRec, or to none where it is switched off or the log is too short."""
         settings = self.settings
-
-        def run(folder: Path) -> list[str]:
-            return align_genrec(
-                self.workspace,
-                settings.align,
-                settings.ranker,
-                settings.ranker_train,
-                seed=settings.seed,
-                tracking_uri=settings.tracking.uri,
-                progress=self._say,
-            ).lines()
 
         return Stage(
             name="align",
@@ -85,9 +75,33 @@ class ModelStages:
                 **self._inputs.bundle(),
                 **self._inputs.pointed_at("checkpoints", GENREC),
             },
-            outputs=lambda folder: self._inputs.pointed_at("checkpoints", GENREC, pointer=ALIGNED),
-            run=run,
+            outputs=lambda folder: (
+                self._inputs.pointed_at("checkpoints", GENREC, pointer=ALIGNED) or {ALIGNED: "left out"}
+            ),
+            run=lambda folder: self._aligned(),
         )
+
+    def _aligned(self) -> list[str]:
+        """Align GenRec; where that cannot be or shall not be, see to it that the supervised run is taken."""
+        settings = self.settings
+        if not settings.align.steps:
+            return self._not_aligned("align.steps is 0")
+        try:
+            return align_genrec(
+                self.workspace,
+                settings.align,
+                settings.ranker,
+                settings.ranker_train,
+                seed=settings.seed,
+                tracking_uri=settings.tracking.uri,
+                progress=self._say,
+            ).lines()
+        except TooFewDaysError as error:
+            return self._not_aligned(str(error))
+
+    def _not_aligned(self, reason: str) -> list[str]:
+        Runs(self.workspace, GENREC).forget(ALIGNED)
+        return [f"left out, the supervised GenRec is evaluated and released: {reason}"]
 
     def blend(self) -> Stage:
         """Trained models to the weights of the learned fusion."""

@@ -34,7 +34,9 @@ from pipelines.evaluation.config import EvaluateConfig
 from pipelines.jobs.daily import DailyReport, run_daily
 from pipelines.jobs.lock import LockedError, exclusive
 from pipelines.jobs.measure import measure
+from pipelines.jobs.model_stages import ModelStages
 from pipelines.jobs.settings import answers_of
+from pipelines.jobs.stages import run_stage
 from pipelines.simulator.config import SimulateConfig
 from pipelines.simulator.job import simulate
 
@@ -124,6 +126,34 @@ def test_a_changed_section_runs_what_depends_on_it(job):
     forced = daily(workspace, changed, force=True)
     assert (forced.version, forced.promoted_by, registry.version(CHAMPION)) == (2, "force", 2)
     assert (registry.rollback(), registry.version(CHAMPION)) == (1, 1)
+
+
+def test_an_alignment_that_is_switched_off_is_left_out_of_the_release(job):
+    workspace, first = job
+    off = dataclasses.replace(SETTINGS, align=dataclasses.replace(SETTINGS.align, steps=0))
+    report = daily(workspace, off)
+    assert ran(report) == ["align", "evaluate", "release", "register"]
+    assert "left out" in report.stage("align").report[0]
+    supervised = Runs(workspace, "genrec").latest()
+    released = load_release(workspace.local_path("releases", report.release_id)).manifest
+    assert (released.runs["genrec"], newest_genrec(workspace)) == (supervised, supervised)
+    assert ran(daily(workspace, off)) == []
+    # on again: the aligned run is found, not made
+    assert daily(workspace).release_id == first.release_id
+    assert newest_genrec(workspace) != supervised
+
+
+def test_where_the_log_is_too_short_to_align_on_the_supervised_model_is_taken(job, tmp_path):
+    trained, _ = job
+    shutil.copytree(trained.local_path(), tmp_path / "copy")
+    workspace = Workspace(tmp_path / "copy")
+    sequences = workspace.table("sequences")
+    rows = sequences.read().to_pylist()
+    at_once = [{**row, "page_times": [0] * len(row["page_times"]), "times": [0] * len(row["times"])} for row in rows]
+    sequences.commit([sequences.write_part(pa.Table.from_pylist(at_once, schema=sequences.schema), shard=0)])
+    stage = run_stage(workspace, ModelStages(SETTINGS, workspace, lambda line: None).align())
+    assert re.search("left out, the supervised GenRec is .* three moments or more.* got 1", stage.report[0])
+    assert newest_genrec(workspace) == Runs(workspace, "genrec").latest()
 
 
 def test_a_lost_result_is_made_again(job):
