@@ -16,6 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.id_index import IdIndex
+
 PAD, BOS, PAGE = 0, 1, 2
 """Special tokens: padding, start of a prompt, start of a response (a page)."""
 SPECIAL_TOKENS = 3
@@ -174,11 +176,14 @@ class Catalogue:
         digest.update("\n".join(self.item_ids.to_pylist()).encode())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def _index(self) -> IdIndex:
+        return IdIndex(self.item_ids)
+
     def numbers(self, item_ids: pa.Array | pa.ChunkedArray | Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the item number of each id, -1 where the catalogue does not hold it."""
         values = item_ids if isinstance(item_ids, pa.Array | pa.ChunkedArray) else pa.array(item_ids, pa.string())
-        found = pc.fill_null(pc.index_in(values, value_set=self.item_ids), -1)
-        return np.asarray(found, dtype=np.int64)
+        return self._index.find(values)
 
     def ids(self, numbers: npt.NDArray[np.integer]) -> list[str]:
         """Return the ids of item numbers."""
