@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +119,12 @@ def assemble(folder: Path, generation: str, *, int8: bool | None = None) -> Reco
     return page_maker(parts, catalogue, generation, runs, config, index)
 
 
-def latest_runs(workspace: Workspace) -> dict[str, str]:
-    """Return the newest run of every kind of model that a workspace has, GenRec's aligned one if it has one."""
+def latest_runs(workspace: Workspace, say: Callable[[str], None] | None = None) -> dict[str, str]:
+    """Return the newest run of every kind of model in a workspace; `newest_genrec` chooses GenRec's and says so."""
     present = [kind for kind in KINDS if workspace.local_path("checkpoints", kind, LATEST).exists()]
-    return {kind: newest_genrec(workspace) if kind == GENREC else Runs(workspace, kind).latest() for kind in present}
+    return {
+        kind: newest_genrec(workspace, say) if kind == GENREC else Runs(workspace, kind).latest() for kind in present
+    }
 
 
 def page_maker(

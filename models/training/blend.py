@@ -118,7 +118,7 @@ def train_blend(
         ValueError: There are no validation pages, or fewer than two of them can be predicted.
     """
     say = progress or (lambda line: None)
-    members = {kind: run for kind, run in latest_runs(workspace).items() if kind != BLEND}
+    members = {kind: run for kind, run in latest_runs(workspace, say).items() if kind != BLEND}
     inputs = {
         "blend": dataclasses.asdict(config),
         "answers": dataclasses.asdict(answers),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from features.semantic_ids import SidVocabulary
@@ -78,17 +79,26 @@ class GenRecRun:
         return cls(**{**document, **parts})
 
 
-def newest_genrec(workspace: Workspace) -> str:
+def newest_genrec(workspace: Workspace, say: Callable[[str], None] | None = None) -> str:
     """Return the newest aligned run where it was made from the latest supervised one, else that one.
+
+    Args:
+        workspace: Holds the runs; on this machine.
+        say: Told of an aligned run that is taken, or left out as one of other weights.
 
     Raises:
         MissingRunError: There is no finished run.
     """
     runs = Runs(workspace, KIND)
     latest, aligned = runs.latest(), runs.pointed_at(ALIGNED)
-    if aligned is not None and GenRecRun.from_json(runs.open(aligned).config).aligned_from == latest:
-        return aligned
-    return latest
+    if aligned is None:
+        return latest
+    parent = GenRecRun.from_json(runs.open(aligned).config).aligned_from
+    if say is not None and parent == latest:
+        say(f"GenRec run {aligned}, aligned from {latest}")
+    elif say is not None:
+        say(f"GenRec run {latest}, supervised; left out: {aligned}, aligned from {parent}; run `pagewise align`")
+    return aligned if parent == latest else latest
 
 
 def load_genrec(workspace: Workspace, run: str | None = None) -> tuple[GenRec, GenRecRun]:

@@ -98,7 +98,7 @@ def measure(
         FileNotFoundError: A table or the semantic IDs are missing.
         ValueError: Nothing is trained, or the split has no page to predict.
     """
-    runs = latest_runs(workspace) if runs is None else runs
+    runs = latest_runs(workspace, progress) if runs is None else runs
     if not runs:
         raise ValueError(
             f"workspace {workspace.uri} has no trained model to evaluate; run `pagewise train genrec`, "

@@ -49,7 +49,7 @@ class ReleaseStages:
                 self.workspace.local_path("releases"),
                 self.workspace,
                 config=answers_of(settings),
-                runs=latest_runs(self.workspace),
+                runs=latest_runs(self.workspace, self._say),
                 metrics=_page_metrics(evaluation.folder(self.workspace) / REPORT),
                 progress=self._say,
             )

@@ -52,10 +52,16 @@ def test_an_aligned_run_lies_beside_the_supervised_one(shop):
 
 def test_evaluation_and_releases_take_the_aligned_run_while_it_fits(shop, supervised, alignment_worker):
     workspace, _, report = shop
-    assert latest_runs(workspace)["genrec"] == newest_genrec(workspace) == report.run
-    alignment_worker.align(supervised, steps=4)
+    said: list[str] = []
+    assert latest_runs(workspace, said.append)["genrec"] == newest_genrec(workspace) == report.run
+    short = alignment_worker.align(supervised, steps=4)
     other = train_genrec(supervised, alignment_worker.MODEL, alignment_worker.TRAIN_CONFIG, seed=4, track=False)
-    assert latest_runs(supervised)["genrec"] == other.run
+    assert latest_runs(supervised, said.append)["genrec"] == other.run
+    left_out = f"{short.run}, aligned from {short.aligned_from}"
+    assert said == [
+        f"GenRec run {report.run}, aligned from {report.aligned_from}",
+        f"GenRec run {other.run}, supervised; left out: {left_out}; run `pagewise align`",
+    ]
 
 
 def test_the_report_tells_days_groups_and_both_measurements(shop):
