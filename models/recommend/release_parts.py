@@ -38,6 +38,7 @@ from models.recommend.vector_index import VectorIndex
 from models.recommend.vector_index_config import IndexConfig
 from models.tokenizer.bundle import ROOT as SEMANTIC_IDS
 from models.tokenizer.bundle import Bundle
+from models.training.config import stored_config
 from models.training.genrec_run import load_genrec, newest_genrec
 from models.training.ranker import load_ranker
 from models.training.runs import LATEST, Runs
@@ -68,10 +69,11 @@ class ReleaseConfig:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> ReleaseConfig:
         """Read what `dataclasses.asdict` wrote."""
+        advice = "make another release: `pagewise run`, or `pagewise register`"
         return cls(
-            recommend=RecommendConfig(**document["recommend"]),
-            decode=DecodeConfig(**document["decode"]),
-            index=IndexConfig(**document["index"]),
+            recommend=stored_config(RecommendConfig, document["recommend"], advice),
+            decode=stored_config(DecodeConfig, document["decode"], advice),
+            index=stored_config(IndexConfig, document["index"], advice),
         )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+_Config = TypeVar("_Config")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,26 @@ def check_monitor(section: str, config: TrainConfig, metrics: Sequence[str]) -> 
     """
     if config.monitor not in metrics:
         raise ValueError(f"{section}.monitor: expected one of {', '.join(metrics)}, got {config.monitor!r}")
+
+
+def stored_config(kind: type[_Config], document: Mapping[str, Any], advice: str) -> _Config:
+    """Return a configuration that was stored as JSON, perhaps by another version of this software.
+
+    Args:
+        kind: A configuration dataclass whose fields have defaults.
+        document: What `dataclasses.asdict` wrote.
+        advice: What to do where this version cannot read it.
+
+    Raises:
+        ValueError: It has settings that `kind` does not know.
+    """
+    unknown = sorted(document.keys() - kind.__dataclass_fields__.keys())  # type: ignore[attr-defined]
+    if unknown:
+        raise ValueError(
+            f"stored {kind.__name__}: expected settings that this version knows, got {', '.join(unknown)}: another "
+            f"version wrote it; {advice}"
+        )
+    return kind(**document)
 
 
 _CHOICES = {

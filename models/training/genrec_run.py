@@ -13,12 +13,13 @@ from features.workspace import Workspace
 from models.alignment.config import AlignConfig
 from models.genrec.config import GenRecConfig
 from models.genrec.model import GenRec
-from models.training.config import TrainConfig
+from models.training.config import TrainConfig, stored_config
 from models.training.export import load_weights
 from models.training.runs import ALIGNED, WEIGHTS, Runs
 
 KIND = "genrec"
 _ALIGNMENT = ("aligned_from", "align", "reward")
+_ADVICE = "train GenRec again: `pagewise run`, or `pagewise train genrec` and `pagewise align`"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,10 +72,10 @@ class GenRecRun:
     def from_json(cls, document: dict[str, Any]) -> GenRecRun:
         """Read what `to_json` wrote."""
         parts = {
-            "model": GenRecConfig(**document["model"]),
-            "train": TrainConfig(**document["train"]),
+            "model": stored_config(GenRecConfig, document["model"], _ADVICE),
+            "train": stored_config(TrainConfig, document["train"], _ADVICE),
             "codes_per_level": tuple(document["codes_per_level"]),
-            "align": AlignConfig(**document["align"]) if document.get("align") else None,
+            "align": stored_config(AlignConfig, document["align"], _ADVICE) if document.get("align") else None,
         }
         return cls(**{**document, **parts})
 
@@ -93,7 +94,7 @@ def newest_genrec(workspace: Workspace, say: Callable[[str], None] | None = None
     latest, aligned = runs.latest(), runs.pointed_at(ALIGNED)
     if aligned is None:
         return latest
-    parent = GenRecRun.from_json(runs.open(aligned).config).aligned_from
+    parent = runs.open(aligned).config["aligned_from"]
     if say is not None and parent == latest:
         say(f"GenRec run {aligned}, aligned from {latest}")
     elif say is not None:

@@ -16,6 +16,7 @@ from models.ranker.calibration import Calibration
 from models.ranker.config import RankerConfig
 from models.ranker.layout import Layout
 from models.ranker.model import UnifiedRanker
+from models.training.config import stored_config
 from models.training.export import load_weights
 from models.training.runs import WEIGHTS, Runs
 
@@ -72,4 +73,5 @@ def load_ranker(workspace: Workspace, run: str | None = None, kind: str = KIND) 
 
 def _model_config(document: Mapping[str, Any]) -> RankerConfig:
     lists = {name: tuple(value) for name, value in document.items() if isinstance(value, list)}
-    return RankerConfig(**{**document, **lists})
+    advice = "train it again: `pagewise run`, or `pagewise train ranker`"
+    return stored_config(RankerConfig, {**document, **lists}, advice)

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from features.workspace import Workspace
-from models.training.config import TrainConfig
+from models.training.config import TrainConfig, stored_config
 from models.training.export import load_weights
 from models.training.runs import WEIGHTS, Runs
 from models.two_tower.config import TwoTowerConfig
@@ -68,7 +68,11 @@ class TwoTowerRun:
         options: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in document["model"].items()
         }
-        parts = {"model": TwoTowerConfig(**options), "train": TrainConfig(**document["train"])}
+        advice = "train it again: `pagewise run`, or `pagewise train two-tower`"
+        parts = {
+            "model": stored_config(TwoTowerConfig, options, advice),
+            "train": stored_config(TrainConfig, document["train"], advice),
+        }
         return cls(**{**document, **parts})
 
 

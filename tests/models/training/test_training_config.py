@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from models.training.config import TrainConfig
+from models.training.config import TrainConfig, stored_config
 
 
 def test_all_mistakes_are_told_at_once():
@@ -14,6 +14,14 @@ def test_all_mistakes_are_told_at_once():
     assert "ema_decay: expected 0 < decay < 1 or none, got 1.0" in message
     assert "precision: expected one of auto, float32, bfloat16, got 'half'" in message
     assert "checkpoint_every_steps, checkpoint_every_seconds: expected at least one number" in message
+
+
+def test_settings_that_another_version_stored_are_named():
+    assert stored_config(TrainConfig, {"epochs": 3}, "train again") == TrainConfig(epochs=3)
+    with pytest.raises(
+        ValueError, match=r"stored TrainConfig: .* got epoch, speed: another version wrote it; train again"
+    ):
+        stored_config(TrainConfig, {"epochs": 3, "speed": 1, "epoch": 2}, "train again")
 
 
 def test_columns_are_not_split_under_row_wise_adagrad():
