@@ -58,7 +58,7 @@ def test_kinds_lie_apart(runs):
     write(runs)
     with pytest.raises(MissingRunError, match=r"has no trained two-tower model: expected .*; run `pagewise train two-"):
         Runs(runs.workspace, "two_tower").latest()
-    with pytest.raises(ValueError, match="expected one of genrec, two_tower, ranker, reward, got 'ranking'"):
+    with pytest.raises(ValueError, match="expected one of genrec, two_tower, ranker, reward, blend, got 'ranking'"):
         Runs(runs.workspace, "ranking")
 
 
