@@ -94,6 +94,10 @@ def newest_genrec(workspace: Workspace, say: Callable[[str], None] | None = None
     latest, aligned = runs.latest(), runs.pointed_at(ALIGNED)
     if aligned is None:
         return latest
+    if not runs.is_finished(aligned):
+        if say is not None:
+            say(f"GenRec run {latest}, supervised; left out: {aligned}, aligned but gone; run `pagewise align`")
+        return latest
     parent = runs.open(aligned).config["aligned_from"]
     if say is not None and parent == latest:
         say(f"GenRec run {aligned}, aligned from {latest}")

@@ -145,7 +145,7 @@ class Runs:
         if name is None:
             raise MissingRunError(
                 f"workspace {self.workspace.uri} has no trained {self._title}: expected "
-                f"{self.workspace.local_path(*self._root, LATEST)}; run `{self._command}`"
+                f"{self.workspace.local_path(*self._root, LATEST)}; run `{self._command()}`"
             )
         return name
 
@@ -176,7 +176,7 @@ class Runs:
             if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
                 raise ValueError(
                     f"{path} is {'damaged: its digest is not the one' if path.exists() else 'missing: it is listed'} "
-                    f"in {MANIFEST}; delete {folder} and run `{self._command}` again"
+                    f"in {MANIFEST}; delete {folder} and run `{self._command(name)}` again"
                 )
         return FinishedRun(name=name, folder=folder, config=json.loads((folder / CONFIG).read_bytes()))
 
@@ -184,9 +184,11 @@ class Runs:
     def _title(self) -> str:
         return TITLES[self.kind]
 
-    @property
-    def _command(self) -> str:
-        return "pagewise align" if self.kind == "reward" else f"pagewise train {self.kind.replace('_', '-')}"
+    def _command(self, name: str | None = None) -> str:
+        """Return what makes runs of this kind, and the one of that name."""
+        if self.kind == "reward" or (name is not None and name == self.pointed_at(ALIGNED)):
+            return "pagewise align"
+        return f"pagewise train {self.kind.replace('_', '-')}"
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

@@ -64,6 +64,21 @@ def test_evaluation_and_releases_take_the_aligned_run_while_it_fits(shop, superv
     ]
 
 
+def test_a_damaged_aligned_run_names_its_command_and_a_deleted_one_is_left_out(shop, tmp_path):
+    workspace, _, report = shop
+    copy = Workspace(shutil.copytree(workspace.local_path(), tmp_path / "copy"))
+    runs = Runs(copy, KIND)
+    (runs.folder(report.run) / "weights.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match=r"delete .* and run `pagewise align` again"):
+        newest_genrec(copy)
+    shutil.rmtree(runs.folder(report.run))
+    said: list[str] = []
+    assert newest_genrec(copy, said.append) == runs.latest()
+    assert said == [
+        f"GenRec run {runs.latest()}, supervised; left out: {report.run}, aligned but gone; run `pagewise align`"
+    ]
+
+
 def test_the_report_tells_days_groups_and_both_measurements(shop):
     _, _, report = shop
     lines = report.lines()
