@@ -35,4 +35,4 @@ def test_mistakes(changes: dict[str, object], message: str) -> None:
 
 def test_mistakes_are_collected() -> None:
     with pytest.raises(ValueError, match=r"(?s)group: .*steps: .*sid_reward: .*learning_rate: "):
-        AlignConfig(group=0, steps=0, sid_reward="sum", learning_rate=0.0)  # type: ignore[arg-type]
+        AlignConfig(group=0, steps=-1, sid_reward="sum", learning_rate=0.0)  # type: ignore[arg-type]
