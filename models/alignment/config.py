@@ -25,7 +25,8 @@ class AlignConfig:
     nll_weight: float = 0.1
     """Weight alpha of the positives' negative log-likelihood, which is a sum over levels while the policy-gradient term
     is a mean over them: at 3 levels alpha = 1 is a weight of 3 per token. More keeps hits and gains less reward; 0 is
-    plain GRPO, which loses both hits and valid IDs."""
+    plain GRPO, which loses both hits and valid IDs. An item head's likelihood of the positives is added with
+    `GenRecConfig.item_head` times this weight; with 0 the head stays behind what it reads from."""
     gate: bool = True
     """Give candidates no reward whose content is unlike all items of the history and of the page's positives."""
     gate_quantile: float = 0.1

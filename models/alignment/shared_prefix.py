@@ -46,12 +46,24 @@ def response_logprobs(model: GenRec, prompts: PackedBatch, codes_BRL: Tensor) ->
     Raises:
         ValueError: Prompts and responses do not belong together.
     """
+    return logprobs_after(model, hidden_before_codes(model, prompts, codes_BRL), codes_BRL)
+
+
+def hidden_before_codes(model: GenRec, prompts: PackedBatch, codes_BRL: Tensor) -> list[Tensor]:
+    """Return the states that predict the codes of each level: `[B, 1, D]` for the first, `[B, R, D]` for the others.
+
+    Arguments and errors as for `response_logprobs`. The first is the `[PAGE]` place's, which an item head reads too.
+    """
     _check(model, prompts, codes_BRL)
-    after_BRLD = _hidden_before_codes(model, prompts, codes_BRL[..., :-1])
+    return _hidden_before_codes(model, prompts, codes_BRL[..., :-1])
+
+
+def logprobs_after(model: GenRec, hidden_BRLD: list[Tensor], codes_BRL: Tensor) -> Tensor:
+    """Return `response_logprobs` from what `hidden_before_codes` returns for the same codes."""
     return torch.stack(
         [
-            _logprobs(model, after, level, codes_BR)
-            for level, (after, codes_BR) in enumerate(zip(after_BRLD, codes_BRL.unbind(-1), strict=True))
+            _logprobs(model, hidden, level, codes_BR)
+            for level, (hidden, codes_BR) in enumerate(zip(hidden_BRLD, codes_BRL.unbind(-1), strict=True))
         ],
         dim=-1,
     )
@@ -87,7 +99,6 @@ def naive_response_logprobs(model: GenRec, prompts: PackedBatch, codes_BRL: Tens
 
 
 def _hidden_before_codes(model: GenRec, prompts: PackedBatch, codes_BRJ: Tensor) -> list[Tensor]:
-    """Return the states that predict the codes of each level: `[B, 1, D]` for the first, `[B, R, D]` for the others."""
     rows, responses, places = codes_BRJ.shape
     width = prompts.tokens_BT.shape[1]
     page_B1 = prompts.page_places_P[:, None] % width

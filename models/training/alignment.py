@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from features.workspace import Workspace
 from models.alignment.config import AlignConfig
+from models.genrec.config import DecodeConfig
 from models.ranker.config import RankerConfig
 from models.recommend.interface import Ranker
 from models.training.alignment_data import PromptSource
@@ -41,6 +42,7 @@ def align_genrec(
     ranker_config: RankerConfig,
     ranker_train: TrainConfig,
     *,
+    decode: DecodeConfig,
     seed: int,
     track: bool = True,
     tracking_uri: str | None = None,
@@ -58,6 +60,7 @@ def align_genrec(
         config: Rewards, loss and length of the run.
         ranker_config: Of the reward model.
         ranker_train: Of its training.
+        decode: How the aligned GenRec will be asked: by hits found so its weights are chosen.
         seed: Everything random follows from it.
         track: Whether to record the runs with MLflow.
         tracking_uri: An MLflow server; None for the workspace's own store.
@@ -94,6 +97,7 @@ def align_genrec(
         pages.reward_of(reward.run),
         reward.run,
         config,
+        decode=decode,
         seed=seed,
         track=track,
         tracking_uri=tracking_uri,
@@ -108,6 +112,7 @@ def align_to(
     reward_run: str,
     config: AlignConfig,
     *,
+    decode: DecodeConfig,
     seed: int,
     track: bool = True,
     tracking_uri: str | None = None,
@@ -121,6 +126,7 @@ def align_to(
         reward: Scores items in [0, 1].
         reward_run: Its name: another reward makes another run.
         config: Rewards, loss and length of the run.
+        decode: How the aligned GenRec will be asked.
         seed: Everything random follows from it.
         track: Whether to record the run with MLflow.
         tracking_uri: An MLflow server; None for the workspace's own store.
@@ -128,7 +134,7 @@ def align_to(
         progress: Receives a line of text now and then.
     """
     say = progress or (lambda line: None)
-    job = _Job(pages, reward, reward_run, config, seed, say)
+    job = _Job(pages, reward, reward_run, config, decode, seed, say)
     tracking = train_and_publish(
         pages.workspace,
         KIND,
@@ -141,7 +147,7 @@ def align_to(
         evaluate=job.measurement,
         referee=HeldOutReferee(config),
         tags={"semantic_ids": job.run.generation, "aligned_from": pages.run, "reward": reward_run},
-        parameters={"align": dataclasses.asdict(config)},
+        parameters={"align": dataclasses.asdict(config), "decode": dataclasses.asdict(decode)},
         track=track,
         tracking_uri=tracking_uri,
         latest=False,
@@ -162,10 +168,12 @@ class _Job:
         reward: Ranker,
         reward_run: str,
         config: AlignConfig,
+        decode: DecodeConfig,
         seed: int,
         say: Callable[[str], None],
     ) -> None:
-        self.pages, self.reward, self.config, self.seed, self.say = pages, reward, config, seed, say
+        self.pages, self.reward, self.config, self.decode = pages, reward, config, decode
+        self.seed, self.say = seed, say
         self.run: GenRecRun = dataclasses.replace(
             pages.supervised,
             train=_loop(config, pages.supervised.train),
@@ -176,6 +184,7 @@ class _Job:
             aligned_from=pages.run,
             align=config,
             reward=reward_run,
+            decode=decode,
         )
 
     def policy(self) -> Policy:
@@ -212,7 +221,9 @@ class _Job:
             seed=self.seed,
             progress=self.say,
         )
-        return None if cases is None else held_out_measurement(policy, pages.catalogue, cases, pages.users)
+        if cases is None:
+            return None
+        return held_out_measurement(policy, pages.catalogue, cases, pages.users, self.decode)
 
 
 def _period(config: AlignConfig) -> int:

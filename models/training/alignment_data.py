@@ -1,6 +1,7 @@
 """Pages to align on, as batches: prompts, what the user liked there, and what the reward model needs to know.
 
-Legend: `B` pages of a batch, `Q` pages aligned on, `P` positives of a page, `N` items, `L` levels.
+Legend: `B` pages of a batch, `Q` pages aligned on, `P` positives of a page, `M` of a batch, `C`
+candidates of an item head, `N` items, `L` levels.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from features.semantic_ids import Catalogue
 from kernels.jagged import columns, row_numbers
 from models.genrec.batch import Floats, PackedBatch, pack_prompts
 from models.genrec.config import GenRecConfig
+from models.genrec.data import draw_candidates
 from models.recommend.interface import NO_ITEM, RequestBatch
 from models.recommend.requests import EvaluationCases
 
@@ -33,6 +35,8 @@ class AlignmentBatch:
         positives, positive_offsets: Items of each page with a click or more (D+), distinct, jagged.
         taught_BP: Some of these, at most as many as a page has slots: those whose likelihood is taught; `NO_ITEM` after
             the last.
+        candidates_C: The items that an item head tells apart; none without one.
+        taught_candidate_M: The candidate that each taught positive is, row by row; empty without candidates.
         seed: Of what the policy draws.
     """
 
@@ -41,6 +45,8 @@ class AlignmentBatch:
     positives: Ints
     positive_offsets: Ints
     taught_BP: Ints
+    candidates_C: Ints
+    taught_candidate_M: Ints
     seed: int
 
     @property
@@ -63,14 +69,18 @@ def make_batch(
         catalogue: Semantic IDs.
         config: Shape of the prompts; its `page_items` limits how many positives of a page are taught.
         user_vectors_BU: For a model with `user_prefix`.
-        rng: Chooses among more positives than that.
+        rng: Chooses among more positives than that, and an item head's candidates.
     """
+    taught_BP = _some(cases.relevant_items, cases.relevant_offsets, config.page_items, rng)
+    candidates_C, taught_candidate_M = draw_candidates(taught_BP[taught_BP != NO_ITEM], catalogue, config, rng)
     return AlignmentBatch(
         requests=cases.requests,
         prompts=pack_prompts(cases.requests, catalogue, config, user_vectors_BU),
         positives=cases.relevant_items,
         positive_offsets=cases.relevant_offsets,
-        taught_BP=_some(cases.relevant_items, cases.relevant_offsets, config.page_items, rng),
+        taught_BP=taught_BP,
+        candidates_C=candidates_C,
+        taught_candidate_M=taught_candidate_M,
         seed=int(rng.integers(2**63)),
     )
 

@@ -29,28 +29,28 @@ REWARD, HALLUCINATION, ENTROPY = "reward", "hallucination_rate", "entropy"
 SHOWN = (*(metric_key(HR, k) for k in (1, 10, 50)), metric_key(NDCG, 10), HALLUCINATION, REWARD, ENTROPY)
 """What is measured, in the order of the report."""
 DEPTH = 50
-"""Beams of the measurement, and length of its lists."""
+"""Length of the lists that are measured."""
 _BATCH = 64
 _ROUND = 2.0
 """More than any difference of rewards, which lie in [0, 1]."""
 
 
 def held_out_measurement(
-    policy: Policy, catalogue: Catalogue, cases: EvaluationCases, users: TwoTower | None
+    policy: Policy, catalogue: Catalogue, cases: EvaluationCases, users: TwoTower | None, decode: DecodeConfig
 ) -> Evaluate:
     """Return the measurement of a policy on held-out pages.
 
-    It finds the means over pages of `SHOWN`: hit rates and NDCG of the beam search over the whole catalogue; the share
-    of invalid IDs among the ten best without the trie; the gated reward of the candidates of each page's group, before
-    positives are lifted; the entropy of an ID's first code, in nats.
+    It finds the means over pages of `SHOWN`: hit rates and NDCG of lists of `DEPTH`, found in the whole catalogue as
+    `decode` tells; the share of invalid IDs among the ten best without the trie; the gated reward of the candidates of
+    each page's group, before positives are lifted; the entropy of an ID's first code, in nats.
 
     Args:
         policy: Measured with whatever weights it has at the time.
         catalogue: Items and semantic IDs.
         cases: Held-out pages.
         users: The two-tower model, for a policy with `user_prefix`.
+        decode: How the policy will be asked.
     """
-    retriever = GenRecRetriever(policy, catalogue, DecodeConfig(beams=DEPTH), users)
     batches, sizes = [], []
     for part in cases.batches(_BATCH):
         vectors = None if users is None else users.user_vectors(part.requests, catalogue)
@@ -58,6 +58,8 @@ def held_out_measurement(
         sizes.append(len(part))
 
     def evaluate(_: nn.Module) -> dict[str, float]:
+        # Made anew each time: the keys of an item head follow from the weights of the moment.
+        retriever = GenRecRetriever(policy, catalogue, decode, users)
         items_BK = retriever.retrieve(cases.requests, DEPTH).items_BK
         ranked = ranking_metrics(items_BK, cases.relevant_items, cases.relevant_offsets, ks=(1, 10, DEPTH))
         found = {name: float(values_B.mean()) for name, values_B in ranked.items()}

@@ -1,6 +1,7 @@
 """GenRec while it is aligned: one step proposes candidates, has them judged and computes the loss of GRPO-SR.
 
-Legend: `B` pages, `G` candidates of a group, `P` positives of a page, `L` levels.
+Legend: `B` pages, `G` candidates of a group, `P` positives of a page, `M` of a batch, `C` candidates of an item head,
+`L` levels, `D` width.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from models.alignment.config import AlignConfig
 from models.alignment.objective import grpo_sr_loss, positives_nll
 from models.alignment.reward import calibrated_rewards, hits
 from models.alignment.rollouts import Rollouts, roll_out, sid_codes
-from models.alignment.shared_prefix import response_logprobs
+from models.alignment.shared_prefix import hidden_before_codes, logprobs_after
 from models.genrec.model import GenRec
+from models.recommend.interface import NO_ITEM
 from models.training.alignment_data import AlignmentBatch
 from models.training.alignment_reward import Judge
 from models.training.genrec_run import GenRecRun
@@ -27,6 +29,9 @@ from models.training.genrec_run import GenRecRun
 
 class Policy(GenRec):
     """GenRec whose `forward` is a step of alignment; always in evaluation mode, for dropout would take it off policy.
+
+    An item head reads what the step moves: beside the likelihood of the positives' codes it is taught that of the
+    positives themselves, weighted to the codes' as in supervised training.
 
     Large tables stay as they are: a few hundred steps would do little but start their optimisers' memory anew.
 
@@ -43,6 +48,9 @@ class Policy(GenRec):
         self.judge, self.align = judge, config
         self.trie = Trie.from_sorted(catalogue.sids_SL)
         self._sid_of_item_N = catalogue.sid_of_item_N
+        self._vectors_NV = (
+            catalogue.item_vectors if self.config.item_vectors else np.zeros((len(catalogue), 0), np.float32)
+        )
         if self.config.item_table:
             self.tables.requires_grad_(False)
         self.eval()
@@ -53,14 +61,18 @@ class Policy(GenRec):
         return self
 
     def forward(self, batch: AlignmentBatch) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]
-        """Return the loss of a step and its diagnostics: those of `models.alignment`, and `empty_share` of groups."""
+        """Return the loss of a step and its diagnostics.
+
+        These are those of `models.alignment`, `empty_share` of groups and, with an item head, `nll_items`.
+        """
         rollouts = self.propose(batch, self.align)
         taught_BP = torch.from_numpy(self._sids(batch.taught_BP))
         group = self.align.group
         # what autocast keeps of weights that it met without gradients would have none below
         torch.clear_autocast_cache()
         codes_BRL = torch.cat([rollouts.codes_BGL, sid_codes(self.trie, taught_BP)], dim=1)
-        logprobs_BRL = response_logprobs(self, batch.prompts, codes_BRL)
+        hidden_BRLD = hidden_before_codes(self, batch.prompts, codes_BRL)
+        logprobs_BRL = logprobs_after(self, hidden_BRLD, codes_BRL)
         sids_BR = torch.cat([rollouts.sids_BG, taught_BP], dim=1)
         judged = self._judged(batch, logprobs_BRL.detach(), sids_BR)
         hit_BG, valid_BG = self.hits(batch, rollouts), rollouts.valid
@@ -73,6 +85,10 @@ class Policy(GenRec):
         loss, terms = grpo_sr_loss(
             logprobs_BRL[:, :group], reward_BG, valid_BG, nll_B, supervised_B, self.align, admitted_B
         )
+        if self.config.item_head:
+            nll_items = self._items_nll(hidden_BRLD[0][:, 0], batch)
+            loss = loss + self.align.nll_weight * self.config.item_head * nll_items
+            terms["nll_items"] = nll_items.detach()
         empty = (~valid_BG.any(dim=1)).float().mean()
         return loss, {**diagnostics, **admission, **terms, "empty_share": empty}
 
@@ -84,6 +100,20 @@ class Policy(GenRec):
         """Return which candidates stand for an item that was liked on the page, `[B, G]`."""
         positives = torch.from_numpy(self._sids(batch.positives))
         return hits(rollouts.sids_BG, positives, torch.from_numpy(batch.positive_offsets))
+
+    def _items_nll(self, page_hidden_BD: Tensor, batch: AlignmentBatch) -> Tensor:
+        """Return the item head's negative log-likelihood: averaged over a page's positives, then over pages."""
+        taught_BP = batch.taught_BP != NO_ITEM
+        counts_B = taught_BP.sum(axis=1)
+        if not counts_B.any():
+            return page_hidden_BD.new_zeros(())
+        rows_M = torch.from_numpy(np.nonzero(taught_BP)[0])
+        weight_M = torch.from_numpy((1 / np.maximum(counts_B, 1)).astype(np.float32))[rows_M]
+        candidates_C = torch.from_numpy(batch.candidates_C)
+        vectors_CV = torch.from_numpy(self._vectors_NV[batch.candidates_C])
+        keys_CD = self.item_level.keys(vectors_CV, self._item_rows(candidates_C))
+        targets_M = torch.from_numpy(batch.taught_candidate_M)
+        return self.item_level.loss(page_hidden_BD[rows_M], keys_CD, targets_M, weight_M)
 
     def _sids(self, items: np.ndarray) -> np.ndarray:
         """Return the semantic ID of each item, -1 where there is none."""

@@ -11,14 +11,14 @@ from typing import Any
 from features.semantic_ids import SidVocabulary
 from features.workspace import Workspace
 from models.alignment.config import AlignConfig
-from models.genrec.config import GenRecConfig
+from models.genrec.config import DecodeConfig, GenRecConfig
 from models.genrec.model import GenRec
 from models.training.config import TrainConfig, stored_config
 from models.training.export import load_weights
 from models.training.runs import ALIGNED, WEIGHTS, Runs
 
 KIND = "genrec"
-_ALIGNMENT = ("aligned_from", "align", "reward")
+_ALIGNMENT = ("aligned_from", "align", "reward", "decode")
 _ADVICE = "train GenRec again: `pagewise run`, or `pagewise train genrec` and `pagewise align`"
 
 
@@ -51,6 +51,8 @@ class GenRecRun:
     """How it was aligned."""
     reward: str | None = None
     """The reward model's run."""
+    decode: DecodeConfig | None = None
+    """How held-out pages were answered, by which the aligned weights were chosen; None for a supervised run."""
 
     @property
     def name(self) -> str:
@@ -76,6 +78,7 @@ class GenRecRun:
             "train": stored_config(TrainConfig, document["train"], _ADVICE),
             "codes_per_level": tuple(document["codes_per_level"]),
             "align": stored_config(AlignConfig, document["align"], _ADVICE) if document.get("align") else None,
+            "decode": stored_config(DecodeConfig, document["decode"], _ADVICE) if document.get("decode") else None,
         }
         return cls(**{**document, **parts})
 

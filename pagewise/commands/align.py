@@ -8,7 +8,7 @@ from shlex import quote
 from pagewise.console import Console
 from pagewise.settings import Settings
 
-SECTIONS = ("align", "ranker", "ranker_train")
+SECTIONS = ("align", "ranker", "ranker_train", "decode")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         settings.align,
         settings.ranker,
         settings.ranker_train,
+        decode=settings.decode,
         seed=settings.seed,
         tracking_uri=settings.tracking.uri,
         progress=console.progress,

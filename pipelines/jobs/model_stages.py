@@ -68,6 +68,7 @@ class ModelStages:
                 "align": dataclasses.asdict(settings.align),
                 "ranker": dataclasses.asdict(settings.ranker),
                 "train": dataclasses.asdict(settings.ranker_train),
+                "decode": dataclasses.asdict(settings.decode),
                 "seed": settings.seed,
             },
             inputs=lambda: {
@@ -92,6 +93,7 @@ class ModelStages:
                 settings.align,
                 settings.ranker,
                 settings.ranker_train,
+                decode=settings.decode,
                 seed=settings.seed,
                 tracking_uri=settings.tracking.uri,
                 progress=self._say,

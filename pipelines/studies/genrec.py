@@ -179,7 +179,15 @@ def _run(workspace: Workspace, settings: StudySettings, variant: str, seed: int)
     if variant in TRAINED:
         return training.run, training.train.seconds, training.train.steps
     align = dataclasses.replace(settings.align, **ALIGNED[variant])
-    aligned = align_genrec(workspace, align, settings.ranker, settings.ranker_train, supervised=training.run, **options)
+    aligned = align_genrec(
+        workspace,
+        align,
+        settings.ranker,
+        settings.ranker_train,
+        decode=settings.decode,
+        supervised=training.run,
+        **options,
+    )
     return aligned.run, aligned.train.seconds, aligned.train.steps
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from features.workspace import Workspace
 from models.alignment.config import AlignConfig
-from models.genrec.config import GenRecConfig
+from models.genrec.config import DecodeConfig, GenRecConfig
 from models.recommend.interface import NO_ITEM
 from models.tokenizer.build import build_bundle
 from models.tokenizer.config import SemanticIdConfig
@@ -29,6 +29,7 @@ SEMANTIC_IDS = SemanticIdConfig(
 MODEL = GenRecConfig(layers=1, width=16, heads=2, kv_heads=1, ffn_width=32, page_items=3, batch_tokens=512)
 TRAIN_CONFIG = TrainConfig(epochs=4, learning_rate=0.01, precision="float32", checkpoint_every_steps=3, threads=1)
 REWARD_TRAIN = TrainConfig(epochs=2, learning_rate=0.01, precision="float32", monitor="auc", threads=1)
+DECODE = DecodeConfig()
 ALIGN = AlignConfig(
     group=4, learning_rate=1e-3, steps=8, pages_per_step=8, evaluate_every_steps=4, validation_pages=60, tolerance=0.5
 )
@@ -59,10 +60,10 @@ def make_workspace(root: Path, **options) -> Workspace:
     return workspace
 
 
-def align(workspace: Workspace, progress=None, **changes):
+def align(workspace: Workspace, progress=None, decode=DECODE, **changes):
     config = dataclasses.replace(ALIGN, **changes)
     model = ranker_worker().MODEL
-    return align_genrec(workspace, config, model, REWARD_TRAIN, seed=3, track=False, progress=progress)
+    return align_genrec(workspace, config, model, REWARD_TRAIN, decode=decode, seed=3, track=False, progress=progress)
 
 
 if __name__ == "__main__":

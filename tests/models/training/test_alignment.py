@@ -6,17 +6,27 @@ import dataclasses
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
+from features.schemas import VALIDATION
 from features.workspace import Workspace
+from models.genrec.config import DecodeConfig
+from models.genrec.item_level import item_logits
+from models.metrics import ranking_metrics
+from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.release_parts import latest_runs
+from models.recommend.requests import requests_from_sequences
 from models.training.alignment import align_to
-from models.training.alignment_measure import HIT_RATE, REWARD, SHOWN
+from models.training.alignment_data import make_batch
+from models.training.alignment_measure import DEPTH, HIT_RATE, REWARD, SHOWN
 from models.training.alignment_pages import AlignmentPages
+from models.training.alignment_policy import Policy
+from models.training.export import load_weights
 from models.training.genrec import train_genrec
 from models.training.genrec_run import KIND, load_genrec, newest_genrec
-from models.training.runs import ALIGNED, MissingRunError, Runs
+from models.training.runs import ALIGNED, WEIGHTS, MissingRunError, Runs
 
 pytestmark = pytest.mark.integration
 
@@ -107,7 +117,8 @@ def test_all_but_the_item_table_is_trained(shop, alignment_worker, supervised):
     )
     # the last weights, not the best
     hide_validation(supervised)
-    report = align_to(pages, alignment_worker.HalfTheShop(), "half", config, seed=1, track=False)
+    options = {"decode": alignment_worker.DECODE, "seed": 1, "track": False}
+    report = align_to(pages, alignment_worker.HalfTheShop(), "half", config, **options)
     assert report.before == {}
     after = load_genrec(supervised, report.run)[0].state_dict()
     same = {name for name, value in after.items() if torch.equal(value, before[name])}
@@ -136,7 +147,7 @@ def test_a_reward_that_is_hacked_ends_the_run_and_the_best_weights_before_are_ke
     )
     pages = AlignmentPages.load(supervised, config, max_history=10)
     told = []
-    options = {"seed": 1, "track": False, "progress": told.append}
+    options = {"decode": alignment_worker.DECODE, "seed": 1, "track": False, "progress": told.append}
     report = align_to(pages, alignment_worker.HalfTheShop(), "half the shop", config, **options)
     assert report.exploited
     assert report.train.stopped.startswith("held-out HR@10 fell from ")
@@ -150,6 +161,66 @@ def test_a_reward_that_is_hacked_ends_the_run_and_the_best_weights_before_are_ke
     assert report.train.best_step < last
     assert report.train.metrics == evaluations[report.train.best_step]
     assert report.train.metrics[HIT_RATE] >= 0.98 * report.before[HIT_RATE]
+
+
+@pytest.fixture(scope="module")
+def headed(shop, alignment_worker, tmp_path_factory):
+    """A workspace whose supervised GenRec has an item head."""
+    workspace = Workspace(shutil.copytree(shop[1], tmp_path_factory.mktemp("headed") / "own"))
+    model = dataclasses.replace(alignment_worker.MODEL, item_vectors=True, item_head=0.5)
+    train_genrec(workspace, model, alignment_worker.TRAIN_CONFIG, seed=3, track=False)
+    return workspace
+
+
+def policy_of(pages, judge, config, item_head):
+    shape = dataclasses.replace(pages.supervised.model, item_head=item_head)
+    policy = Policy(dataclasses.replace(pages.supervised, model=shape), pages.catalogue, judge, config)
+    load_weights(policy, Runs(pages.workspace, KIND).folder(pages.run) / WEIGHTS)
+    return policy
+
+
+def test_the_item_head_is_taught_the_positives_beside_their_codes(headed, alignment_worker):
+    """Twice its weight adds, once more, the mean over pages of the mean over positives of -log P(item)."""
+    config = dataclasses.replace(alignment_worker.ALIGN, nll_weight=0.25)
+    pages = AlignmentPages.load(headed, config, max_history=10)
+    judge = pages.judge(alignment_worker.HalfTheShop(), config, seed=0)
+    batch = make_batch(
+        pages.cases.take(np.arange(9)), pages.catalogue, pages.supervised.model, None, np.random.default_rng(0)
+    )
+    policies = [policy_of(pages, judge, config, item_head) for item_head in (0.5, 1.0)]
+    (loss, terms), (more, _) = (policy(batch) for policy in policies)
+    model = policies[0]
+    hidden_BTD, _ = model.hidden(batch.prompts)
+    page_BD = hidden_BTD.flatten(0, 1)[batch.prompts.page_places_P]
+    logits_BN = item_logits(model.item_level, page_BD, model.item_keys(torch.from_numpy(pages.catalogue.item_vectors)))
+    surprise = -logits_BN.log_softmax(dim=1)
+    pages_nll = [surprise[row, items[items >= 0]].mean() for row, items in enumerate(batch.taught_BP)]
+    expected = torch.stack(pages_nll).mean()
+    torch.testing.assert_close(terms["nll_items"], expected.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(more - loss, 0.25 * 0.5 * expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_head_follows_and_is_measured_as_it_will_be_asked(headed, alignment_worker):
+    """With the settings' decoding, and keys of the weights that are measured."""
+    decode = DecodeConfig(item_weight=20.0, item_candidates=5)
+    before = load_genrec(headed)[0].state_dict()
+    changes = {"learning_rate": 5e-3, "tolerance": 1.0, "validation_pages": 500}
+    report = alignment_worker.align(headed, decode=decode, **changes)
+    model, run = load_genrec(headed, report.run)
+    after = model.state_dict()
+    for name in ("item_level.query.weight", "item_level.key.weight", "item_level.history.weight"):
+        assert not torch.equal(after[name], before[name])
+    assert report.train.best_step
+    assert run.decode == decode
+    assert alignment_worker.align(headed, **changes).run != report.run
+    pages = AlignmentPages.load(headed, report.align, max_history=10)
+    cases = requests_from_sequences(headed, pages.catalogue, VALIDATION, max_history=pages.max_history)
+    assert len(cases) < report.align.validation_pages
+    for asked, same in ((decode, True), (DecodeConfig(), False)):
+        items_BK = GenRecRetriever(model, pages.catalogue, asked).retrieve(cases.requests, DEPTH).items_BK
+        ranked = ranking_metrics(items_BK, cases.relevant_items, cases.relevant_offsets, ks=(1, 10, DEPTH))
+        found = {name: float(ranked[name].mean()) for name in SHOWN if name in ranked}
+        assert (found == pytest.approx({name: report.train.metrics[name] for name in found})) == same
 
 
 def test_the_same_alignment_is_found_and_not_repeated(shop, alignment_worker):
