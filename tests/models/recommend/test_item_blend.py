@@ -12,6 +12,7 @@ from features.semantic_ids import Catalogue
 from models.genrec.batch import pack_prompts
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.genrec.decode import beam_search, exhaustive_scores
+from models.genrec.item_level import item_logits
 from models.genrec.model import GenRec
 from models.recommend.eligibility import Eligibility
 from models.recommend.genrec_retriever import GenRecRetriever
@@ -101,6 +102,32 @@ def test_items_that_only_the_head_proposes_count_as_the_worst_beam(model, catalo
     known_BN = np.where(reached_BN, sid_BN, beams.scores_BK.numpy()[:, -1:])
     expected_BN = np.where(permitted(requests) & (reached_BN | own_BN), known_BN + item_BN, -np.inf)
     np.testing.assert_allclose(found.scores_BK, -np.sort(-expected_BN, axis=1)[:, :4], rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_few_requests_at_a_time_find_what_all_at_once_do(model, catalogue, monkeypatch, seed) -> None:
+    rng = np.random.default_rng(seed)
+    size, most = int(rng.integers(2, 9)), int(rng.integers(1, 4))
+    requests = make_requests().take(rng.integers(3, size=size))
+    counts_B = rng.integers(5, size=size)
+    rows = np.repeat(np.arange(size), counts_B)
+    items = np.concatenate([np.sort(rng.choice(ITEMS, count, replace=False)) for count in counts_B])
+    found = Found(rows, items, -rng.random(len(rows), dtype=np.float32))
+    hidden_BD = torch.from_numpy(rng.normal(size=(size, 16)).astype(np.float32))
+    blend = ItemBlend(model, catalogue, DecodeConfig(item_candidates=int(rng.integers(8))))
+    whole = blend(found, hidden_BD, requests)
+    shapes = []
+    monkeypatch.setattr("models.recommend.item_blend.LOGITS", most * ITEMS + 1)
+    monkeypatch.setattr(
+        "models.recommend.item_blend.item_logits",
+        lambda *given: shapes.append(given[1].shape[0]) or item_logits(*given),
+    )
+    parts = blend(found, hidden_BD, requests)
+    assert sum(shapes) == size
+    assert max(shapes) <= most
+    assert whole.rows_X.tolist() == parts.rows_X.tolist()
+    assert whole.items_X.tolist() == parts.items_X.tolist()
+    np.testing.assert_allclose(whole.scores_X, parts.scores_X, rtol=1e-5)
 
 
 def test_a_blend_by_hand(model, catalogue, monkeypatch) -> None:
