@@ -160,6 +160,10 @@ BAD_PROPENSITY = "bad_propensity"
 BAD_VALUE = "bad_value"
 DUPLICATE = "duplicate"
 CANCELLATION = "cancellation"
+TOO_LATE = "too_late"
+"""A streamed row whose time lies further back than `stream.lateness_hours`."""
+IN_THE_FUTURE = "in_the_future"
+"""A streamed row whose time lies further ahead than `stream.future_minutes`."""
 NO_CUSTOMER = "no_customer"
 MALFORMED = "malformed"
 MERGED = "merged"
@@ -179,6 +183,8 @@ REASONS: tuple[str, ...] = (
     BAD_PROPENSITY,
     BAD_VALUE,
     DUPLICATE,
+    TOO_LATE,
+    IN_THE_FUTURE,
     CANCELLATION,
     NO_CUSTOMER,
     MALFORMED,
@@ -207,6 +213,17 @@ TABLES: dict[str, pa.Schema] = {
 """Every table of a workspace by name, but those whose columns are features (`features.definitions.feature_schemas`).
 `import_rejects` is written by importers, `dead_letters` by `validate`; `recommendations` holds pages that nobody has
 seen yet: without events."""
+
+_POSITION = pa.field("position", pa.int64(), nullable=False)
+EVENT_LOG, PAGE_LOG, ITEM_LOG, STREAM_DEAD_LETTERS = "event_log", "page_log", "item_log", "stream_dead_letters"
+LOG_TABLES: dict[str, pa.Schema] = {
+    EVENT_LOG: EVENTS.append(_POSITION),
+    PAGE_LOG: PAGES.append(_POSITION),
+    ITEM_LOG: ITEMS.append(_POSITION),
+    STREAM_DEAD_LETTERS: DEAD_LETTERS.append(_POSITION),
+}
+"""What `pagewise stream` keeps of the event stream (`pipelines.streaming.log`); `position` is that of the last message
+that was taken up together with the row. `event_log` also holds an impression for every item of a served page."""
 
 
 def schema_hash(schema: pa.Schema) -> str:

@@ -1,0 +1,69 @@
+"""Options of the event stream and of the pipeline that reads it; imports nothing heavy."""
+
+from __future__ import annotations
+
+import dataclasses
+
+REDIS, DIRECTORY, KAFKA = "redis", "directory", "kafka"
+SOURCES = (REDIS, DIRECTORY, KAFKA)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """Where events arrive, and how the streaming pipeline takes them up."""
+
+    source: str = REDIS
+    """`redis`: a Redis stream in the online store's Redis. `directory`: a folder in which files appear. `kafka`:
+    topics, through Beam's own connector, on a Beam runner that has it."""
+
+    folder: str | None = None
+    """Folder of source `directory`: finished files `events-*.jsonl`, `pages-*.jsonl`, `items-*.jsonl`."""
+
+    max_messages: int = 1_000_000
+    """Messages that may wait; beyond that an append is refused, so that a pipeline that stands still cannot fill the
+    memory of Redis. A message holds what one request sent: about 300 bytes an event."""
+
+    range_rows: int = 20_000
+    """About the most rows taken up at once: memory stays bounded, whatever waits."""
+
+    interval_s: float = 0.25
+    """Seconds from one range's beginning to the next one's, at least, while less than `range_rows` waits."""
+
+    lateness_hours: float = 48.0
+    """An event this much older than the newest one so far is too late: it becomes a dead letter."""
+
+    future_minutes: float = 10.0
+    """An event this far ahead of the clock is a mistake: it becomes a dead letter."""
+
+    shards: int = 2
+    """Parts of users and of items that are folded apart; more only where workers run apart."""
+
+    compact_ranges: int = 256
+    """After this many ranges their files become one per table and day."""
+
+    metrics_port: int | None = None
+    """Port of 127.0.0.1 on which `/metrics` answers; null for none, 0 for any free one."""
+
+    until_empty: bool = False
+    """End once nothing waits any more, instead of waiting for more."""
+
+    def __post_init__(self) -> None:
+        """Collect every mistake into one error."""
+        mistakes = []
+        if self.source not in SOURCES:
+            mistakes.append(f"source: expected one of {', '.join(SOURCES)}, got {self.source!r}")
+        if (self.source == DIRECTORY) != (self.folder is not None):
+            mistakes.append(
+                f"folder: expected one with source=directory only, got {self.folder!r} with {self.source!r}"
+            )
+        for name in ("max_messages", "range_rows", "interval_s", "lateness_hours", "shards"):
+            if not getattr(self, name) > 0:
+                mistakes.append(f"{name}: expected a positive number, got {getattr(self, name)}")
+        if not self.future_minutes >= 0:
+            mistakes.append(f"future_minutes: expected at least 0, got {self.future_minutes}")
+        if self.compact_ranges < 2:
+            mistakes.append(f"compact_ranges: expected at least 2, got {self.compact_ranges}")
+        if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
+            mistakes.append(f"metrics_port: expected 0 to 65535, got {self.metrics_port}")
+        if mistakes:
+            raise ValueError("stream: " + "; ".join(mistakes))

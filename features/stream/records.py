@@ -1,0 +1,72 @@
+"""What travels on the stream: rows of one table, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Self
+
+EVENTS, PAGES, ITEMS = "events", "pages", "items"
+STREAM_TABLES = (EVENTS, PAGES, ITEMS)
+"""Tables whose rows may travel: what happened, what was shown, what is new in the catalogue."""
+
+_SEQUENCE_BITS = 16
+
+
+class StreamRecord(NamedTuple):
+    """Rows of one table that are accepted together.
+
+    Attributes:
+        table: One of `STREAM_TABLES`.
+        rows: JSON lines of the columns of that table in `features.schemas`; times are milliseconds since 1970 UTC,
+            absent columns are null.
+    """
+
+    table: str
+    rows: bytes
+
+    @classmethod
+    def of_rows(cls, table: str, rows: Iterable[Mapping[str, object]]) -> Self:
+        r"""Encode rows.
+
+        Raises:
+            ValueError: The table does not travel on the stream.
+
+        Example:
+            >>> StreamRecord.of_rows("items", [{"item_id": "i1", "title": "Tea"}]).rows
+            b'{"item_id":"i1","title":"Tea"}'
+        """
+        if table not in STREAM_TABLES:
+            raise ValueError(f"stream record: expected a table of {', '.join(STREAM_TABLES)}, got {table!r}")
+        lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for row in rows)
+        return cls(table, "\n".join(lines).encode(errors="replace"))
+
+
+class Message(NamedTuple):
+    """A record where it lies on the stream; positions rise, and are never given twice."""
+
+    position: int
+    record: StreamRecord
+
+
+def position_of(milliseconds: int, sequence: int) -> int:
+    """Return the position of the `sequence`-th message of a millisecond.
+
+    Example:
+        >>> position_of(1_700_000_000_000, 2) == (1_700_000_000_000 << 16) + 2
+        True
+    """
+    return (milliseconds << _SEQUENCE_BITS) | sequence
+
+
+def parts_of(position: int) -> tuple[int, int]:
+    """Return the millisecond at which a message was accepted and its number within that.
+
+    Example:
+        >>> parts_of(position_of(1_700_000_000_000, 2))
+        (1700000000000, 2)
+    """
+    return position >> _SEQUENCE_BITS, position & MAX_SEQUENCE
+
+
+MAX_SEQUENCE = (1 << _SEQUENCE_BITS) - 1

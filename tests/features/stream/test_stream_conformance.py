@@ -1,0 +1,129 @@
+"""What every event stream does, on each that there is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from features.store.embedded import EmbeddedRedis
+from features.stream.base import EventStream, StreamFullError, StreamUnavailableError
+from features.stream.config import StreamConfig
+from features.stream.opening import open_stream
+from features.stream.records import MAX_SEQUENCE, StreamRecord, parts_of, position_of
+from features.stream.redis_stream import GROUP, RedisStream
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis(tmp_path_factory.mktemp("stream")) as running:
+        yield running
+
+
+@pytest.fixture
+def stream(server: EmbeddedRedis, request: pytest.FixtureRequest) -> Iterator[EventStream]:
+    with open_stream(StreamConfig(max_messages=3000), server.url, request.node.name) as opened:
+        yield opened
+
+
+def records(*names: str) -> list[StreamRecord]:
+    return [StreamRecord("events", name.encode()) for name in names]
+
+
+def names(messages) -> list[str]:
+    return [message.record.rows.decode() for message in messages]
+
+
+def test_messages_come_in_the_order_of_their_positions(stream: EventStream) -> None:
+    positions = stream.append(records("a", "b")) + stream.append(records("c"))
+    assert positions == sorted(set(positions))
+    messages = stream.read_after(0, 10, 0)
+    assert names(messages) == ["a", "b", "c"]
+    assert [message.position for message in messages] == positions
+    assert messages[0].record == StreamRecord("events", b"a")
+
+
+def test_reading_goes_on_behind_a_position(stream: EventStream) -> None:
+    positions = stream.append(records("a", "b", "c", "d"))
+    assert names(stream.read_after(positions[0], 2, 0)) == ["b", "c"]
+    assert names(stream.read_range(positions[1], positions[2])) == ["b", "c"]
+    assert stream.read_after(positions[3], 10, 0) == []
+
+
+def test_many_messages_are_read_in_pieces(stream: EventStream) -> None:
+    wanted = [str(number) for number in range(2500)]
+    positions = stream.append(records(*wanted))
+    assert names(stream.read_after(0, 2100, 0)) == wanted[:2100]
+    assert names(stream.read_range(positions[1], positions[-1])) == wanted[1:]
+
+
+def test_nothing_there_is_waited_for(stream: EventStream) -> None:
+    assert stream.read_after(0, 1, 0.01) == []
+    later = threading.Timer(0.05, stream.append, [records("a")])
+    later.start()
+    assert names(stream.read_after(0, 1, 30)) == ["a"]
+    later.join()
+
+
+def test_backlog_counts_what_lies_behind(stream: EventStream) -> None:
+    assert stream.backlog(0) == 0
+    positions = stream.append(records("a", "b", "c"))
+    assert [stream.backlog(position) for position in (0, *positions)] == [3, 2, 1, 0]
+
+
+def test_trimmed_messages_are_gone(stream: EventStream) -> None:
+    positions = stream.append(records("a", "b", "c"))
+    stream.trim(positions[1])
+    stream.trim(positions[1])
+    assert names(stream.read_after(0, 10, 0)) == ["c"]
+    assert stream.backlog(positions[1]) == 1
+
+
+def test_a_full_stream_refuses_all_or_nothing(stream: EventStream) -> None:
+    positions = stream.append(records(*map(str, range(2999))))
+    with pytest.raises(StreamFullError, match=r"3,000 messages .* raise stream\.max_messages"):
+        stream.append(records("a", "b"))
+    assert stream.backlog(0) == 2999
+    stream.trim(positions[0])
+    assert len(stream.append(records("a", "b"))) == 2
+
+
+def test_new_messages_come_behind_a_position_that_was_trimmed(stream: EventStream) -> None:
+    """Redis lost its data, and the clock was set back: what comes then must not lie where nobody reads any more."""
+    ahead = position_of(4_000_000_000_000, 7)
+    stream.trim(ahead)
+    (position,) = stream.append(records("a"))
+    assert position > ahead
+    assert names(stream.read_after(ahead, 10, 0)) == ["a"]
+
+
+def test_a_millisecond_never_runs_out_of_positions(stream: EventStream) -> None:
+    last = position_of(4_000_000_000_000, MAX_SEQUENCE - 1)
+    stream.trim(last)
+    positions = stream.append(records("a", "b", "c"))
+    assert [parts_of(position) for position in positions] == [
+        (4_000_000_000_000, MAX_SEQUENCE),
+        (4_000_000_000_001, 0),
+        (4_000_000_000_001, 1),
+    ]
+    assert names(stream.read_after(last, 10, 0)) == ["a", "b", "c"]
+
+
+def test_the_group_stands_where_the_pipeline_is(server: EmbeddedRedis, stream: EventStream, request) -> None:
+    positions = stream.append(records("a", "b"))
+    stream.trim(positions[0])
+    with redis.Redis.from_url(server.url) as client:
+        (group,) = client.xinfo_groups(f"{request.node.name}:stream")
+    assert group["name"] == GROUP.encode()
+    assert group["last-delivered-id"].decode() == "{}-{}".format(*parts_of(positions[0]))
+
+
+def test_a_redis_that_is_not_there_is_named(tmp_path) -> None:
+    url = f"unix://{tmp_path}/nobody.sock"
+    with (
+        RedisStream.connect(url, namespace="n", max_messages=1, timeout_s=0.2) as stream,
+        pytest.raises(StreamUnavailableError, match=r"nobody\.sock does not answer"),
+    ):
+        stream.append(records("a"))
