@@ -1,8 +1,24 @@
-"""The service's own Prometheus metrics; one registry per service, so that several live in one process."""
+"""The service's own Prometheus metrics: of one process, or of all processes of the node that share a folder.
+
+Where the environment names a folder (`PROMETHEUS_MULTIPROC_DIR`, set by `serving.run` for the processes it starts),
+each process keeps its values in files there, and whichever replica is asked answers for all. Counters of processes that
+ended stay, their gauges go.
+"""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Literal
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable that prometheus_client looks at when it is imported."""
+
+Together = Literal["livemax", "livesum"]
+"""How one gauge of several replicas becomes one number."""
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -17,6 +33,7 @@ class ServiceMetrics:
         pages: Pages served, by what stood in for the first choice (`none` where nothing did).
         short_pages: Pages with fewer items than asked for, by whether they hold `some` or `none`.
         batch_size: Requests answered together.
+        stage_seconds: One stage of making a batch of pages, by stage: `store`, `retrieval`, `ranking`.
         store_seconds: One read of histories.
         store_corrupted: Damaged or foreign blobs met in the store.
         store_failures: Reads the store did not answer.
@@ -33,8 +50,9 @@ class ServiceMetrics:
         self.pages = self._counter("pages", "Pages served", ["fallback"])
         self.short_pages = self._counter("short_pages", "Pages with fewer items than asked for", ["items"])
         self.batch_size = self._histogram("batch_size", "Requests answered together", _BATCHES)
+        self.stage_seconds = self._histogram("stage_seconds", "Seconds of one stage of a batch", _SECONDS, ["stage"])
         self.store_seconds = self._histogram("store_read_seconds", "Seconds to read histories", _SECONDS)
-        self.store_corrupted = self._gauge("store_corrupted", "Damaged or foreign blobs met")
+        self.store_corrupted = self._gauge("store_corrupted", "Damaged or foreign blobs met", together="livesum")
         self.store_failures = self._counter("store_failures", "Reads the store did not answer")
         self.newest_event = self._gauge("store_newest_event_time_seconds", "Newest event in the store, Unix seconds")
         self.release = self._gauge("release_info", "What is served", ["release", "arm"])
@@ -42,16 +60,60 @@ class ServiceMetrics:
         self.delta_refused = self._gauge("catalogue_delta_refused", "1 while a newer catalogue delta cannot be used")
 
     def text(self) -> bytes:
-        """Return everything in Prometheus's text format."""
-        return generate_latest(self.registry)
+        """Return everything in Prometheus's text format, of all processes where a folder is shared."""
+        return text_of(self.registry)
 
     def _counter(self, name: str, help: str, labels: list[str] | None = None) -> Counter:
         return Counter(f"pagewise_{name}", help, labels or [], registry=self.registry)
 
-    def _gauge(self, name: str, help: str, labels: list[str] | None = None) -> Gauge:
-        return Gauge(f"pagewise_{name}", help, labels or [], registry=self.registry)
+    def _gauge(self, name: str, help: str, labels: list[str] | None = None, together: Together = "livemax") -> Gauge:
+        return Gauge(f"pagewise_{name}", help, labels or [], registry=self.registry, multiprocess_mode=together)
 
     def _histogram(
         self, name: str, help: str, buckets: tuple[float, ...], labels: list[str] | None = None
     ) -> Histogram:
         return Histogram(f"pagewise_{name}", help, labels or [], buckets=buckets, registry=self.registry)
+
+
+class GateMetrics:
+    """What happens to requests before a replica sees them.
+
+    Attributes:
+        refused: Requests answered without a replica, by reason.
+        in_flight: Requests inside the service now.
+        seconds: From a request's arrival to the end of its answer, refused ones left out.
+        log_failures: Lines of the request log that could not be written.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.refused = Counter(
+            "pagewise_refused", "Requests answered without a replica", ["reason"], registry=self.registry
+        )
+        self.in_flight = Gauge(
+            "pagewise_in_flight", "Requests inside the service", registry=self.registry, multiprocess_mode="livesum"
+        )
+        self.seconds = Histogram(
+            "pagewise_gate_seconds", "Seconds inside the service", buckets=_SECONDS, registry=self.registry
+        )
+        self.log_failures = Counter(
+            "pagewise_log_failures", "Request log lines that could not be written", registry=self.registry
+        )
+
+
+def text_of(registry: CollectorRegistry) -> bytes:
+    """Return a registry's metrics in Prometheus's text format, or all that share the folder if there is one."""
+    folder = os.environ.get(SHARED_FOLDER)
+    if folder is None:
+        return generate_latest(registry)
+    _forget_ended(Path(folder))
+    together = CollectorRegistry()
+    MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]
+    return generate_latest(together)
+
+
+def _forget_ended(folder: Path) -> None:
+    """Remove the gauges of processes that are no more: what they served, nobody serves."""
+    for pid in {file.stem.rpartition("_")[2] for file in folder.glob("gauge_live*_*.db")}:
+        if not Path("/proc", pid).exists():
+            mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
