@@ -10,7 +10,6 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from kernels.allowed_ids import AllowedIds
 from kernels.trie import NO_NODE, Trie
 from kernels.trie_topk import trie_topk
 from models.alignment.config import AlignConfig
@@ -37,14 +36,6 @@ class Rollouts:
         """Where there is a candidate, bool `[B, G]`."""
         return self.sids_BG >= 0
 
-    @property
-    def duplicate_share(self) -> float:
-        """Share of candidates that stand in their group already; 0 from a beam."""
-        earlier_GG = torch.ones(2 * self.sids_BG.shape[1:], dtype=torch.bool, device=self.sids_BG.device).tril(-1)
-        same_BGG = self.sids_BG[:, :, None] == self.sids_BG[:, None, :]
-        repeated_BG = (same_BGG & earlier_GG).any(dim=-1) & self.valid
-        return float(repeated_BG.sum() / self.valid.sum().clamp_min(1))
-
 
 @torch.no_grad()
 def roll_out(
@@ -52,7 +43,6 @@ def roll_out(
     prompts: PackedBatch,
     trie: Trie,
     config: AlignConfig,
-    allowed: AllowedIds | None = None,
     generator: torch.Generator | None = None,
 ) -> Rollouts:
     """Let the policy propose `config.group` valid semantic IDs per request; its mode is left as it is.
@@ -62,7 +52,6 @@ def roll_out(
         prompts: `B` open pages, from `pack_prompts`.
         trie: The valid semantic IDs.
         config: Size of the group, and how candidates are found.
-        allowed: Which IDs each request may get; None allows all.
         generator: Of the draws.
 
     Returns:
@@ -72,29 +61,21 @@ def roll_out(
     model.eval()
     try:
         if config.rollouts == "beam":
-            sids_BG = beam_search(model, prompts, trie, config.group, allowed).sids_BK
+            sids_BG = beam_search(model, prompts, trie, config.group).sids_BK
         else:
-            sids_BG = _sample(model, prompts, trie, config.group, allowed, generator)
+            sids_BG = _sample(model, prompts, trie, config.group, generator)
     finally:
         model.train(training)
     return Rollouts(sids_BG=sids_BG, codes_BGL=sid_codes(trie, sids_BG))
 
 
-def _sample(
-    model: GenRec,
-    prompts: PackedBatch,
-    trie: Trie,
-    group: int,
-    allowed: AllowedIds | None,
-    generator: torch.Generator | None,
-) -> Tensor:
+def _sample(model: GenRec, prompts: PackedBatch, trie: Trie, group: int, generator: torch.Generator | None) -> Tensor:
     """Draw semantic IDs code by code, each code from the softmax renormalised over the valid children.
 
     The best child after Gumbel noise was added to every log-probability is such a draw (Gumbel-max), so each draw is a
     beam search of its own with one noisy beam.
     """
     state = Decoding.start(model, prompts)
-    own = None if allowed is None else _for_each_draw(allowed, group)
     rows = len(prompts.page_places_P)
     nodes_Q1 = torch.zeros(rows * group, 1, dtype=torch.int64, device=prompts.tokens_BT.device)
     no_score_Q1 = torch.zeros(rows * group, 1, device=nodes_Q1.device)
@@ -102,21 +83,12 @@ def _sample(
     for level, edges in enumerate(trie.levels):
         noisy_BGC = state.logprobs(level).expand(-1, group, -1).contiguous()
         noisy_BGC = noisy_BGC - torch.empty_like(noisy_BGC).exponential_(generator=generator).log()
-        _, nodes_Q1, _ = trie_topk(trie, level, nodes_Q1, no_score_Q1, noisy_BGC.flatten(0, 1)[:, None], 1, own)
+        _, nodes_Q1, _ = trie_topk(trie, level, nodes_Q1, no_score_Q1, noisy_BGC.flatten(0, 1)[:, None], 1)
         if level + 1 < len(trie.levels):
             codes_BG = edges.codes[nodes_Q1.clamp_min(0)].long().view(rows, group)
             state = state.extend(codes_BG, parents_BG, level)
             parents_BG = torch.arange(group, device=nodes_Q1.device).expand(rows, -1)
     return nodes_Q1.view(rows, group)
-
-
-def _for_each_draw(allowed: AllowedIds, group: int) -> AllowedIds:
-    """Give every draw of a request the request's filter."""
-    return dataclasses.replace(
-        allowed,
-        filter_B=allowed.filter_B.repeat_interleave(group),
-        gone_BX=allowed.gone_BX.repeat_interleave(group, dim=0),
-    )
 
 
 def sid_codes(trie: Trie, sids: Tensor) -> Tensor:

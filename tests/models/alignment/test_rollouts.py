@@ -1,4 +1,4 @@
-"""Groups of candidates: the beam's are the best, the draws follow the policy, both are valid and allowed."""
+"""Groups of candidates: the beam's are the best, the draws follow the policy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import torch
 from genrec_cases import make_catalogue, make_model, make_requests
 
 from features.semantic_ids import Catalogue
-from kernels.allowed_ids import AllowedIds
 from kernels.trie import Trie
 from models.alignment.config import AlignConfig
-from models.alignment.rollouts import Rollouts, roll_out, sid_codes
+from models.alignment.rollouts import roll_out, sid_codes
 from models.alignment.shared_prefix import response_logprobs
 from models.genrec.batch import PackedBatch, pack_prompts
 from models.genrec.decode import exhaustive_scores
@@ -53,7 +52,6 @@ def test_beam_gives_the_most_probable_ids_in_order() -> None:
     order = exhaustive_scores(model, prompts, torch.from_numpy(catalogue.sids_SL).long()).argsort(1, descending=True)
     assert torch.equal(found.sids_BG, order)
     assert torch.equal(found.codes_BGL, torch.from_numpy(catalogue.sids_SL).long()[order])
-    assert found.duplicate_share == 0
 
 
 def test_more_candidates_than_ids_leaves_places_empty() -> None:
@@ -89,29 +87,9 @@ def test_draws_repeat_with_their_seed_and_differ_between_requests() -> None:
     assert not torch.equal(first[0], first[1])
 
 
-@pytest.mark.parametrize("rollouts", ["beam", "sample"])
-def test_only_allowed_ids_and_none_where_nothing_is(rollouts: str) -> None:
-    catalogue, model, prompts, trie = make_case([2, 3, 1])
-    allowed_BS = torch.zeros(3, len(catalogue.sids_SL), dtype=torch.bool)
-    allowed_BS[0, [2, 5]] = True
-    allowed_BS[1, 7:] = True
-    config = AlignConfig(group=4, rollouts=rollouts)  # type: ignore[arg-type]
-    found = roll_out(model, prompts, trie, config, AllowedIds.from_bitmap(allowed_BS))
-    assert set(found.sids_BG[0].tolist()) <= {-1, 2, 5}
-    assert found.sids_BG[1].min().item() >= 7
-    assert found.sids_BG[2].tolist() == [-1] * 4
-    assert found.valid[2].any().item() is False
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_stays_as_it_was(training: bool) -> None:
     _, model, prompts, trie = make_case([2])
     model.train(training)
     roll_out(model, prompts, trie, AlignConfig())
     assert model.training is training
-
-
-def test_duplicates_are_counted_among_candidates() -> None:
-    sids_BG = torch.tensor([[4, 4, 4, 7], [2, -1, -1, -1]])
-    rollouts = Rollouts(sids_BG=sids_BG, codes_BGL=torch.zeros(2, 4, 3, dtype=torch.int64))
-    assert rollouts.duplicate_share == pytest.approx(2 / 5)
