@@ -116,6 +116,9 @@ class DecodeConfig:
     """Weight of an item's log-probability beside its semantic ID's, for a GenRec with an item head."""
     item_candidates: int = 100
     """Items that the item head proposes besides those the beams found; their IDs count as the worst beam."""
+    renormalize: bool = False
+    """Divide each code's probability by that of all codes which lead to an allowed ID. Without, a prefix of which much
+    probability leads nowhere loses it for good."""
     precision: Precision = "float32"
     """Of matrix products. bfloat16 takes less than half the processor time; of a top 10 on Beauty it changed 1 item in
     140, and every fourth one's order. `auto`: bfloat16 where the processor multiplies it natively, else float32."""

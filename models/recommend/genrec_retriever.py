@@ -97,7 +97,8 @@ class GenRecRetriever:
     def _decode(self, requests: RequestBatch, k: int) -> tuple[Ints, npt.NDArray[np.float32]]:
         prompts, allowed = self._prompts(requests), self.filter.allowed(requests)
         with autocast(self.config.precision, prompts.tokens_BT.device):
-            found = beam_search(self.model, prompts, self.trie, max(k, self.config.beams), allowed)
+            beams = max(k, self.config.beams)
+            found = beam_search(self.model, prompts, self.trie, beams, allowed, self.config.renormalize)
         items = self._expand(found.sids_BK.numpy(), found.scores_BK.numpy(), requests)
         if self.blend is not None:
             items = self.blend(items, found.page_hidden_BD, requests)

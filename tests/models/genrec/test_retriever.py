@@ -12,6 +12,7 @@ from genrec_cases import make_catalogue, make_model, make_requests
 from features.semantic_ids import Catalogue
 from models.genrec.batch import pack_prompts
 from models.genrec.config import DecodeConfig
+from models.genrec.decode import beam_search
 from models.recommend.genrec_retriever import GenRecRetriever
 
 
@@ -93,6 +94,21 @@ def test_hallucination_rate_counts_missing_ids() -> None:
     requests = make_requests(rng, catalogue, [3, 0, 5])
     assert retriever.hallucination_rate(requests, beams=64) == pytest.approx(1 - len(catalogue.sids_SL) / 64)
     assert retriever.hallucination_rate(requests.take(np.zeros(0, np.int64))) == 0.0
+
+
+def test_ids_are_scored_by_the_rule_of_the_settings() -> None:
+    rng = np.random.default_rng(4)
+    catalogue = make_catalogue(rng, items=12)  # of 64 possible IDs: much probability leads nowhere
+    model, requests = make_model(catalogue), make_requests(rng, catalogue, [3, 0])
+    prompts = pack_prompts(requests, catalogue, model.config)
+    best = []
+    for renormalize in (False, True):
+        retriever = GenRecRetriever(model, catalogue, DecodeConfig(beams=12, renormalize=renormalize))
+        found = retriever.retrieve(requests, 1).scores_BK
+        expected = beam_search(model, prompts, retriever.trie, 12, renormalize=renormalize).scores_BK[:, :1]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        best.append(found)
+    assert (best[1] > best[0]).all()
 
 
 def test_another_vocabulary_is_refused() -> None:
