@@ -214,7 +214,8 @@ TABLES: dict[str, pa.Schema] = {
 `import_rejects` is written by importers, `dead_letters` by `validate`; `recommendations` holds pages that nobody has
 seen yet: without events."""
 
-_POSITION = pa.field("position", pa.int64(), nullable=False)
+STREAM_POSITION = "stream_position"
+_POSITION = pa.field(STREAM_POSITION, pa.int64(), nullable=False)
 EVENT_LOG, PAGE_LOG, ITEM_LOG, STREAM_DEAD_LETTERS = "event_log", "page_log", "item_log", "stream_dead_letters"
 LOG_TABLES: dict[str, pa.Schema] = {
     EVENT_LOG: EVENTS.append(_POSITION),
@@ -222,8 +223,9 @@ LOG_TABLES: dict[str, pa.Schema] = {
     ITEM_LOG: ITEMS.append(_POSITION),
     STREAM_DEAD_LETTERS: DEAD_LETTERS.append(_POSITION),
 }
-"""What `pagewise stream` keeps of the event stream (`pipelines.streaming.log`); `position` is that of the last message
-that was taken up together with the row. `event_log` also holds an impression for every item of a served page."""
+"""What `pagewise stream` keeps of the event stream (`pipelines.streaming.log`); `stream_position` is that of the last
+message that was taken up together with the row. `event_log` also holds an impression for every item of a served
+page."""
 
 
 def schema_hash(schema: pa.Schema) -> str:
