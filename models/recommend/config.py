@@ -8,6 +8,8 @@ from typing import Literal
 
 RANKS, LEARNED = "ranks", "learned"
 """Ways to order the joined candidates."""
+BRAND, CATEGORY = "brand", "category"
+"""Groups of items that may be capped."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,10 @@ class RecommendConfig:
     temperature: float = 0.0
     """Softmax temperature of the other draws, in units of the fused score, which by ranks is 1 for what all retrievers
     rank first and learned is a log-odds; 0 takes the best candidate."""
+    max_per_brand: int = 0
+    """Most items of one brand on a page; 0 for any number. Items without a brand are not counted."""
+    max_per_category: int = 0
+    """Most items with one category path on a page; 0 for any number. Items without a category are not counted."""
 
     def __post_init__(self) -> None:
         mistakes = [
@@ -69,6 +75,12 @@ class RecommendConfig:
             mistakes.append(f"epsilon: expected 0 to 1, got {self.epsilon}")
         if mistakes:
             raise ValueError("; ".join(mistakes))
+
+    @property
+    def caps(self) -> tuple[tuple[str, int], ...]:
+        """What is capped on a page, and the most there may be of each brand or category."""
+        most_of = {BRAND: self.max_per_brand, CATEGORY: self.max_per_category}
+        return tuple((name, most) for name, most in most_of.items() if most)
 
     def weight(self, retriever: str) -> float:
         """Return the fusion weight of a retriever, by its name.
@@ -95,4 +107,6 @@ _NOT_NEGATIVE = (
     "ranker_weight",
     "rrf_k",
     "temperature",
+    "max_per_brand",
+    "max_per_category",
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,48 @@ class Fused:
     parts_BFR: npt.NDArray[np.float32]
     sources: tuple[str, ...]
     named_BF: npt.NDArray[np.int64]
+
+    def row(self, row: int) -> Fused:
+        """Return the candidates of one request alone, `B = 1`, without padding."""
+        there = self.items_BF[row] != NO_ITEM
+        return Fused(
+            items_BF=self.items_BF[row, there][None],
+            scores_BF=self.scores_BF[row, there][None],
+            parts_BFR=self.parts_BFR[row, there][None],
+            sources=self.sources,
+            named_BF=self.named_BF[row, there][None],
+        )
+
+    def keeping(self, kept_BF: npt.NDArray[np.bool_]) -> Fused:
+        """Return the same without some of the candidates, which leave their places empty."""
+        return dataclasses.replace(
+            self,
+            items_BF=np.where(kept_BF, self.items_BF, NO_ITEM),
+            scores_BF=np.where(kept_BF, self.scores_BF, np.float32(0)),
+        )
+
+
+def stacked(rows: Sequence[Fused]) -> Fused:
+    """Return single requests as a batch, padded to the longest.
+
+    Args:
+        rows: `B >= 1` of them (`Fused.row`), all of the same sources.
+    """
+    width = max(row.items_BF.shape[1] for row in rows)
+
+    def joined(name: str, filler: float) -> npt.NDArray[Any]:
+        arrays = [getattr(row, name) for row in rows]
+        tails = [((0, 0), (0, width - array.shape[1]), *[(0, 0)] * (array.ndim - 2)) for array in arrays]
+        padded = [np.pad(array, tail, constant_values=filler) for array, tail in zip(arrays, tails, strict=True)]
+        return np.concatenate(padded)
+
+    return Fused(
+        items_BF=joined("items_BF", NO_ITEM),
+        scores_BF=joined("scores_BF", 0),
+        parts_BFR=joined("parts_BFR", 0),
+        sources=rows[0].sources,
+        named_BF=joined("named_BF", 0),
+    )
 
 
 def reordered(fused: Fused, parts_BFR: npt.NDArray[np.float32], sources: tuple[str, ...]) -> Fused:

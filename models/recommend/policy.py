@@ -1,6 +1,6 @@
 """The stochastic last stage: draws a page slot by slot and knows the probability of what it drew.
 
-Legend: `B` requests, `K` candidates, `P` slots of the page.
+Legend: `B` requests, `K` candidates, `P` slots of the page, `G` caps.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ IntArray = npt.NDArray[np.int64]
 
 NO_CHOICE = -1
 """A slot for which no eligible candidate was left."""
+NO_GROUP = -1
+"""A candidate that a cap does not count: an item without a brand."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,16 +28,19 @@ class Policy:
     """Draws each slot with probability `(1 - epsilon) softmax(score / temperature) + epsilon / eligible`.
 
     Softmax and uniform part run over the candidates that are still eligible at the slot: a placed item is masked for
-    the slots after it, never repaired later. Temperature 0 stands for the limit: all of the softmax's mass on the best
-    candidate (the first of equals). With `epsilon = temperature = 0` the policy is deterministic.
+    the slots after it, and so are items of a brand or category of which the page holds as many as it may; nothing is
+    repaired later. Temperature 0 stands for the limit: all of the softmax's mass on the best candidate (the first of
+    equals). With `epsilon = temperature = 0` the policy is deterministic.
 
     Attributes:
         epsilon: Share of uniform exploration, 0 to 1.
         temperature: >= 0, in units of the score.
+        caps: Name and largest number on one page of every kind of group that is capped.
     """
 
     epsilon: float
     temperature: float
+    caps: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         mistakes = []
@@ -43,13 +48,15 @@ class Policy:
             mistakes.append(f"epsilon: expected 0 to 1, got {self.epsilon}")
         if not 0 <= self.temperature < math.inf:
             mistakes.append(f"temperature: expected a finite number >= 0, got {self.temperature}")
+        mistakes += [f"{name}: expected at least 1 per page, got {most}" for name, most in self.caps if most < 1]
         if mistakes:
             raise ValueError("; ".join(mistakes))
 
     @property
     def name(self) -> str:
         """Its parameters, as logged with every page."""
-        return f"epsilon={self.epsilon:g},temperature={self.temperature:g}"
+        caps = "".join(f",{name}<={most}" for name, most in self.caps)
+        return f"epsilon={self.epsilon:g},temperature={self.temperature:g}{caps}"
 
     def probabilities(self, scores_BK: npt.NDArray[np.floating], eligible_BK: BoolArray) -> FloatArray:
         """Return the distribution of one draw, shape `[B, K]`; rows sum to 1, or to 0 where nothing is eligible.
@@ -76,6 +83,7 @@ class Policy:
         scores_BK: npt.NDArray[np.floating],
         eligible_BK: BoolArray,
         uniform_BP: FloatArray,
+        groups_BKG: IntArray | None = None,
     ) -> tuple[IntArray, FloatArray]:
         """Draw pages without replacement.
 
@@ -83,12 +91,13 @@ class Policy:
             scores_BK: Final scores, finite where eligible.
             eligible_BK: Candidates that may be shown at all.
             uniform_BP: What decides each draw: uniform numbers in [0, 1), one per slot (`uniform_numbers`).
+            groups_BKG: The group that each candidate belongs to, per cap, `NO_GROUP` for none; needed with caps only.
 
         Returns:
             Candidate columns `[B, P]`, `NO_CHOICE` where none was left, and the conditional probabilities
             `[B, P]`: P(item of slot p | scores, items before p), 1 where none was left.
         """
-        _check(scores_BK, eligible_BK)
+        self._check(scores_BK, eligible_BK, groups_BKG)
         left_BK = eligible_BK.copy()
         choice_BP = np.full(uniform_BP.shape, NO_CHOICE, dtype=np.int64)
         propensity_BP = np.ones(uniform_BP.shape)
@@ -100,16 +109,22 @@ class Policy:
             chosen = _inverse_cdf(chance_BK, uniform_BP[rows, slot])
             choice_BP[rows, slot] = chosen
             propensity_BP[rows, slot] = chance_BK[np.arange(len(rows)), chosen]
-            left_BK[rows, chosen] = False
+            self._place(left_BK, choice_BP[:, : slot + 1], rows, groups_BKG)
         return choice_BP, propensity_BP
 
-    def log_prob(self, scores_BK: npt.NDArray[np.floating], eligible_BK: BoolArray, choice_BP: IntArray) -> FloatArray:
+    def log_prob(
+        self,
+        scores_BK: npt.NDArray[np.floating],
+        eligible_BK: BoolArray,
+        choice_BP: IntArray,
+        groups_BKG: IntArray | None = None,
+    ) -> FloatArray:
         """Return the log probability `[B, P]` with which this policy fills each slot of given pages.
 
         The log probability of a page is the sum over its slots. A slot this policy would never fill so is `-inf`;
         `NO_CHOICE` slots count 0.
         """
-        _check(scores_BK, eligible_BK)
+        self._check(scores_BK, eligible_BK, groups_BKG)
         left_BK = eligible_BK.copy()
         log_BP = np.zeros(choice_BP.shape)
         for slot in range(choice_BP.shape[1]):
@@ -118,8 +133,32 @@ class Policy:
             chance = self.probabilities(scores_BK[rows], left_BK[rows])[np.arange(len(rows)), chosen]
             with np.errstate(divide="ignore"):
                 log_BP[rows, slot] = np.log(chance)
-            left_BK[rows, chosen] = False
+            self._place(left_BK, choice_BP[:, : slot + 1], rows, groups_BKG)
         return log_BP
+
+    def _place(self, left_BK: BoolArray, placed_BP: IntArray, rows: IntArray, groups_BKG: IntArray | None) -> None:
+        """Mask what may not follow the item just placed in these rows: itself, and groups that are full by it."""
+        newest = placed_BP[rows, -1]
+        left_BK[rows, newest] = False
+        for cap, (_, most) in enumerate(self.caps):
+            assert groups_BKG is not None, "checked"
+            groups = groups_BKG[rows, :, cap]
+            group_R1 = groups_BKG[rows, newest, cap][:, None]
+            on_page = np.take_along_axis(groups, np.maximum(placed_BP[rows], 0), axis=1)
+            count_R1 = ((on_page == group_R1) & (placed_BP[rows] != NO_CHOICE)).sum(axis=1, keepdims=True)
+            left_BK[rows] &= ~((groups == group_R1) & (group_R1 != NO_GROUP) & (count_R1 >= most))
+
+    def _check(self, scores_BK: npt.NDArray[np.floating], eligible_BK: BoolArray, groups_BKG: IntArray | None) -> None:
+        if scores_BK.shape != eligible_BK.shape or scores_BK.ndim != 2:
+            raise ValueError(
+                f"expected scores and eligible of one shape [B, K], got {scores_BK.shape} and {eligible_BK.shape}"
+            )
+        if not np.isfinite(scores_BK[eligible_BK]).all():
+            raise ValueError("scores: expected finite numbers for eligible candidates, got infinite or nan ones")
+        expected = (*scores_BK.shape, len(self.caps))
+        if self.caps and (groups_BKG is None or groups_BKG.shape != expected):
+            came = None if groups_BKG is None else groups_BKG.shape
+            raise ValueError(f"groups: expected one per candidate and cap, shape {expected}, got {came}")
 
 
 def uniform_numbers(seeds_B: npt.NDArray[np.uint64], slots: int) -> FloatArray:
@@ -149,12 +188,3 @@ def _inverse_cdf(chance_BK: FloatArray, uniform_B: FloatArray) -> IntArray:
     column_B = (cumulated_BK <= uniform_B[:, None] * cumulated_BK[:, -1:]).sum(axis=1)
     last_possible_B = chance_BK.shape[1] - 1 - (chance_BK[:, ::-1] > 0).argmax(axis=1)
     return np.minimum(column_B, last_possible_B)  # rounding may carry the product up to the full sum
-
-
-def _check(scores_BK: npt.NDArray[np.floating], eligible_BK: BoolArray) -> None:
-    if scores_BK.shape != eligible_BK.shape or scores_BK.ndim != 2:
-        raise ValueError(
-            f"expected scores and eligible of one shape [B, K], got {scores_BK.shape} and {eligible_BK.shape}"
-        )
-    if not np.isfinite(scores_BK[eligible_BK]).all():
-        raise ValueError("scores: expected finite numbers for eligible candidates, got infinite or nan ones")

@@ -1,6 +1,6 @@
 """The page maker: rules -> retrievers -> fusion -> ranker -> policy -> pages.
 
-Legend: `B` requests, `F` fused candidates, `P` slots of a page.
+Legend: `B` requests, `F` fused candidates, `P` slots of a page, `G` caps.
 """
 
 from __future__ import annotations
@@ -20,11 +20,20 @@ from models.recommend.config import RecommendConfig
 from models.recommend.fusion import Fused, fuse
 from models.recommend.interface import NO_ITEM, Candidates, Ranker, RequestBatch, Retriever
 from models.recommend.policy import NO_CHOICE, Policy, uniform_numbers
+from models.recommend.ranked import (
+    GENREC,
+    POPULAR,
+    RANKER,
+    TRANSITIONS,
+    TWO_TOWER,
+    PartRestsError,
+    Ranked,
+    fallback_names,
+)
 from models.recommend.reasons import why_short
 from models.recommend.retrievers import TransitionsRetriever
 from models.recommend.rules import CatalogueFacts, Filters, with_rules
 
-GENREC, TRANSITIONS, TWO_TOWER, POPULAR = "genrec", "transitions", "two_tower", "popular"
 RETRIEVERS: tuple[str, ...] = (GENREC, TRANSITIONS, TWO_TOWER, POPULAR)
 """Retriever names, first choice first: a page without its first choice names the one that stands in as `fallback`."""
 PAGE, FUSION = "page", "fusion"
@@ -45,7 +54,8 @@ class Page:
         propensities: P(item of slot p | candidates, items before p).
         candidates: Ids of all eligible candidates, best first.
         candidate_scores: Their fused scores.
-        fallback: The best retriever that had candidates where the first choice had none, None where it had.
+        fallback: The best retriever that had candidates where the first choice had none, and parts that did not
+            answer (`models.recommend.ranked.fallback_names`); None where nothing was lacking.
         reason: Why there are fewer items than asked for, None where there are as many.
     """
 
@@ -107,8 +117,8 @@ class Recommender:
         self.facts = facts
         self.ranker = ranker
         self.blend = blend
-        self.policy = Policy(epsilon=config.epsilon, temperature=config.temperature)
-        self._greedy = Policy(epsilon=0.0, temperature=0.0)
+        self.policy = Policy(epsilon=config.epsilon, temperature=config.temperature, caps=config.caps)
+        self.greedy = Policy(epsilon=0.0, temperature=0.0, caps=config.caps)
 
     def with_parts(
         self,
@@ -157,24 +167,67 @@ class Recommender:
             RetrievalError: All retrievers failed.
         """
         slots = self._slots(page_size)
-        if filters is not None and len(filters) != len(requests):
-            raise ValueError(f"filters: expected one per request, {len(requests)}, got {len(filters)}")
-        asked = [None] * len(requests) if filters is None else filters
+        return self.drawn(self.ranked(requests, slots, filters), slots, seeds_B)
+
+    def ranked(self, requests: RequestBatch, slots: int, filters: Sequence[Filters | None] | None = None) -> Ranked:
+        """Return the candidates of `B` requests in the order that pages are drawn from; arguments as in `pages`.
+
+        Args:
+            requests: See `pages`.
+            slots: Candidates wanted at least.
+            filters: See `pages`.
+
+        Raises:
+            ValueError: The number of filters is wrong.
+            RetrievalError: All retrievers failed.
+        """
+        asked = [None] * len(requests) if filters is None else list(filters)
+        if len(asked) != len(requests):
+            raise ValueError(f"filters: expected one per request, {len(requests)}, got {len(asked)}")
         ruled = self._with_rules(requests, asked)
-        joined = self._joined(ruled, slots)
-        fused = joined.ordered(self.blend)
-        policy = self._greedy if seeds_B is None else self.policy
-        uniform_BP = uniform_numbers(np.zeros(len(requests), np.uint64) if seeds_B is None else seeds_B, slots)
-        choice_BP, propensity_BP = policy.draw(fused.scores_BF, fused.items_BF != NO_ITEM, uniform_BP)
-        found_B, seen = (choice_BP != NO_CHOICE).sum(axis=1).tolist(), self.config.exclude_seen
-        reasons = [
-            why_short(ruled, row, asked[row], found, seen) if found < slots else None
-            for row, found in enumerate(found_B)
-        ]
-        fallbacks = self._fallbacks(joined.lists)
+        joined, missing = self._joined(ruled, slots)
+        return Ranked(
+            requests=ruled,
+            filters=asked,
+            fused=joined.ordered(self.blend),
+            fallbacks=self._fallbacks(joined.lists, missing),
+        )
+
+    def ranked_before(
+        self,
+        requests: RequestBatch,
+        fused: Fused,
+        fallbacks: Sequence[str | None],
+        filters: Sequence[Filters | None],
+    ) -> Ranked:
+        """Return candidates that `ranked` gave earlier, less those that their requests must not get any more.
+
+        Args:
+            requests: `B` requests by now; what earlier pages showed is among their excluded items.
+            fused: From `ranked` of this page maker, or of one with the same catalogue.
+            fallbacks: From `ranked`.
+            filters: One per request.
+        """
+        ruled = self._with_rules(requests, filters)
+        return Ranked(requests=ruled, filters=filters, fused=fused, fallbacks=fallbacks).permitted()
+
+    def drawn(self, ranked: Ranked, slots: int, seeds_B: npt.NDArray[np.uint64] | None = None) -> list[Page]:
+        """Draw a page for each request.
+
+        Args:
+            ranked: Candidates of `B` requests.
+            slots: Items per page.
+            seeds_B: See `pages`.
+        """
+        fused, size = ranked.fused, len(ranked.requests)
+        policy = self.greedy if seeds_B is None else self.policy
+        uniform_BP = uniform_numbers(np.zeros(size, np.uint64) if seeds_B is None else seeds_B, slots)
+        there_BF, groups_BFG = fused.items_BF != NO_ITEM, self._groups(fused.items_BF)
+        choice_BP, propensity_BP = policy.draw(fused.scores_BF, there_BF, uniform_BP, groups_BFG)
+        found_B, there_B = (choice_BP != NO_CHOICE).sum(axis=1).tolist(), there_BF.sum(axis=1).tolist()
         return [
-            self._page(fused, row, choice_BP[row], propensity_BP[row], fallbacks[row], reasons[row])
-            for row in range(len(requests))
+            self._page(ranked, row, choice_BP[row], propensity_BP[row], capped=found_B[row] < min(slots, there_B[row]))
+            for row in range(size)
         ]
 
     def candidates(self, requests: RequestBatch, k: int) -> list[Candidates]:
@@ -192,7 +245,7 @@ class Recommender:
 
     def joined(self, requests: RequestBatch, k: int) -> Joined:
         """Return the candidates after the rules and all that is said of them, for at least `k` items."""
-        return self._joined(self._with_rules(requests, [None] * len(requests)), k)
+        return self._joined(self._with_rules(requests, [None] * len(requests)), k)[0]
 
     def similar(self, item_id: str, k: int, time: int) -> list[tuple[str, float]]:
         """Return up to `k` items that users turn to around this one, with their transition scores, best first.
@@ -228,17 +281,21 @@ class Recommender:
         """Return the names of the retrievers to ask, first choice first."""
         return [name for name in self.retrievers if self.config.weight(name) > 0]
 
-    def _retrieve(self, requests: RequestBatch, k: int) -> list[Candidates]:
-        lists, failures = [], []
+    def _retrieve(self, requests: RequestBatch, k: int) -> tuple[list[Candidates], list[str]]:
+        """Return the lists of the retrievers that answer, and the names of those that do not."""
+        lists, failures = [], dict[str, Exception]()
         for name in self._in_use():
             try:
                 lists.append(self._ask(name, requests, k))
+            except PartRestsError as error:
+                failures[name] = error
             except Exception as error:
                 _log.exception("retriever %s failed; the next one stands in", name)
-                failures.append(f"{name}: {error}")
+                failures[name] = error
         if not lists:
-            raise RetrievalError("no retriever could answer; " + "; ".join(failures))
-        return lists
+            reasons = "; ".join(f"{name}: {error}" for name, error in failures.items())
+            raise RetrievalError(f"no retriever could answer; {reasons}")
+        return lists, list(failures)
 
     def _ask(self, name: str, requests: RequestBatch, k: int) -> Candidates:
         """Ask one retriever; all but the popular list are asked about users with a history only."""
@@ -254,43 +311,48 @@ class Recommender:
             scores_BK[warm, :width] = np.where(said_BK, found.scores_BK, -np.inf)
         return Candidates(items_BK=items_BK, scores_BK=scores_BK, source=name)
 
-    def _joined(self, ruled: RequestBatch, slots: int) -> Joined:
-        """Ask all retrievers, join their lists and let the ranker judge what they hold."""
+    def _joined(self, ruled: RequestBatch, slots: int) -> tuple[Joined, list[str]]:
+        """Ask all retrievers, join their lists and let the ranker judge what they hold; name who did not answer."""
         config = self.config
-        lists = self._retrieve(ruled, max(slots, config.candidates))
+        lists, missing = self._retrieve(ruled, max(slots, config.candidates))
         weights = [config.weight(entry.source) for entry in lists]
         fused = fuse(lists, weights, config.rrf_k, limit=max(slots, config.pool))
         judged = self._judge(ruled, fused.items_BF)
-        return Joined(lists=lists, fused=fused, ranker=judged, ranker_weight=config.ranker_weight, rrf_k=config.rrf_k)
+        if judged is None and self._judges:
+            missing.append(RANKER)
+        joined = Joined(lists=lists, fused=fused, ranker=judged, ranker_weight=config.ranker_weight, rrf_k=config.rrf_k)
+        return joined, missing
+
+    @property
+    def _judges(self) -> bool:
+        return self.ranker is not None and self.config.ranker_weight > 0
 
     def _judge(
         self, requests: RequestBatch, items_BF: npt.NDArray[np.int64]
     ) -> tuple[str, npt.NDArray[np.float32]] | None:
         """Return the ranker's name and scores; None without one, and where it fails: pages are then made without."""
-        if self.ranker is None or self.config.ranker_weight == 0:
+        if self.ranker is None or not self._judges:
             return None
         try:
             return self.ranker.name, self.ranker.score(requests, items_BF)
+        except PartRestsError:
+            return None
         except Exception:  # whatever a model may raise: a page in another order is better than none
             _log.exception("the ranker failed; the order of the fusion stands")
             return None
 
-    def _fallbacks(self, lists: Sequence[Candidates]) -> list[str | None]:
-        """Name, per request, the first list that holds anything, unless it is the first choice."""
+    def _fallbacks(self, lists: Sequence[Candidates], missing: Sequence[str]) -> list[str | None]:
         has_RB = np.array([(entry.items_BK != NO_ITEM).any(axis=1) for entry in lists])
-        sources = [entry.source for entry in lists]
-        names = [sources[first] for first in has_RB.argmax(axis=0)]
-        return [None if name == self.first_choice else name for name in names]
+        return fallback_names(has_RB, [entry.source for entry in lists], self.first_choice, missing)
 
-    def _page(
-        self,
-        fused: Fused,
-        row: int,
-        choice_P: np.ndarray,
-        propensity_P: np.ndarray,
-        fallback: str | None,
-        reason: str | None,
-    ) -> Page:
+    def _groups(self, items_BF: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        """Return the group of each candidate per cap, `[B, F, G]`; None without caps."""
+        if not self.policy.caps:
+            return None
+        return np.stack([self.facts.groups(name)[items_BF] for name, _ in self.policy.caps], axis=2)
+
+    def _page(self, ranked: Ranked, row: int, choice_P: np.ndarray, propensity_P: np.ndarray, capped: bool) -> Page:
+        fused = ranked.fused
         slots = choice_P[choice_P != NO_CHOICE]
         there = fused.items_BF[row] != NO_ITEM
         parts_PR = fused.parts_BFR[row, slots]
@@ -302,9 +364,16 @@ class Recommender:
             propensities=propensity_P[: len(slots)].tolist(),
             candidates=self.catalogue.ids(fused.items_BF[row, there]),
             candidate_scores=fused.scores_BF[row, there].tolist(),
-            fallback=fallback,
-            reason=reason,
+            fallback=ranked.fallbacks[row],
+            reason=self._reason(ranked, row, len(slots), capped) if len(slots) < len(choice_P) else None,
         )
+
+    def _reason(self, ranked: Ranked, row: int, found: int, capped: bool) -> str:
+        """Say why a page holds fewer items than wanted."""
+        if capped:
+            caps = " and ".join(f"{most} of one {name}" for name, most in self.policy.caps)
+            return f"a page holds at most {caps}: of the candidates left, none may follow these {found}"
+        return why_short(ranked.requests, row, ranked.filters[row], found, self.config.exclude_seen)
 
 
 def _first(fused: Fused, k: int, source: str) -> Candidates:

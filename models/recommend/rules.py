@@ -21,6 +21,7 @@ from features.schemas import DISLIKE, EVENT_CODE, ITEMS
 from features.semantic_ids import Catalogue
 from features.workspace import conform
 from kernels.jagged import row_numbers
+from models.recommend.config import CATEGORY
 from models.recommend.eligibility import BoolArray, Eligibility, Ints, ItemMask, shared
 from models.recommend.interface import RequestBatch
 
@@ -110,6 +111,7 @@ class CatalogueFacts:
         from_time = pc.fill_null(self.table["available_from"].cast(pa.int64()), np.iinfo(np.int64).min)
         self.available_from_N: npt.NDArray[np.int64] = from_time.to_numpy()
         self.price_N: npt.NDArray[np.float64] = self.table["price"].to_numpy()  # nan where there is none
+        self._groups: dict[str, Ints] = {}
         fitting = KEPT_MASK_BYTES // (_BYTES_PER_ITEM * max(len(self.table), 1))
         # Held weakly, lest facts that a service has replaced, and all their masks, wait for the garbage collector.
         make = partial(CatalogueFacts._mask_at, weakref.proxy(self))
@@ -134,6 +136,15 @@ class CatalogueFacts:
         paths = self.table["category"].combine_chunks()
         names, place_X = _encoded(pc.list_flatten(paths))
         return names, place_X, pc.list_parent_indices(paths).to_numpy()
+
+    def groups(self, name: str) -> Ints:
+        """Return the number of each item's brand or category path, -1 for an item without, shape `[N]`."""
+        if name not in self._groups:
+            values = self.table[name].combine_chunks()
+            if name == CATEGORY:  # a control character no name holds joins the path
+                values = pc.if_else(pc.equal(pc.list_value_length(values), 0), None, pc.binary_join(values, "\x1f"))
+            self._groups[name] = _encoded(values)[1].astype(np.int64)
+        return self._groups[name]
 
     def allowed(self, time: int, filters: Filters | None = None) -> BoolArray:
         """Return which items may be shown at a time, shape `[N]`; costs a pass over the catalogue.

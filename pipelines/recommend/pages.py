@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.schemas import PAGES
-from features.store.backfill import item_facts, newest_item_features
+from features.store.filling import item_facts, newest_item_features
 from features.store.base import KnownUsers
 from features.workspace import Workspace
 from models.recommend.deltas import CatalogueState, caught_up
@@ -73,7 +73,7 @@ def make_pages(job: PagesJob, users: KnownUsers) -> pa.Table:
     requests = request_of_users(users, recommender.catalogue, np.full(len(users), job.time, dtype=np.int64))
     ids = [request_id(job.release_id, user, job.time) for user in requests.user_ids]
     pages = recommender.pages(requests, job.page_size, request_seeds(ids) if job.explore else None)
-    policy = recommender.policy if job.explore else Policy(epsilon=0.0, temperature=0.0)
+    policy = recommender.policy if job.explore else recommender.greedy
     rows = zip(ids, requests.user_ids, pages, strict=True)
     return pa.Table.from_pylist([_row(job, policy, *row) for row in rows], PAGES)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.recommend.fusion import fuse, rerank
+from models.recommend.fusion import fuse, rerank, stacked
 from models.recommend.interface import NO_ITEM, Candidates
 
 
@@ -88,3 +88,13 @@ def test_equals_the_slow_reference(requests, weights, limit):
                 continue
             assert fused.scores_BF[row, found[0]] == pytest.approx(fused.scores_BF[row, place], rel=1e-5)
             np.testing.assert_allclose(fused.parts_BFR[row, found[0]], parts, rtol=1e-5)
+
+
+def test_rows_taken_apart_and_stacked_again_are_the_same():
+    fused = fuse([ranked("a", [[7, 3, 5], [2, NO_ITEM, NO_ITEM]], 3)], weights=[1.0], rrf_k=60.0, limit=4)
+    rows = [fused.row(0), fused.row(1)]
+    assert [row.items_BF.tolist() for row in rows] == [[[7, 3, 5]], [[2]]]
+    again = stacked(rows)
+    assert again.items_BF.tolist() == [[7, 3, 5], [2, NO_ITEM, NO_ITEM]]
+    for name in ("items_BF", "scores_BF", "parts_BFR", "named_BF"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(fused, name)[:, :3])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from models.recommend.policy import NO_CHOICE, Policy, uniform_numbers
+from models.recommend.policy import NO_CHOICE, NO_GROUP, Policy, uniform_numbers
 
 SCORES_K = np.array([1.0, 0.5, 0.25, -1.0])
 POLICIES = [
@@ -123,3 +123,43 @@ def test_uniform_numbers_depend_on_seed_and_slot_only():
     assert together_BP[0].tolist() == together_BP[2].tolist() != together_BP[1].tolist()
     np.testing.assert_array_equal(uniform_numbers(seeds_B, 2), together_BP[:, :2])
     assert uniform_numbers(seeds_B[:0], 4).shape == (0, 4)
+
+
+CAPPED = Policy(epsilon=0.2, temperature=0.5, caps=(("brand", 1), ("category", 2)))
+GROUPS_KG = np.array([[7, 0], [7, 0], [NO_GROUP, 0], [NO_GROUP, NO_GROUP]])
+"""Items 0 and 1 are of one brand, 0 to 2 of one category."""
+
+
+def test_caps_mask_full_groups_at_each_draw():
+    draws = 200
+    scores_BK, eligible_BK = repeated(SCORES_K, [True] * 4, draws)
+    groups_BKG = np.tile(GROUPS_KG, (draws, 1, 1))
+    uniform_BP = np.random.default_rng(2).random((draws, 4))
+    choice_BP, propensity_BP = CAPPED.draw(scores_BK, eligible_BK, uniform_BP, groups_BKG)
+    # three places at most: one of 0 and 1, then 2 and 3
+    assert {tuple(sorted(page)) for page in choice_BP.tolist()} == {(NO_CHOICE, 0, 2, 3), (NO_CHOICE, 1, 2, 3)}
+    log_BP = CAPPED.log_prob(scores_BK, eligible_BK, choice_BP, groups_BKG)
+    np.testing.assert_allclose(np.exp(log_BP), propensity_BP)
+
+
+def test_all_ordered_pages_under_caps_together_have_probability_one():
+    pages = [page for page in itertools.permutations(range(4), 3) if not {0, 1} <= set(page)]
+    scores_BK, eligible_BK = repeated(SCORES_K, [True] * 4, len(pages))
+    log_BP = CAPPED.log_prob(scores_BK, eligible_BK, np.array(pages), np.tile(GROUPS_KG, (len(pages), 1, 1)))
+    assert np.exp(log_BP.sum(axis=1)).sum() == pytest.approx(1.0)
+
+
+def test_the_chance_under_a_cap_is_worked_out_over_what_is_left():
+    policy = Policy(epsilon=1.0, temperature=0.0, caps=(("brand", 1),))
+    groups_BKG = np.array([[[7], [7], [NO_GROUP]]])
+    choice_BP, propensity_BP = policy.draw(np.zeros((1, 3)), np.ones((1, 3), bool), np.zeros((1, 2)), groups_BKG)
+    assert choice_BP.tolist() == [[0, 2]]
+    assert propensity_BP.tolist() == [[1 / 3, 1.0]]
+    assert policy.name == "epsilon=1,temperature=0,brand<=1"
+
+
+def test_caps_need_groups():
+    with pytest.raises(ValueError, match=r"groups: expected one per candidate and cap, shape \(1, 2, 2\), got None"):
+        CAPPED.draw(np.zeros((1, 2)), np.ones((1, 2), bool), np.zeros((1, 1)))
+    with pytest.raises(ValueError, match="brand: expected at least 1 per page, got 0"):
+        Policy(epsilon=0, temperature=0, caps=(("brand", 0),))

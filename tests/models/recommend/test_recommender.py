@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.stats
 from recommend_cases import NOON, BrokenRetriever, ListRetriever, batch, small_catalogue, small_facts
 
 from features.schemas import DISLIKE
 from models.recommend.config import RecommendConfig
-from models.recommend.interface import NO_ITEM, RequestBatch
+from models.recommend.interface import NO_ITEM, Candidates, RequestBatch
 from models.recommend.policy import Policy
+from models.recommend.ranked import PartRestsError
 from models.recommend.recommender import Recommender, RetrievalError, request_seeds
 from models.recommend.retrievers import TransitionsRetriever
 from models.recommend.rules import Filters
@@ -237,10 +242,69 @@ def test_a_ranker_that_is_much_heavier_than_the_retrievers_decides():
     assert fusion.items_BK.tolist() != page.items_BK.tolist()
 
 
-@pytest.mark.parametrize(("broken", "weight"), [(True, 1.0), (False, 0.0)])
-def test_without_the_ranker_the_order_of_the_fusion_stands(broken, weight):
+@pytest.mark.parametrize(
+    ("broken", "weight", "fallbacks"),
+    [(True, 1.0, ["without_ranker", "popular+without_ranker"]), (False, 0.0, [None, "popular"])],
+)
+def test_without_the_ranker_the_order_of_the_fusion_stands(broken, weight, fallbacks):
     pages = ranking(FixedRanker(broken), ranker_weight=weight).pages(batch([[0], []]), page_size=3)
-    assert pages == recommender().pages(batch([[0], []]), page_size=3)
+    plain = recommender().pages(batch([[0], []]), page_size=3)
+    assert pages == [dataclasses.replace(page, fallback=name) for page, name in zip(plain, fallbacks, strict=True)]
+
+
+def test_a_retriever_beside_the_first_choice_that_fails_is_named_where_it_would_have_been_asked():
+    warm, cold = recommender(GENREC, BrokenRetriever("transitions"), POPULAR).pages(batch([[0], []]), page_size=1)
+    assert (warm.items, warm.fallback) == (["i2"], "without_transitions")
+    assert cold.fallback == "popular"
+
+
+def test_a_part_that_rests_is_left_out_without_a_word(caplog):
+    class Resting(BrokenRetriever):
+        def retrieve(self, requests: RequestBatch, k: int) -> Candidates:
+            raise PartRestsError("for a moment")
+
+    page = recommender(Resting("genrec"), TRANSITIONS, POPULAR).pages(batch([[0]]), page_size=1)[0]
+    assert (page.items, page.fallback, caplog.records) == (["i1"], "transitions", [])
+
+
+def test_caps_hold_on_every_page_and_shorten_it_where_nothing_else_is_left():
+    # brands of the four that may be shown: i0 acme, i1 bolt, i2 acme, i3 none; categories: i0 and i1 share one
+    page = recommender(max_per_brand=1).pages(batch([[]]), page_size=4)[0]
+    assert page.items == ["i3", "i0", "i1"]
+    assert page.reason == "a page holds at most 1 of one brand: of the candidates left, none may follow these 3"
+    page = recommender(max_per_brand=1, max_per_category=1).pages(batch([[]]), page_size=3)[0]
+    assert page.items == ["i3", "i0"]
+    assert "at most 1 of one brand and 1 of one category" in page.reason
+    assert recommender(max_per_brand=2, max_per_category=2).pages(batch([[]]), page_size=4)[0].reason is None
+
+
+def test_pages_of_one_ranking_continue_each_other():
+    maker = recommender()
+    ranked = maker.ranked(batch([[0]]), 1)
+    shown: list[str] = []
+    for _ in range(3):
+        now = batch([[0]], excluded=[maker.catalogue.numbers(shown).tolist()])
+        (page,) = maker.drawn(maker.ranked_before(now, ranked.fused.row(0), ranked.fallbacks, [None]), 1)
+        assert page.items == maker.pages(batch([[0]]), 3)[0].items[len(shown) : len(shown) + 1]
+        shown += page.items
+    assert shown == ["i1", "i2", "i3"]
+
+
+def test_frequencies_of_20000_pages_follow_their_logged_propensities():
+    maker = recommender(epsilon=0.4, temperature=0.2, max_per_brand=1, max_per_category=1)
+    pages = [
+        page
+        for start in range(0, 20_000, 2000)
+        for page in maker.pages(batch([[]] * 2000), 3, request_seeds([f"r{n}" for n in range(start, start + 2000)]))
+    ]
+    for slots in (1, 2, 3):
+        counts = Counter(tuple(page.items[:slots]) for page in pages)
+        chances = {tuple(page.items[:slots]): math.prod(page.propensities[:slots]) for page in pages}
+        assert sum(chances.values()) == pytest.approx(1.0)  # no page that could be made was never made
+        observed = np.array([counts[prefix] for prefix in chances])
+        expected = 20_000 * np.array(list(chances.values()))
+        assert expected.min() > 5
+        assert scipy.stats.chisquare(observed, expected, sum_check=False).pvalue > 0.001
 
 
 def transitions(weights: dict[tuple[int, int], float]) -> TransitionsRetriever:

@@ -128,3 +128,11 @@ def test_all_mistakes_of_filters_are_named():
         Filters.from_document({"brand": 3, "min_price": "x", "max_price": -1})
     with pytest.raises(ValueError, match=r"min_price: expected at most max_price = 1, got 2"):
         Filters(min_price=2, max_price=1)
+
+
+def test_groups_number_brands_and_whole_category_paths():
+    facts = small_facts()  # acme bolt acme none bolt bolt; i0 and i1 share a path, i3 to i5 another
+    brand_N, category_N = facts.groups("brand"), facts.groups("category")
+    assert brand_N.tolist() == [brand_N[0], brand_N[1], brand_N[0], -1, brand_N[1], brand_N[1]]
+    assert category_N[0] == category_N[1] != category_N[2] != category_N[3] == category_N[5]
+    assert random_facts(np.random.default_rng(0), 20).groups("category").min() == -1  # no path, or an empty one
