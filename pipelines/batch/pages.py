@@ -1,8 +1,6 @@
 """Events of whole users -> pages: one row per shown page, the strongest event of each of its items.
 
-Events with a `request_id` form the page of that id. Others form bursts: a user's events without a longer pause than
-`gap_minutes` (or of the same UTC day, where data have only dates), cut every `cap` items in order of first appearance;
-a later event on an item belongs to the page on which the item appeared first.
+Events with a `request_id` form the page of that id; of others, every part of a burst is a page (`features.bursts`).
 
 Legend: `R` rows (events), `G` groups (one item on one page), `P` pages.
 """
@@ -15,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.bursts import burst_ids, burst_numbers, burst_parts
 from features.schemas import EVENT_KINDS, PAGES
-from kernels.hashing import combine_hashes, hash_integers, hash_strings, hex_digits
+from kernels.hashing import hash_strings
 from kernels.jagged import run_starts
-from pipelines.batch.arrow import DAY_MS, Ints, Mask, milliseconds, string_ranks
+from pipelines.batch.arrow import Ints, Mask, milliseconds, string_ranks
 from pipelines.batch.config import PagesConfig
 
 NONE = np.iinfo(np.int64).max
@@ -91,35 +90,17 @@ def _page_of_rows(rows: _Rows, config: PagesConfig, *, by_day: bool) -> tuple[In
     _, first, page_R[asked] = np.unique(keys, return_index=True, return_inverse=True)
     request_ids = rows.table.column("request_id").take(pa.array(asked[first])).combine_chunks()
     free = np.flatnonzero(bursty)
-    burst, part = _bursts(rows.user_R[free], rows.item_R[free], rows.time_R[free], config, by_day=by_day)
+    burst = burst_numbers(rows.user_R[free], rows.time_R[free], None if by_day else int(config.gap_minutes * 60_000))
+    part = burst_parts(burst, rows.item_R[free], config.cap)
     _, first, numbers = np.unique(burst * (len(free) + 1) + part, return_index=True, return_inverse=True)
     page_R[free] = numbers + len(request_ids)
     return page_R, pa.concat_arrays([request_ids, _burst_ids(rows, free, first, burst, part)])
 
 
-def _bursts(user: Ints, item: Ints, time: Ints, config: PagesConfig, *, by_day: bool) -> tuple[Ints, Ints]:
-    """Return the burst of each row (rows lie by user and time), and its part of at most `cap` items."""
-    begins = np.ones(len(user), dtype=np.int64)
-    if by_day:
-        apart = time[1:] // DAY_MS != time[:-1] // DAY_MS
-    else:
-        apart = time[1:] - time[:-1] > config.gap_minutes * 60_000
-    begins[1:] = (user[1:] != user[:-1]) | apart
-    burst = np.cumsum(begins) - 1
-    _, first, pair = np.unique(burst * (item.max(initial=0) + 1) + item, return_index=True, return_inverse=True)
-    by_appearance = np.argsort(first, kind="stable")
-    starts = run_starts(burst[first[by_appearance]])
-    nth = np.empty(len(first), dtype=np.int64)
-    nth[by_appearance] = np.arange(len(first)) - np.repeat(starts, np.diff([*starts, len(first)]))
-    return burst, nth[pair] // config.cap
-
-
 def _burst_ids(rows: _Rows, free: Ints, first: Ints, burst: Ints, part: Ints) -> pa.Array:
-    """Name each page made from a burst after its user, the burst's first moment and its part: the same in every run."""
     burst_starts = rows.time_R[free[run_starts(burst)]] if len(free) else np.empty(0, np.int64)
     users = hash_strings(rows.table.column("user_id").take(pa.array(free[first])))
-    hashes = combine_hashes(users, hash_integers(burst_starts[burst[first]]), hash_integers(part[first]))
-    return pc.binary_join_element_wise("burst", hex_digits(hashes), "-").cast(pa.string())
+    return burst_ids(users, burst_starts[burst[first]], part[first])
 
 
 def _item_groups(page_R: Ints, item_R: Ints) -> tuple[Ints, Ints]:
