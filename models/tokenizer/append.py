@@ -12,45 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.workspace import MANIFEST, Workspace
 from models.tokenizer.balance import capacity
-from models.tokenizer.bundle import (
-    APPENDS,
-    CODES,
-    ROOT,
-    VECTORS,
-    Bundle,
-    codes_file,
-    file_digests,
-    json_file,
-    vectors_file,
-)
+from models.tokenizer.bundle import Bundle
 from models.tokenizer.quantizer import Codes, Floats
 from models.tokenizer.report import code_usage
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AppendReport:
-    """What an append did."""
-
-    generation: str
-    number: str | None
-    """Name of the delta; None where no item was new."""
-    appended: int
-    already_known: int
-    collided: int
-    """New items whose ID is also another item's."""
-    overflow: list[int]
-    """Per level (the extra level last, where there is one), items beyond what a code was built to hold: reported, not
-    prevented. When they become many, build a new generation."""
-
-    def lines(self) -> list[str]:
-        """Return the report as lines for the terminal."""
-        return [
-            f"semantic IDs {self.generation}: {self.appended} items appended, {self.already_known} already known",
-            f"{self.collided} of them share an ID; items beyond capacity per level: "
-            f"{' / '.join(map(str, self.overflow))}",
-        ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +27,8 @@ class NewCodes:
         codes_ML: Their codes.
         vectors_MD: What was quantised.
         collided: New items whose ID is also another item's.
-        overflow: See `AppendReport`.
+        overflow: Per level (the extra level last, where there is one), items beyond what a code was built to hold:
+            reported, not prevented. When they become many, build a new generation.
     """
 
     items: pa.Table
@@ -73,7 +39,7 @@ class NewCodes:
 
 
 def encode_new(bundle: Bundle, items: pa.Table) -> NewCodes:
-    """Encode those items that the bundle does not hold, with its encoder and nearest codes; nothing is written.
+    """Encode those items that the bundle does not hold, with its encoder and nearest codes.
 
     Args:
         bundle: All items that have codes already.
@@ -97,43 +63,6 @@ def encode_new(bundle: Bundle, items: pa.Table) -> NewCodes:
         over_L.append(beyond)
     collided = _collided(bundle.codes_NL, codes_ML)
     return NewCodes(items=new, codes_ML=codes_ML, vectors_MD=vectors_MD, collided=collided, overflow=over_L)
-
-
-def append_items(workspace: Workspace, generation: str | None, items: pa.Table) -> AppendReport:
-    """Encode new items with the published encoder and nearest codes, as the generation's next numbered delta.
-
-    One writer at a time. Items that the bundle holds already are left as they are.
-
-    Args:
-        workspace: Where the bundle lies.
-        generation: Its name; None for the newest.
-        items: Rows of the items table.
-
-    Raises:
-        ValueError: A new item occurs twice.
-    """
-    bundle = Bundle.load(workspace, generation)
-    new = encode_new(bundle, items)
-    number = f"{bundle.appends + 1:06d}" if new.items.num_rows else None
-    report = AppendReport(
-        generation=bundle.generation,
-        number=number,
-        appended=new.items.num_rows,
-        already_known=items.num_rows - new.items.num_rows,
-        collided=new.collided,
-        overflow=new.overflow,
-    )
-    if number is not None:
-        folder = (ROOT, bundle.generation, APPENDS, number)
-        content = {
-            CODES: codes_file(new.items["item_id"].combine_chunks(), new.codes_ML),
-            VECTORS: vectors_file(new.vectors_MD),
-        }
-        for name, data in content.items():
-            workspace.write_bytes(data, *folder, name)
-        manifest = {**dataclasses.asdict(report), "files": file_digests(content)}
-        workspace.write_bytes(json_file(manifest), *folder, MANIFEST)
-    return report
 
 
 def _new_items(bundle: Bundle, items: pa.Table) -> pa.Table:

@@ -1,4 +1,4 @@
-"""A semantic-ID bundle: codes, codebooks, encoder and report of one generation, and the items appended since.
+"""A semantic-ID bundle: codes, codebooks, encoder and report of one generation.
 
 ::
 
@@ -8,10 +8,9 @@
         codebooks.safetensors  vectors.safetensors  encoder/*
         report.json  plots/*.png
         manifest.json                       configuration, seed, inputs, digests; written after the rest
-        appends/000001/codes.parquet, vectors.safetensors, manifest.json
 
 A published file never changes and is compared with its digest when it is read; a folder without a manifest does not
-exist for readers.
+exist for readers. Items that come later get codes by the same encoder (`append`), in the catalogue deltas of releases.
 Legend: `N` items, `L` levels (extra level included), `D` width of a vector.
 """
 
@@ -41,7 +40,7 @@ from models.tokenizer.vectors import ItemEncoder
 ROOT = "semantic_ids"
 LATEST = "LATEST"
 CODES, CODEBOOKS, VECTORS, REPORT = "codes.parquet", "codebooks.safetensors", "vectors.safetensors", "report.json"
-ENCODER, APPENDS = "encoder", "appends"
+ENCODER = "encoder"
 _GENERATION = re.compile(r"\d{6,}-[0-9a-f]{8}")
 CODES_SCHEMA = pa.schema([("item_id", pa.string()), ("codes", pa.list_(pa.int32()))])
 
@@ -62,9 +61,8 @@ class Bundle:
         workspace: Where it lies.
         generation: Its name, `<number>-<digest>`.
         config: What it was built with.
-        item_ids: `N` ids: published items in ascending order, then appended ones in order of arrival.
+        item_ids: `N` ids in ascending order.
         codes_NL: Their codes.
-        appends: Number of append deltas included.
         manifest: The published manifest.
     """
 
@@ -73,12 +71,11 @@ class Bundle:
     config: SemanticIdConfig
     item_ids: pa.Array
     codes_NL: Codes
-    appends: int
     manifest: dict[str, Any]
 
     @classmethod
     def load(cls, workspace: Workspace, generation: str | None = None) -> Bundle:
-        """Read a generation with all its appends.
+        """Read a generation.
 
         Args:
             workspace: Where to look.
@@ -90,16 +87,13 @@ class Bundle:
         """
         generation = generation or latest_generation(workspace)
         manifest = read_manifest(workspace, generation)
-        appends = append_numbers(workspace, generation)
-        parts = [_read_codes(workspace, generation)]
-        parts += [_read_codes(workspace, generation, APPENDS, number) for number in appends]
+        item_ids, codes_NL = _read_codes(workspace, generation)
         return cls(
             workspace=workspace,
             generation=generation,
             config=_config(workspace, generation, manifest),
-            item_ids=pa.concat_arrays([ids for ids, _ in parts]),
-            codes_NL=np.concatenate([codes_NL for _, codes_NL in parts]),
-            appends=len(appends),
+            item_ids=item_ids,
+            codes_NL=codes_NL,
             manifest=manifest,
         )
 
@@ -117,25 +111,24 @@ class Bundle:
     @cached_property
     def vectors(self) -> Floats:
         """What was quantised, `[N, D]` in the order of `item_ids`: content part, then collaborative part."""
-        deltas = append_numbers(self.workspace, self.generation)
-        parts = [self._read(name=VECTORS), *(self._read(APPENDS, number, name=VECTORS) for number in deltas)]
-        return np.concatenate([load(part)["vectors"] for part in parts]).astype(np.float32)[: len(self.item_ids)]
+        vectors_ND: Floats = load(self._read(VECTORS))["vectors"].astype(np.float32)
+        return vectors_ND
 
     @cached_property
     def quantizer(self) -> Quantizer:
         """The frozen quantiser."""
-        return load_quantizer(self.config, self._read(name=CODEBOOKS))
+        return load_quantizer(self.config, self._read(CODEBOOKS))
 
     @cached_property
     def encoder(self) -> ItemEncoder:
         """The frozen encoder from items to vectors."""
         encoder = ItemEncoder(self.config, seed=0)
         names = [name for name in self.manifest["files"] if name.startswith(f"{ENCODER}/")]
-        encoder.restore({name.removeprefix(f"{ENCODER}/"): self._read(name=name) for name in names})
+        encoder.restore({name.removeprefix(f"{ENCODER}/"): self._read(name) for name in names})
         return encoder
 
-    def _read(self, *delta: str, name: str) -> bytes:
-        return _read_file(self.workspace, self.generation, *delta, name=name)
+    def _read(self, name: str) -> bytes:
+        return _read_file(self.workspace, self.generation, name)
 
 
 def publish(
@@ -196,32 +189,26 @@ def latest_generation(workspace: Workspace) -> str:
     return name
 
 
-def read_manifest(workspace: Workspace, generation: str, *delta: str) -> dict[str, Any]:
-    """Return the manifest of a generation, or of one of its deltas.
+def read_manifest(workspace: Workspace, generation: str) -> dict[str, Any]:
+    """Return the manifest of a generation.
 
     Raises:
         MissingBundleError: There is no such generation.
         DamagedBundleError: It cannot be read.
     """
-    if not _exists(workspace, ROOT, generation, *delta, MANIFEST):
+    if not _exists(workspace, ROOT, generation, MANIFEST):
         known = ", ".join(generations(workspace)) or "none"
         raise MissingBundleError(
             f"semantic-ID generation {generation!r} is not in workspace {workspace.uri}; complete generations: {known}"
             "; put its folder back, or train again what was trained on it"
         )
     try:
-        manifest: dict[str, Any] = json.loads(workspace.read_bytes(ROOT, generation, *delta, MANIFEST))
+        manifest: dict[str, Any] = json.loads(workspace.read_bytes(ROOT, generation, MANIFEST))
         dict(manifest["files"])
     except (ValueError, LookupError, TypeError) as error:
         what = f"it is no manifest ({type(error).__name__}: {error})"
-        raise _damaged(workspace, generation, *delta, name=MANIFEST, what=what) from error
+        raise _damaged(workspace, generation, MANIFEST, what) from error
     return manifest
-
-
-def append_numbers(workspace: Workspace, generation: str) -> list[str]:
-    """Return the numbers of a generation's complete append deltas, in order."""
-    numbers = _folders(workspace, ROOT, generation, APPENDS)
-    return [number for number in numbers if _exists(workspace, ROOT, generation, APPENDS, number, MANIFEST)]
 
 
 def codes_file(item_ids: pa.Array, codes_NL: Codes) -> bytes:
@@ -247,22 +234,22 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _read_file(workspace: Workspace, generation: str, *delta: str, name: str) -> bytes:
-    """Return a file of a generation, or of one of its deltas, as it was published."""
-    expected = read_manifest(workspace, generation, *delta)["files"].get(name)
-    folder = (ROOT, generation, *delta)
-    if not _exists(workspace, *folder, *name.split("/")):
-        raise _damaged(workspace, generation, *delta, name=name, what="it is missing")
-    content = workspace.read_bytes(*folder, *name.split("/"))
+def _read_file(workspace: Workspace, generation: str, name: str) -> bytes:
+    """Return a file of a generation as it was published."""
+    expected = read_manifest(workspace, generation)["files"].get(name)
+    path = (ROOT, generation, *name.split("/"))
+    if not _exists(workspace, *path):
+        raise _damaged(workspace, generation, name, "it is missing")
+    content = workspace.read_bytes(*path)
     if _digest(content) != expected:
         what = f"expected digest {expected}, got {_digest(content)}"
-        raise _damaged(workspace, generation, *delta, name=name, what=what)
+        raise _damaged(workspace, generation, name, what)
     return content
 
 
-def _read_codes(workspace: Workspace, generation: str, *delta: str) -> tuple[pa.Array, npt.NDArray[np.int32]]:
-    """Return ids and `[N, L]` codes of a generation or of one of its deltas."""
-    content = _read_file(workspace, generation, *delta, name=CODES)
+def _read_codes(workspace: Workspace, generation: str) -> tuple[pa.Array, npt.NDArray[np.int32]]:
+    """Return ids and `[N, L]` codes of a generation."""
+    content = _read_file(workspace, generation, CODES)
     table = pq.read_table(pa.BufferReader(content), schema=CODES_SCHEMA)
     codes = np.asarray(table["codes"].combine_chunks().flatten(), np.int32)
     return table["item_id"].combine_chunks(), codes.reshape(table.num_rows, -1)
@@ -273,13 +260,13 @@ def _config(workspace: Workspace, generation: str, manifest: Mapping[str, Any]) 
         return SemanticIdConfig(**manifest["config"])
     except (KeyError, TypeError, ValueError) as error:
         what = f"its configuration cannot be used ({type(error).__name__}: {error})"
-        raise _damaged(workspace, generation, name=MANIFEST, what=what) from error
+        raise _damaged(workspace, generation, MANIFEST, what) from error
 
 
-def _damaged(workspace: Workspace, generation: str, *delta: str, name: str, what: str) -> DamagedBundleError:
-    folder = (ROOT, generation, *delta)
+def _damaged(workspace: Workspace, generation: str, name: str, what: str) -> DamagedBundleError:
+    path = workspace.path(ROOT, generation, *name.split("/"))
     return DamagedBundleError(
-        f"semantic IDs {generation} are damaged: {workspace.path(*folder, *name.split('/'))}: {what}; put the folder "
+        f"semantic IDs {generation} are damaged: {path}: {what}; put the folder "
         f"back from a copy, or delete {workspace.path(ROOT, generation)} and run `pagewise semantic-ids`"
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from features.definitions import ITEM_FEATURES, PAGE_FEATURES
 from features.workspace import MANIFEST, Workspace
 from models.recommend.release_parts import GENREC, KINDS
-from models.tokenizer.bundle import append_numbers, latest_generation
+from models.tokenizer.bundle import latest_generation
 from models.training.runs import ALIGNED, LATEST
 from pipelines.batch.raw import fingerprint, raw_files
 from pipelines.jobs.stages import file_fingerprint, table_fingerprints
@@ -45,10 +45,8 @@ class StageInputs:
         return lambda folder=None: table_fingerprints(self.workspace, *names)
 
     def bundle(self) -> dict[str, str]:
-        """Return the newest generation of semantic IDs and what was appended to it."""
-        generation = latest_generation(self.workspace)
-        appends = append_numbers(self.workspace, generation)
-        return {"semantic_ids": "+".join([generation, *appends])}
+        """Return the newest generation of semantic IDs."""
+        return {"semantic_ids": latest_generation(self.workspace)}
 
     def released(self, without: Collection[str] = ()) -> dict[str, str]:
         """Return what releases are made of: tables, semantic IDs, the newest runs, GenRec's aligned one among them.

@@ -24,7 +24,6 @@ from models.recommend.release import ReleaseError, load_release
 from models.recommend.release_parts import ReleaseConfig, latest_runs, page_maker
 from models.recommend.retrievers import PopularRetriever
 from models.recommend.rules import CatalogueFacts
-from models.tokenizer.append import append_items
 from models.tokenizer.build import build_bundle
 from models.tokenizer.bundle import Bundle, DamagedBundleError, MissingBundleError
 from models.training.genrec_run import load_genrec
@@ -34,8 +33,6 @@ from models.training.genrec_run import load_genrec
 def published(tmp_path_factory) -> Workspace:
     workspace = make_workspace(tmp_path_factory.mktemp("broken") / "ws")
     make_genrec(workspace)
-    new = [{"item_id": "new", "title": "kite rope", "category": ["aisle0"]}]
-    append_items(workspace, None, pa.Table.from_pylist(new, schema=ITEMS))
     return workspace
 
 
@@ -68,8 +65,6 @@ FILES = [
     ("codebooks.safetensors",),
     ("vectors.safetensors",),
     ("encoder", "vocabulary.json"),
-    ("appends", "000001", "codes.parquet"),
-    ("appends", "000001", "vectors.safetensors"),
 ]
 
 
@@ -102,9 +97,8 @@ def test_a_damaged_file_of_semantic_ids_is_named_with_what_to_do(workspace, name
         (b'{"config": {}}', r"it is no manifest \(KeyError: 'files'"),
     ],
 )
-@pytest.mark.parametrize("folder", [(), ("appends", "000001")], ids=["published", "appended"])
-def test_a_damaged_manifest_of_semantic_ids_is_named(workspace, folder, content, message):
-    bundle_file(workspace, *folder, "manifest.json").write_bytes(content)
+def test_a_damaged_manifest_of_semantic_ids_is_named(workspace, content, message):
+    bundle_file(workspace, "manifest.json").write_bytes(content)
     with pytest.raises(DamagedBundleError, match=rf"manifest.json: {message}"):
         Bundle.load(workspace)
 
@@ -128,7 +122,7 @@ def test_what_the_message_advises_mends_the_semantic_ids(workspace):
     bundle_file(workspace, "codes.parquet").write_bytes(b"")
     shutil.rmtree(workspace.local_path("semantic_ids", before.generation))
     assert build_bundle(workspace, SEMANTIC_IDS, seed=0).generation == before.generation
-    assert Bundle.load(workspace).codes_NL.tolist() == before.codes_NL[:12].tolist()
+    assert Bundle.load(workspace).codes_NL.tolist() == before.codes_NL.tolist()
 
 
 def test_a_damaged_manifest_of_a_release_is_named(workspace, tmp_path):
@@ -164,7 +158,7 @@ def test_no_items_get_no_semantic_ids(workspace):
 
 def test_a_release_of_items_that_are_all_gone_is_refused(workspace, tmp_path):
     commit(workspace, "clean_items", ITEMS.empty_table())
-    with pytest.raises(ReleaseError, match=r"'clean_items' has none of the 13 items of semantic IDs 000001-\w+"):
+    with pytest.raises(ReleaseError, match=r"'clean_items' has none of the 12 items of semantic IDs 000001-\w+"):
         make_release(tmp_path / "releases", workspace, None)
     assert list((tmp_path / "releases").iterdir()) == []
 

@@ -14,7 +14,7 @@ import pytest
 
 from features.schemas import ITEMS, SEQUENCES, TRAIN
 from features.workspace import MissingTableError, Workspace
-from models.tokenizer.append import append_items
+from models.tokenizer.append import encode_new
 from models.tokenizer.build import BundleReport, build_bundle
 from models.tokenizer.bundle import Bundle, MissingBundleError, generations
 from models.tokenizer.config import SemanticIdConfig
@@ -83,13 +83,13 @@ def test_every_file_of_the_layout_is_there(built: Built) -> None:
 
 
 def test_popularity_orders_the_items_of_one_id(published: Workspace) -> None:
-    twins = new_items({"x1": "twin", "x2": "twin", "x3": "twin"})
-    append_items(published, None, twins)
     bundle = Bundle.load(published)
-    catalogue = bundle.catalogue({"x2": 5.0, "x3": 7.0})
-    sid = catalogue.sid_of_item_N[catalogue.numbers(["x1"])[0]]
+    same = dataclasses.replace(bundle, codes_NL=np.repeat(bundle.codes_NL[:400], 3, axis=0))
+    first, second, third = same.item_ids.to_pylist()[:3]
+    catalogue = same.catalogue({second: 5.0, third: 7.0})
+    sid = catalogue.sid_of_item_N[0]
     behind = catalogue.ids(catalogue.items[catalogue.offsets[sid] : catalogue.offsets[sid + 1]])
-    assert [item for item in behind if item.startswith("x")] == ["x3", "x2", "x1"]
+    assert [item for item in behind if item in (first, second, third)] == [third, second, first]
 
 
 def test_same_inputs_and_seed_give_the_same_generation(
@@ -150,7 +150,7 @@ def test_extra_level_gives_each_item_its_own_id(published: Workspace, nano: Sema
     assert report.health.collision_rate > 0.1
     assert catalogue.vocabulary.codes_per_level == (64, 64, 64)
     assert len(catalogue.sids_SL) == len(catalogue) == 1200
-    appended = append_items(published, None, new_items({f"x{n}": "twin" for n in range(70)}))
+    appended = encode_new(Bundle.load(published), new_items({f"x{n}": "twin" for n in range(70)}))
     assert appended.overflow[-1] >= 70 - 64  # the last level can tell at most 64 items apart
     with pytest.raises(ValueError, match=r"extra_level: \d+ items share one semantic ID"):
         build_bundle(published, dataclasses.replace(few, codes=16), seed=0)
@@ -164,7 +164,7 @@ def test_other_quantiser_and_no_collaborative_part(
     report = build_bundle(workspace, config, seed=0)
     assert report.vector_width == 32
     assert report.health.dead_codes == [0, 0, 0]
-    assert append_items(workspace, None, new_items({"x": "kind3x1 word2"})).appended == 1
+    assert encode_new(Bundle.load(workspace), new_items({"x": "kind3x1 word2"})).codes_ML.shape == (1, 3)
 
 
 def test_gates_keep_an_unhealthy_generation_out(published: Workspace, nano: SemanticIdConfig) -> None:
@@ -174,46 +174,33 @@ def test_gates_keep_an_unhealthy_generation_out(published: Workspace, nano: Sema
     assert generations(published) == before
 
 
-def test_append_never_moves_a_published_id(published: Workspace) -> None:
-    before = Bundle.load(published)
-    digest = published.read_bytes("semantic_ids", before.generation, "codes.parquet")
-    report = append_items(published, None, new_items({"x2": "kind3x1 word5", "x1": "kind3x4", "i00000": "moved?"}))
-    assert (report.appended, report.already_known, report.number) == (2, 1, "000001")
-    second = append_items(published, before.generation, new_items({"x3": "kind3x1 word5", "x1": "other"}))
-    assert second.number == "000002"
-    assert second.collided == 1  # x3 says what x2 says
-    after = Bundle.load(published)
-    assert after.appends == 2
-    assert published.read_bytes("semantic_ids", before.generation, "codes.parquet") == digest
-    np.testing.assert_array_equal(after.codes_NL[:1200], before.codes_NL)
-    assert after.item_ids.to_pylist()[1200:] == ["x1", "x2", "x3"]
-    assert after.vectors.shape[0] == 1203
-    assert before.vectors.shape[0] == 1200
-    assert before.catalogue().fingerprint != after.catalogue().fingerprint
+def test_later_items_are_encoded_as_published_ones_were(published: Workspace) -> None:
+    bundle = Bundle.load(published)
+    new = encode_new(bundle, new_items({"x2": "kind3x1 word5", "x1": "kind3x4", "i00000": "moved?"}))
+    assert new.items["item_id"].to_pylist() == ["x1", "x2"]
+    vectors_MD = bundle.encoder.encode(new.items)
+    np.testing.assert_array_equal(new.vectors_MD, vectors_MD)
+    np.testing.assert_array_equal(new.codes_ML, bundle.quantizer.encode(vectors_MD))
 
 
-def test_append_counts_overflow(published: Workspace) -> None:
-    report = append_items(published, None, new_items({f"x{number}": "twin" for number in range(30)}))
+def test_items_beyond_capacity_and_collisions_are_counted(published: Workspace) -> None:
+    new = encode_new(Bundle.load(published), new_items({f"x{number}": "twin" for number in range(30)}))
     # all 30 go to one code per level, built for ceil(1.05 x 1200 / 64) = 20 items
-    assert all(10 <= over <= 30 for over in report.overflow)
-    assert report.collided == 30
-    assert "items beyond capacity per level" in report.lines()[1]
+    assert all(10 <= over <= 30 for over in new.overflow)
+    assert new.collided == 30
 
 
-def test_append_of_nothing_new_writes_nothing(published: Workspace) -> None:
-    report = append_items(published, None, new_items({"i00000": "x"}))
-    assert (report.number, report.appended) == (None, 0)
-    assert Bundle.load(published).appends == 0
+def test_nothing_new_and_the_same_twice(published: Workspace) -> None:
+    bundle = Bundle.load(published)
+    assert encode_new(bundle, new_items({"i00000": "x"})).items.num_rows == 0
     with pytest.raises(ValueError, match="expected distinct item_id"):
-        append_items(published, None, pa.concat_tables([new_items({"x": "a"})] * 2))
+        encode_new(bundle, pa.concat_tables([new_items({"x": "a"})] * 2))
 
 
 def test_half_written_folders_do_not_exist(published: Workspace) -> None:
     published.write_bytes(b"", "semantic_ids", "000009-deadbeef", "codes.parquet")
-    published.write_bytes(b"", "semantic_ids", Bundle.load(published).generation, "appends", "000001", "codes.parquet")
     assert len(generations(published)) == 1
-    assert append_items(published, None, new_items({"x": "a"})).number == "000001"
-    assert len(Bundle.load(published).item_ids) == 1201
+    assert len(Bundle.load(published).item_ids) == 1200
 
 
 def test_missing_tables_and_generations_are_named(

@@ -13,7 +13,7 @@ import pytest
 
 from features.schemas import ITEMS
 from features.workspace import Workspace
-from models.tokenizer.append import append_items
+from models.tokenizer.append import encode_new
 from models.tokenizer.build import build_bundle
 from models.tokenizer.bundle import Bundle
 from models.tokenizer.config import SemanticIdConfig
@@ -90,13 +90,10 @@ def test_items_without_a_vector_get_the_guess_from_their_content(trained: Worksp
     items = pa.Table.from_pylist(
         [{"item_id": "i90003", "title": "kind3x1 kind3x2", "category": ["shop", "c3"]}], schema=ITEMS
     )
-    before = bundle.codes_NL
-    assert append_items(trained, None, items).appended == 1
-    after = Bundle.load(trained)
-    np.testing.assert_array_equal(after.codes_NL[:-1], before)
+    new = encode_new(bundle, items)
     like = planted(["i00003"])[0]
-    assert float(after.vectors[-1, -WIDTH:] @ like) > 0.7
-    np.testing.assert_array_equal(after.quantizer.encode(after.encoder.encode(items)), after.codes_NL[-1:])
+    assert float(new.vectors_MD[0, -WIDTH:] @ like) > 0.7
+    np.testing.assert_array_equal(bundle.quantizer.encode(new.vectors_MD), new.codes_ML)
 
 
 def test_without_a_run_it_is_told_how_to_get_one(
