@@ -4,18 +4,22 @@ The rule of comparison: for every request, each retriever's list must come back 
 `TOLERANCE`), and an item may stand at another place only where its recorded score is a near-tie (within `TOLERANCE`)
 with the one recorded for that place. Where all lists come back in the recorded order, the page without exploration must
 be the recorded page, item for item.
+
+Releases are copied to registries and other machines: what they hold must say nothing of anybody (`nobodys`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import numpy as np
 
 from features.columns import Columns, IdColumn
+from features.folds import HOUR_MS
 from features.semantic_ids import Catalogue
-from kernels.jagged import offsets_from_lengths
+from kernels.jagged import offsets_from_lengths, row_numbers
 from models.recommend.interface import NO_ITEM, RequestBatch
 from models.recommend.recommender import Recommender
 
@@ -26,6 +30,46 @@ DEPTH = 20
 TOLERANCE = 1e-3
 """Largest difference of two scores that count as equal, absolute below 1 and relative above: float32 sums of another
 processor or number of threads stay far below it."""
+
+
+def nobodys(requests: RequestBatch, seed: int = 0) -> RequestBatch:
+    """Return requests that nobody made, each like one of these in size and hour, with what they hold dealt anew.
+
+    History entries change places among all requests, so do the gaps between entry and request, and every column by
+    itself; names are numbers and moments full hours. What comes out asks the same of a model as real requests do.
+
+    Example:
+        >>> real = RequestBatch(
+        ...     user_ids=["ann"], times_B=np.array([7_200_123]), history_items=np.array([4]),
+        ...     history_events=np.array([1], np.int8), history_times=np.array([7_200_023]),
+        ...     history_offsets=np.array([0, 1]), excluded_items=np.array([], np.int64),
+        ...     excluded_offsets=np.array([0, 0]),
+        ... )
+        >>> made = nobodys(real)
+        >>> made.user_ids, made.times_B.tolist(), made.history_times.tolist()
+        (['golden request 0'], [7200000], [7199900])
+    """
+    rng = np.random.default_rng(seed)
+    entries = rng.permutation(len(requests.history_items))
+    rows = row_numbers(np.diff(requests.history_offsets))
+    gaps = rng.permutation(requests.times_B[rows] - requests.history_times)
+    times_B = requests.times_B // HOUR_MS * HOUR_MS
+    oldest_first = np.lexsort((-gaps, rows))
+    return dataclasses.replace(
+        requests,
+        user_ids=[f"golden request {row}" for row in range(len(requests))],
+        times_B=times_B,
+        history_items=requests.history_items[entries],
+        history_events=requests.history_events[entries],
+        history_times=times_B[rows] - gaps[oldest_first],
+        columns=None if requests.columns is None else _dealt(requests.columns, rng),
+    )
+
+
+def _dealt(columns: Columns, rng: np.random.Generator) -> Columns:
+    ids = {name: column.take(rng.permutation(columns.rows)) for name, column in columns.ids.items()}
+    numbers = {name: rng.permutation(values) for name, values in columns.numbers.items()}
+    return dataclasses.replace(columns, ids=ids, numbers=numbers)
 
 
 def record(recommender: Recommender, requests: RequestBatch) -> dict[str, Any]:
@@ -44,7 +88,7 @@ def check(recommender: Recommender, document: dict[str, Any]) -> None:
     """
     found = _answers(recommender, _batch(recommender.catalogue, document["requests"]))
     mistakes = [
-        f"user {request['user_id']!r}, {mistake}"
+        f"{request['user_id']!r}, {mistake}"
         for row, request in enumerate(document["requests"])
         for mistake in _mistakes(
             document["lists"][row], found["lists"][row], document["pages"][row], found["pages"][row]

@@ -233,15 +233,18 @@ def _int8_line(recommender: Recommender, exact: Recommender, requests: RequestBa
 
 
 def golden_requests(workspace: Workspace, catalogue: Catalogue, count: int = golden.COUNT) -> RequestBatch:
-    """Return `count - 1` evenly spread requests of the latest split that has any, and one of a user without history."""
+    """Return requests made of `count - 1` evenly spread ones of the latest split that has any, and one without history.
+
+    They are nobody's (`golden.nobodys`): nobody need be removed from a release.
+    """
     splits = set(pc.unique(workspace.table("sequences").read(["split"])["split"]).to_pylist())
     split = next(name for name in reversed(SPLITS) if name in splits)
     cases = requests_from_sequences(workspace, catalogue, split, max_history=GOLDEN_HISTORY)
     rows = np.unique(np.linspace(0, len(cases) - 1, count - 1).astype(np.int64))
-    known = cases.requests.take(rows)
+    known = golden.nobodys(cases.requests.take(rows))
     return dataclasses.replace(
         known,
-        user_ids=[*known.user_ids, "a user without history"],
+        user_ids=[*known.user_ids, "without history"],
         times_B=np.append(known.times_B, known.times_B.max()),
         history_offsets=np.append(known.history_offsets, known.history_offsets[-1]),
         excluded_offsets=np.append(known.excluded_offsets, known.excluded_offsets[-1]),

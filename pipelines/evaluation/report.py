@@ -31,9 +31,8 @@ class RetrieverResult:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplePage:
-    """One case with titles."""
+    """One case with titles; whose it was, the tables know as long as they do."""
 
-    user_id: str
     page_id: str
     history: tuple[str, ...]
     """Oldest first."""
@@ -43,7 +42,7 @@ class SamplePage:
 
     def lines(self) -> list[str]:
         """Return the page as lines for a terminal."""
-        lines = [f"user {self.user_id}, page {self.page_id}"]
+        lines = [f"page {self.page_id}"]
         lines += [f"  had    {title}" for title in self.history] or ["  had    nothing yet"]
         lines += [f"  liked  {title}" for title in self.relevant]
         for name, titles in self.recommended.items():

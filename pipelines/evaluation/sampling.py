@@ -42,7 +42,6 @@ def sample_pages(
         history = _row(chosen.requests.history_items, chosen.requests.history_offsets, row)
         relevant = _row(chosen.relevant_items, chosen.relevant_offsets, row)
         page = SamplePage(
-            user_id=chosen.requests.user_ids[row],
             page_id=chosen.page_ids[row],
             history=tuple(titles[item] for item in history[-_SHOWN_TITLES:]),
             relevant=tuple(titles[item] for item in relevant),

@@ -171,10 +171,10 @@ def test_files_are_written_beside_each_other(report: EvaluationReport):
 def test_sample_pages_show_titles_and_mark_hits(workspace: Workspace, cases: EvaluationCases):
     ranked = {"oracle": np.array([[E, A, -1], [C, B, -1], [D, -1, -1], [B, C, D]])}
     of_u, of_v = sample_pages(workspace, ranked, cases, CATALOGUE, np.array([0, 1]))
-    assert (of_u.user_id, of_u.history, of_u.relevant) == ("u", (), ("Title a", "e"))  # e has no title
+    assert (of_u.history, of_u.relevant) == ((), ("Title a", "e"))  # e has no title
     assert of_u.recommended == {"oracle": ("* e", "* Title a")}
     assert of_v.lines() == [
-        "user v, page v2",
+        "page v2",
         "  had    Title b",
         "  had    Title c",
         "  had    Title d",
