@@ -54,13 +54,22 @@ def burst_parts(burst_R: IntArray, item_R: IntArray, cap: int) -> IntArray:
     return nth[pair] // cap
 
 
-def burst_ids(users: HashArray, begin: IntArray, part: IntArray) -> pa.Array:
-    """Return the request ids of pages made from bursts: named after user, first moment and part, the same in every run.
+def burst_hashes(users: HashArray, begin: IntArray, part: IntArray) -> HashArray:
+    """Return what names pages made from bursts, the same in every run: user, first moment and part.
 
     Args:
         users: Hashes of the user ids.
         begin: Time of each burst's first event, milliseconds.
         part: Part of the burst.
     """
-    hashes = combine_hashes(users, hash_integers(begin), hash_integers(part))
+    return combine_hashes(users, hash_integers(begin), hash_integers(part))
+
+
+def burst_ids(hashes: HashArray) -> pa.Array:
+    """Return the request ids of pages made from bursts, from `burst_hashes`; they sort as the hashes do.
+
+    Example:
+        >>> burst_ids(np.array([255], np.uint64)).to_pylist()
+        ['burst-00000000000000ff']
+    """
     return pc.binary_join_element_wise("burst", hex_digits(hashes), "-").cast(pa.string())

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.columns import IdColumn
-from features.schemas import EVENT_KINDS, POSITIVE_CODES
+from features.schemas import EVENT_KINDS, POSITIVE_CODES, TIMESTAMP
 from kernels.hashing import hash_strings
 from kernels.jagged import IntArray
 
@@ -23,6 +23,15 @@ PAIR_DISTANCE = 2
 """Positive events of a user that lie at most this many positive events apart are co-visits."""
 PAIR_GAP_MS = 86_400_000
 """Positive events further apart in time are no co-visits."""
+CO_VISIT_ROWS = pa.schema(
+    [
+        pa.field("item_id", pa.string()),
+        pa.field("timestamp", TIMESTAMP),
+        pa.field("code", pa.int8()),
+        pa.field("other", pa.int64()),
+    ]
+)
+"""An event of an item about another one, whose hash is `other`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

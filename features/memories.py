@@ -88,8 +88,10 @@ class Counts(Memory):
         return {**rows, "key": keys, "count": np.ones_like(keys)}
 
     def combine(self, rows: State) -> State:
-        """Add up equal keys, kinds and buckets."""
-        return drop_old(sum_rows(rows, (ENTITY, "key", "code", "time"), "count"), self.keep_ms)
+        """Add up equal keys, kinds and buckets; what has been taken back (count -1) leaves no row."""
+        sums = sum_rows(rows, (ENTITY, "key", "code", "time"), "count")
+        counted = sums["count"] != 0
+        return drop_old(sums if counted.all() else take_rows(sums, counted), self.keep_ms)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Arrow tables on their way through a shuffle: IPC bytes, splitting by a key, and the sort ranks of strings."""
+"""Arrow tables on their way through a shuffle: IPC bytes, and splitting by a key."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from kernels.hashing import hash_strings
 from kernels.jagged import run_starts
+from kernels.ranks import string_ranks as string_ranks
 
 DAY_MS = 86_400_000
 Ints = npt.NDArray[np.int64]
@@ -59,16 +59,6 @@ def split_by(rows: pa.Table, keys: Ints) -> Iterator[tuple[int, pa.Table]]:
     starts = run_starts(sorted_keys)
     for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True):
         yield int(sorted_keys[start]), ordered.slice(start, stop - start)
-
-
-def string_ranks(values: pa.ChunkedArray | pa.Array) -> Ints:
-    """Return the rank of each string among the distinct ones (equal strings alike, null -1)."""
-    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    encoded = array.dictionary_encode()
-    rank = np.empty(len(encoded.dictionary) + 1, dtype=np.int64)
-    rank[np.asarray(pc.sort_indices(encoded.dictionary))] = np.arange(len(encoded.dictionary))
-    rank[-1] = -1
-    return rank[np.asarray(pc.fill_null(encoded.indices, len(encoded.dictionary)))]
 
 
 def milliseconds(times: pa.ChunkedArray | pa.Array) -> Ints:

@@ -23,7 +23,7 @@ from features.definitions import (
     memories_of,
     state_layout,
 )
-from features.events import Events, ItemKeys, co_visits
+from features.events import CO_VISIT_ROWS, Events, ItemKeys, co_visits
 from features.memories import CO_VISITS, EVENTS
 from features.point_in_time import Anchors, values_at
 from features.schemas import ITEMS, TIMESTAMP
@@ -35,15 +35,6 @@ from pipelines.batch.arrow import DAY_MS, milliseconds
 EVENT_COLUMNS = ["user_id", "item_id", "event", "timestamp"]
 ANCHOR_COLUMNS = ["request_id", "user_id", "timestamp"]
 KEY_COLUMNS = ["item_id", "category", "brand", "price"]
-CO_VISIT_ROWS = pa.schema(
-    [
-        pa.field("item_id", pa.string()),
-        pa.field("timestamp", TIMESTAMP),
-        pa.field("code", pa.int8()),
-        pa.field("other", pa.int64()),
-    ]
-)
-"""An event of an item about another one, whose hash is `other`."""
 
 
 def user_events(rows: pa.Table, keys: ItemKeys) -> tuple[pa.Array, Events]:

@@ -9,10 +9,9 @@ import pyarrow as pa
 from apache_beam.pvalue import AsList, TaggedOutput
 
 from features.definitions import ITEM_FEATURES, PAGE_FEATURES, USER_STATES, Feature
-from features.events import ItemKeys
+from features.events import CO_VISIT_ROWS, ItemKeys
 from pipelines.batch.arrow import decode, encode
 from pipelines.batch.folding import (
-    CO_VISIT_ROWS,
     co_visit_rows,
     item_features,
     item_keys,

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.bursts import burst_ids, burst_numbers, burst_parts
+from features.bursts import burst_hashes, burst_ids, burst_numbers, burst_parts
 from features.schemas import EVENT_KINDS, PAGES
 from kernels.hashing import hash_strings
 from kernels.jagged import run_starts
@@ -100,7 +100,7 @@ def _page_of_rows(rows: _Rows, config: PagesConfig, *, by_day: bool) -> tuple[In
 def _burst_ids(rows: _Rows, free: Ints, first: Ints, burst: Ints, part: Ints) -> pa.Array:
     burst_starts = rows.time_R[free[run_starts(burst)]] if len(free) else np.empty(0, np.int64)
     users = hash_strings(rows.table.column("user_id").take(pa.array(free[first])))
-    return burst_ids(users, burst_starts[burst[first]], part[first])
+    return burst_ids(burst_hashes(users, burst_starts[burst[first]], part[first]))
 
 
 def _item_groups(page_R: Ints, item_R: Ints) -> tuple[Ints, Ints]:
