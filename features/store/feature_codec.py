@@ -1,4 +1,4 @@
-"""Blobs of item features: a row of columns each, in words of 4 bytes, many rows at once.
+"""Payloads of item features: a row of columns each, in words of 4 bytes, many rows at once.
 
 ::
 
@@ -20,7 +20,6 @@ import numpy.typing as npt
 from features.columns import Columns, IdColumn
 from features.definitions import ITEM, Feature, features_of
 from features.folds import NUMBER, WEIGHTS
-from features.store.codec import CorruptBlobError, pack, unpack
 from features.values import take_or_default
 from kernels.jagged import concat_ranges, offsets_from_lengths
 
@@ -28,8 +27,8 @@ Words = npt.NDArray[np.uint32]
 _WORD, _HASH_WORDS = 4, 2
 
 
-def encode_features(columns: Columns, *, generation: int) -> Iterator[bytes]:
-    """Yield a blob per row of item features."""
+def features_payloads(columns: Columns) -> Iterator[bytes]:
+    """Yield the payload of each row of item features."""
     features = features_of(ITEM)
     numbers, jagged = _by_kind(features)
     counts_RC = np.zeros((columns.rows, len(jagged)), dtype=np.int64)
@@ -51,35 +50,35 @@ def encode_features(columns: Columns, *, generation: int) -> Iterator[bytes]:
         if feature.kind == WEIGHTS and column.weights is not None:
             words[concat_ranges(at_R, counts_R)] = column.weights.astype("<f4").view("<u4")
             at_R += counts_R
-    payload, schema = words.tobytes(), _schema(features)
+    payload = words.tobytes()
     for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        yield pack(schema, generation, 0, payload[start * _WORD : end * _WORD])
+        yield payload[start * _WORD : end * _WORD]
 
 
-def decode_features(blobs: Sequence[bytes | None]) -> tuple[Columns | None, int]:
-    """Read what `encode_features` wrote.
+def read_features_payloads(payloads: Sequence[bytes | memoryview | None]) -> Columns | None:
+    """Read what `features_payloads` wrote.
 
     Args:
-        blobs: `R` blobs, None where there is none.
+        payloads: `R` payloads, None where there is none.
 
     Returns:
-        Columns, with the defaults where there is no readable blob, or None if there is no readable one at all; and how
-        many blobs could not be read.
+        `R` rows of columns, with the defaults where there is no payload; None where there is none at all.
     """
     features = features_of(ITEM)
-    schema, rows, payloads, corrupted = _schema(features), np.full(len(blobs), -1, np.int64), list[memoryview](), 0
-    for row, blob in enumerate(blobs):
-        if blob is None:
-            continue
-        try:
-            payloads.append(unpack(blob, schema))
-            rows[row] = len(payloads) - 1
-        except CorruptBlobError:
-            corrupted += 1
-    return (take_or_default(_columns(payloads, features), rows, features) if payloads else None), corrupted
+    present = [payload for payload in payloads if payload is not None]
+    if not present:
+        return None
+    there = np.array([payload is not None for payload in payloads])
+    return take_or_default(_columns(present, features), np.where(there, np.cumsum(there) - 1, -1), features)
 
 
-def _columns(payloads: Sequence[memoryview], features: Sequence[Feature]) -> Columns:
+def features_schema() -> int:
+    """Return the layout of item features by now."""
+    columns = [(feature.name, repr(feature.fold)) for feature in features_of(ITEM)]
+    return zlib.crc32(f"item_features:1:{columns}".encode())
+
+
+def _columns(payloads: Sequence[bytes | memoryview], features: Sequence[Feature]) -> Columns:
     words = np.frombuffer(b"".join(payloads), dtype="<u4").astype(np.uint32)
     at_R = offsets_from_lengths(np.array([len(payload) // _WORD for payload in payloads]))[:-1]
     number_features, jagged = _by_kind(features)
@@ -106,7 +105,3 @@ def _by_kind(features: Sequence[Feature]) -> tuple[list[Feature], list[Feature]]
 
 def _value_words(feature: Feature) -> int:
     return _HASH_WORDS + (feature.kind == WEIGHTS)
-
-
-def _schema(features: Sequence[Feature]) -> int:
-    return zlib.crc32(f"item_features:1:{[(feature.name, repr(feature.fold)) for feature in features]}".encode())

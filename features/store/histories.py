@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 
 from features import schemas
 from features.store.base import Histories
+from kernels.hashing import hash_strings
 from kernels.jagged import concat_ranges, offsets_from_lengths, row_numbers
 
 IntArray = npt.NDArray[np.int64]
-SEQUENCE_COLUMNS = ["user_id", "split", "page_times", "page_lengths", "items", "events", "times"]
+SEQUENCE_COLUMNS = ["user_id", "split", "page_ids", "page_times", "page_lengths", "items", "events", "times"]
 """What of `sequences` is read."""
 
 
@@ -28,6 +29,7 @@ class HistoryEntries:
     places: IntArray
     events: npt.NDArray[np.int8]
     times: IntArray
+    pages: npt.NDArray[np.uint64]
     impressions: int
     overflow: int
 
@@ -63,6 +65,7 @@ def history_entries(table: pa.Table, length: int) -> HistoryEntries:
         places=order,
         events=events[order],
         times=times[order],
+        pages=page_hashes(pc.list_flatten(table.column("page_ids")))[page_of_entry[order]],
         impressions=len(events) - len(kept),
         overflow=len(kept) - len(order),
     )
@@ -97,7 +100,13 @@ def histories_at(
         item_ids=items if isinstance(items, pa.Array) else pa.concat_arrays([pa.array([], pa.string()), *items.chunks]),
         events=entries.events[index],
         times=entries.times[index],
+        pages=entries.pages[index],
     )
+
+
+def page_hashes(request_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    """Return the hash of each request id that histories name a page by; never 0, which means no page."""
+    return np.maximum(hash_strings(request_ids), 1)
 
 
 def _flat(table: pa.Table, column: str) -> IntArray:

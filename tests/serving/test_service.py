@@ -126,13 +126,13 @@ def test_history_is_what_the_store_holds_now(service, store):
         )
 
     assert ask(service, "ann", page_size=1).fallback == "popular"
-    store.write_histories(visits("i11", "i10"), generation=1)
+    store.write_histories(visits("i11", "i10"))
     try:
         answer = ask(service, "ann", page_size=12)
         assert answer.fallback is None
         assert not {"i10", "i11"} & set(items_of(answer))
     finally:
-        store.write_histories(visits(), generation=1)
+        store.write_histories(visits())
 
 
 def test_without_a_store_pages_are_still_made_and_say_so(release):
@@ -174,7 +174,7 @@ def unanswered(user_ids, limit):
 
 
 def test_damaged_history_is_an_unknown_user_and_counted(service, store):
-    key = f"{store.namespace}:v1:history:damaged"
+    key = store.keys.blob(store.generations()[0], "history", "damaged")
     with redis.Redis.from_url(store.url) as client:
         client.set(key, b"damaged")
         assert ask(service, "damaged").fallback == "popular"
@@ -221,26 +221,26 @@ def test_facts_of_the_store_take_over_when_they_change(service, store):
     known = store.freshness()
     (facts,) = store.items(["i11"])
     try:
-        store.write_items([dataclasses.replace(facts, available=False)], generation=2)
+        store.write_items([dataclasses.replace(facts, available=False)])
         assert items_of(ask(service, "nobody", page_size=1)) == ["i11"]
         store.write_freshness(Freshness(generation="2", newest_event_time=None, users=0, items=1))
         assert service.refresh_facts()
         assert items_of(ask(service, "nobody", page_size=1)) == ["i10"]
         assert items_of(service.fallback(RecommendRequest(user_id="nobody", page_size=1), DEADLINE)) == ["i10"]
     finally:
-        store.write_items([facts], generation=1)
+        store.write_items([facts])
         store.write_freshness(known)
 
 
 def test_items_unknown_to_the_store_keep_the_facts_of_the_release(service, store):
     with redis.Redis.from_url(store.url) as client:
-        client.delete(f"{store.namespace}:v1:item:i11")
+        client.delete(store.keys.blob(store.generations()[0], "item", "i11"))
     try:
         service.refresh_facts()
         answer = ask(service, "nobody", page_size=1, filters=FilterSpec(min_price=12.0, max_price=12.0))
         assert items_of(answer) == ["i11"]
     finally:
-        store.write_items([ItemFacts(item_id="i11", title="x", category=("aisle1",), price=12.0)], generation=1)
+        store.write_items([ItemFacts(item_id="i11", title="x", category=("aisle1",), price=12.0)])
 
 
 def test_version_says_what_is_running(service, release):

@@ -59,12 +59,13 @@ def workspace(tmp_path):
 
 def test_all_splits_become_one_history_without_impressions(workspace, store):
     report = backfill(workspace, store, StoreConfig(history_length=10))
+    filled = report.filled
     found = store.histories(["ann", "bob", "eve"], 10)
     assert found.offsets.tolist() == [0, 4, 4, 5]  # the store keeps 4 of ann's 5
     assert found.item_ids.to_pylist() == ["i2", "i4", "i5", "i9", "i1"]
     assert found.events.tolist() == [P, C, D, C, C]
     assert found.times.tolist() == [20, 30, 30, 90, 7]
-    assert (report.users, report.entries, report.impressions, report.overflow, report.items) == (2, 6, 2, 0, 2)
+    assert (filled.users, filled.entries, filled.impressions, filled.overflow, filled.items) == (2, 6, 2, 0, 2)
     assert store.freshness() == Freshness(generation=report.generation, newest_event_time=90, users=2, items=2)
     assert report.lines()[0].startswith("store: 2 users with 6 history entries, 2 items; left out 2 impressions and 0")
 
@@ -72,7 +73,7 @@ def test_all_splits_become_one_history_without_impressions(workspace, store):
 def test_newest_events_are_kept_and_the_others_counted(workspace, store):
     report = backfill(workspace, store, StoreConfig(history_length=2))
     assert store.histories(["ann"], 10).item_ids.to_pylist() == ["i5", "i9"]
-    assert (report.entries, report.overflow) == (3, 3)
+    assert (report.filled.entries, report.filled.overflow) == (3, 3)
 
 
 def test_item_facts_are_written(workspace, store):
@@ -95,8 +96,8 @@ def test_what_else_is_known_of_users_and_items_is_written(workspace, store):
     assert known.states == [None, None, layout + bytes(8)]
     default = next(feature.default for feature in features_of(ITEM) if feature.name == number)
     assert store.item_features(["i2", "i1"]).numbers[number].tolist() == [default, 3.0]
-    assert (before.attributes, before.states, before.item_features) == (1, 1, 1)
-    assert before.lines()[1].startswith("store: feature states of 1 users, attributes of 1, features of 1 items; ")
+    assert (before.filled.attributes, before.filled.states, before.filled.item_features) == (1, 1, 1)
+    assert before.lines()[1].startswith("store: feature states of 1 users, attributes of 1, features of 1 items")
     write(workspace, "item_features", days[:1])
     assert backfill(workspace, store, StoreConfig()).generation != before.generation
 
@@ -104,7 +105,7 @@ def test_what_else_is_known_of_users_and_items_is_written(workspace, store):
 def test_again_is_the_same_and_users_in_small_writes_too(workspace, store, monkeypatch):
     first = backfill(workspace, store, StoreConfig())
     before = store.histories(["ann", "eve"], 10)
-    monkeypatch.setattr("features.store.backfill.USERS_PER_WRITE", 1)
+    monkeypatch.setattr("features.store.filling.USERS_PER_WRITE", 1)
     second = backfill(workspace, store, StoreConfig())
     after = store.histories(["ann", "eve"], 10)
     assert first.generation == second.generation
@@ -122,7 +123,7 @@ def test_new_rows_are_a_new_generation(workspace, store):
 def test_nobody_with_a_history_is_no_error(workspace, store):
     write(workspace, "sequences", [sequence("bob", TRAIN, [[("i1", SHOWN, 5)]])])
     report = backfill(workspace, store, StoreConfig())
-    assert (report.users, report.entries) == (0, 0)
+    assert (report.filled.users, report.filled.entries) == (0, 0)
     assert store.freshness().newest_event_time is None
 
 

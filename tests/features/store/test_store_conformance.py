@@ -45,12 +45,12 @@ def as_rows(found: Histories) -> dict[str, list[tuple[str, int, int]]]:
 
 def test_histories_come_back_in_the_order_asked_for(store):
     ann = [("i7", P, 1000), ("ü-ß", D, 2000)]
-    store.write_histories(histories(ann=ann, bob=[("i5", C, 1500)]), generation=1)
+    store.write_histories(histories(ann=ann, bob=[("i5", C, 1500)]))
     assert as_rows(store.histories(["bob", "ann"], 10)) == {"bob": [("i5", C, 1500)], "ann": ann}
 
 
 def test_unknown_user_has_an_empty_history(store):
-    store.write_histories(histories(ann=[("i7", C, 1000)]), generation=1)
+    store.write_histories(histories(ann=[("i7", C, 1000)]))
     found = store.histories(["nobody", "ann", "nobody2"], 10)
     assert found.offsets.tolist() == [0, 0, 1, 1]
     assert found.item_ids.to_pylist() == ["i7"]
@@ -62,24 +62,24 @@ def test_no_users_asked_for(store):
 
 
 def test_user_without_events_is_stored_as_empty(store):
-    store.write_histories(histories(ann=[]), generation=1)
+    store.write_histories(histories(ann=[]))
     assert as_rows(store.histories(["ann"], 10)) == {"ann": []}
 
 
 def test_limit_takes_the_newest(store):
-    store.write_histories(histories(ann=[("é1", C, 1), ("i22", C, 2), ("i333", P, 3)]), generation=1)
+    store.write_histories(histories(ann=[("é1", C, 1), ("i22", C, 2), ("i333", P, 3)]))
     assert as_rows(store.histories(["ann"], 2)) == {"ann": [("i22", C, 2), ("i333", P, 3)]}
 
 
 def test_history_length_keeps_the_newest_at_writing(store):
-    store.write_histories(histories(ann=[(f"i{n}", C, n) for n in range(7)], bob=[("x", C, 9)]), generation=1)
+    store.write_histories(histories(ann=[(f"i{n}", C, n) for n in range(7)], bob=[("x", C, 9)]))
     kept = as_rows(store.histories(["ann", "bob"], 100))
     assert kept == {"ann": [(f"i{n}", C, n) for n in (3, 4, 5, 6)], "bob": [("x", C, 9)]}
 
 
 def test_writing_again_replaces(store):
-    store.write_histories(histories(ann=[("i1", C, 1)]), generation=1)
-    store.write_histories(histories(ann=[("i2", C, 2)]), generation=2)
+    store.write_histories(histories(ann=[("i1", C, 1)]))
+    store.write_histories(histories(ann=[("i2", C, 2)]))
     assert as_rows(store.histories(["ann"], 10)) == {"ann": [("i2", C, 2)]}
 
 
@@ -88,7 +88,7 @@ def test_slice_of_an_arrow_array_is_written_right(store):
     sliced = Histories(
         user_ids=["ann"], offsets=np.array([0, 2]), item_ids=item_ids, events=np.ones(2, np.int8), times=np.arange(2)
     )
-    store.write_histories(sliced, generation=1)
+    store.write_histories(sliced)
     assert store.histories(["ann"], 10).item_ids.to_pylist() == ["one", "two"]
 
 
@@ -98,7 +98,7 @@ def test_items_come_back_whole(store):
     )
     bare = ItemFacts(item_id="i2", title="", brand=None)
     no_name = ItemFacts(item_id="i3", title="x", brand="")
-    store.write_items([full, bare, no_name], generation=1)
+    store.write_items([full, bare, no_name])
     assert store.items(["i2", "missing", "i1", "i3"]) == [bare, None, full, no_name]
 
 
@@ -106,16 +106,16 @@ def test_more_keys_than_one_round_trip_holds(store, monkeypatch):
     monkeypatch.setattr("features.store.redis_store.READ_CHUNK", 3)
     monkeypatch.setattr("features.store.redis_store.WRITE_CHUNK", 2)
     facts = [ItemFacts(item_id=f"i{n}", title=str(n)) for n in range(8)]
-    store.write_items(facts, generation=1)
+    store.write_items(facts)
     assert store.items([item.item_id for item in facts]) == facts
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", None], ids=["empty", "short", "one bit"])
 def test_damaged_blob_is_missing_and_counted(store, damage):
-    store.write_histories(histories(ann=[("i1", C, 1)], bob=[("i2", C, 2)]), generation=1)
-    store.write_items([ItemFacts(item_id="i1", title="t")], generation=1)
+    store.write_histories(histories(ann=[("i1", C, 1)], bob=[("i2", C, 2)]))
+    store.write_items([ItemFacts(item_id="i1", title="t")])
     with redis.Redis.from_url(store.url) as client:
-        for key in [*client.scan_iter(f"{store.namespace}:*:ann"), *client.scan_iter(f"{store.namespace}:*:i1")]:
+        for key in (store.keys.blob(1, "history", "ann"), store.keys.blob(1, "item", "i1")):
             blob = client.get(key)
             client.set(key, damage if damage is not None else blob[:-1] + bytes([blob[-1] ^ 1]))
     assert as_rows(store.histories(["ann", "bob"], 10)) == {"ann": [], "bob": [("i2", C, 2)]}
@@ -124,23 +124,21 @@ def test_damaged_blob_is_missing_and_counted(store, damage):
 
 
 def test_blob_of_another_layout_is_missing_and_counted(store):
-    store.write_items([ItemFacts(item_id="ann", title="t")], generation=1)
+    store.write_items([ItemFacts(item_id="ann", title="t")])
     with redis.Redis.from_url(store.url) as client:
-        for key in list(client.scan_iter(f"{store.namespace}:*:item:ann")):
-            client.rename(key, key.replace(b":item:", b":history:"))
+        client.rename(store.keys.blob(1, "item", "ann"), store.keys.blob(1, "history", "ann"))
     assert as_rows(store.histories(["ann"], 10)) == {"ann": []}
     assert store.corrupted == 1
 
 
 def test_entries_expire(store):
-    store.write_histories(histories(ann=[("i1", C, 1)]), generation=1)
+    store.write_histories(histories(ann=[("i1", C, 1)]))
     with redis.Redis.from_url(store.url) as client:
-        (key,) = client.scan_iter(f"{store.namespace}:*:history:ann")
-        assert 0 < client.ttl(key) <= StoreConfig().ttl_days * 86_400
+        assert 0 < client.ttl(store.keys.blob(1, "history", "ann")) <= StoreConfig().ttl_days * 86_400
 
 
 def test_namespaces_are_apart(store):
-    store.write_items([ItemFacts(item_id="i1", title="t")], generation=1)
+    store.write_items([ItemFacts(item_id="i1", title="t")])
     with RedisStore(store.url, StoreConfig(namespace="another")) as other:
         assert other.items(["i1"]) == [None]
 
@@ -182,9 +180,9 @@ def packed_states(users: int, layout: int | None = None) -> list[bytes]:
 
 def test_all_that_is_known_of_users_comes_together(store):
     states = packed_states(3)
-    store.write_histories(histories(ann=[("i1", C, 1)], bob=[("i2", P, 2)]), generation=1)
-    store.write_states(["bob", "eve"], states[1:], generation=1)
-    store.write_attributes(["ann", "bob"], [{"plan": "gold", "name": "Ann Ä"}, {}], generation=1)
+    store.write_histories(histories(ann=[("i1", C, 1)], bob=[("i2", P, 2)]))
+    store.write_states(["bob", "eve"], states[1:])
+    store.write_attributes(["ann", "bob"], [{"plan": "gold", "name": "Ann Ä"}, {}])
     found = store.users(["bob", "eve", "nobody", "ann"], 10)
     assert as_rows(found.histories) == {"bob": [("i2", P, 2)], "eve": [], "nobody": [], "ann": [("i1", C, 1)]}
     assert found.states == [states[1], states[2], None, None]
@@ -205,19 +203,19 @@ def test_users_are_read_in_one_round_trip(store):
 def test_item_features_are_read_as_written(store):
     columns = item_columns(3)
     assert store.item_features(["i0"]) is None
-    store.write_item_features(["i0", "i1", "i2"], columns, generation=1)
+    store.write_item_features(["i0", "i1", "i2"], columns)
     assert_equal_columns(store.item_features(["i2", "i0"]), columns.take(np.array([2, 0])))
     found = store.item_features(["missing", "i1"])
     assert_equal_columns(found, take_or_default(columns, np.array([-1, 1]), features_of(ITEM)))
 
 
 def test_damaged_users_and_item_features_are_missing_and_counted(store):
-    store.write_states(["ann"], packed_states(1), generation=1)
-    store.write_attributes(["ann"], [{"plan": "gold"}], generation=1)
-    store.write_item_features(["i0", "i1"], item_columns(2), generation=1)
+    store.write_states(["ann"], packed_states(1))
+    store.write_attributes(["ann"], [{"plan": "gold"}])
+    store.write_item_features(["i0", "i1"], item_columns(2))
     with redis.Redis.from_url(store.url) as client:
-        for name in ("state:ann", "user:ann", "item_features:i1"):
-            key = f"{store.namespace}:v1:{name}"
+        for view, entity in (("state", "ann"), ("user", "ann"), ("item_features", "i1")):
+            key = store.keys.blob(1, view, entity)
             blob = client.get(key)
             client.set(key, blob[:-1] + bytes([blob[-1] ^ 1]))
     found = store.users(["ann"], 10)
@@ -228,7 +226,7 @@ def test_damaged_users_and_item_features_are_missing_and_counted(store):
 
 
 def test_states_of_other_features_are_missing_and_counted(store):
-    store.write_states(["ann"], packed_states(1, layout=state_layout() ^ 1), generation=1)
+    store.write_states(["ann"], packed_states(1, layout=state_layout() ^ 1))
     assert store.users(["ann"], 10).states == [None]
     assert store.corrupted == 1
 
@@ -248,7 +246,7 @@ row = st.lists(st.tuples(st.text(max_size=5), st.sampled_from([C, P, D]), st.int
 def test_whatever_is_written_is_read(tcp_redis_url, rows, limit):
     named = {f"user{n}": entries for n, entries in enumerate(rows)}
     with RedisStore(tcp_redis_url, StoreConfig(namespace="property", history_length=5)) as store:
-        store.write_histories(histories(**named), generation=1)
+        store.write_histories(histories(**named))
         found = as_rows(store.histories(list(named), limit))
     assert found == {user: entries[-min(limit, 5) :] if entries else [] for user, entries in named.items()}
 
@@ -260,7 +258,7 @@ def test_unreachable_redis_says_where_and_what_to_do(tmp_path):
 
 
 def test_histories_must_fit_their_offsets():
-    with pytest.raises(ValueError, match=r"expected 2 offsets .* got 2 offsets up to 3 and 1, 1, 1 entries"):
+    with pytest.raises(ValueError, match=r"expected 2 offsets .* got 2 offsets up to 3 and 1, 1, 1, 1 entries"):
         Histories(
             user_ids=["a"],
             offsets=np.array([0, 3]),

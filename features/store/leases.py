@@ -1,0 +1,101 @@
+"""The right to be the only writer: a key with a time to live, renewed by a thread until it is given back."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from typing import Self
+
+import redis
+
+from features.store.base import LeaseHeldError, LeaseLostError
+from features.store.connections import Client
+
+RENEWALS = 3
+"""Per lifetime: two may fail before the lease is lost."""
+WAIT_STEP_S = 0.1
+
+_RENEW = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
+_RELEASE = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
+
+
+class RedisLease:
+    """A `WriterLease` (see `features.store.base`) in a key of its own; its value names the holder.
+
+    Args:
+        client: Where the key lives.
+        key: The key.
+        seconds: Its time to live.
+        wait_s: How long to wait for another holder.
+
+    Raises:
+        LeaseHeldError: Another process holds the lease.
+        redis.RedisError: The server does not answer.
+    """
+
+    def __init__(self, client: Client, key: str, seconds: float, wait_s: float = 0.0) -> None:
+        self._client, self._key = client, key
+        self._seconds, self._milliseconds = seconds, max(1, round(1000 * seconds))
+        self._token = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        self._renew, self._give_back = client.register_script(_RENEW), client.register_script(_RELEASE)
+        self._over = threading.Event()
+        self._take(wait_s)
+        self._thread = threading.Thread(target=self._renew_until_over, name=f"lease {key}", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """See `WriterLease`."""
+        if time.monotonic() >= self._held_until:
+            raise LeaseLostError(
+                f"the lease {self._key} ran out before it was renewed: Redis did not answer for {self._seconds:g} s, "
+                "or another process took it; start again"
+            )
+
+    def release(self) -> None:
+        """See `WriterLease`."""
+        if self._over.is_set():
+            return
+        self._over.set()
+        self._thread.join()
+        self._held_until = 0.0
+        try:
+            self._give_back(keys=[self._key], args=[self._token])
+        except redis.RedisError:  # it runs out by itself
+            return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    def _take(self, wait_s: float) -> None:
+        deadline = time.monotonic() + wait_s
+        while True:
+            asked = time.monotonic()
+            if self._client.set(self._key, self._token, nx=True, px=self._milliseconds):
+                self._held_until = asked + self._seconds
+                return
+            if asked >= deadline:
+                break
+            time.sleep(WAIT_STEP_S)
+        holder = self._client.get(self._key)
+        name = "another process" if holder is None else holder.decode().rpartition(":")[0]
+        raise LeaseHeldError(
+            f"{self._key} is held by {name} (host:process); stop it, or wait {self._seconds:g} s after it was killed"
+        )
+
+    def _renew_until_over(self) -> None:
+        while not self._over.wait(self._seconds / RENEWALS):
+            asked = time.monotonic()
+            try:
+                renewed = self._renew(keys=[self._key], args=[self._token, self._milliseconds])
+            except redis.RedisError:  # tried again; `check` tells when it has been too long
+                continue
+            if not renewed:
+                self._held_until = 0.0
+                return
+            self._held_until = asked + self._seconds
