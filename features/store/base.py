@@ -23,8 +23,8 @@ import pyarrow as pa
 
 from features.columns import Columns
 
-HISTORY, STATE, USER, SEEN = "history", "state", "user", "seen"
-"""Views of users: newest events, state of features, attributes, keys of the newest events."""
+HISTORY, STATE, USER, SEEN, SEEN_PAGES = "history", "state", "user", "seen", "seen_pages"
+"""Views of users: newest events, state of features, attributes, keys of the newest events and of the newest pages."""
 ITEM, ITEM_FEATURES, ITEM_STATE = "item", "item_features", "item_state"
 """Views of items: facts, features, state of features."""
 
@@ -354,6 +354,10 @@ class OnlineStore(Protocol):
 
     def write_progress(self, generation: int, position: int, newest_event_time: int | None) -> None:
         """Say up to which position of the stream, and up to which event, everything is folded into a generation."""
+        ...
+
+    def progress(self, generation: int) -> int | None:
+        """Return the position of the last `write_progress` of a generation, None where there was none."""
         ...
 
     def freshness(self, *, generation: int | None = None) -> Freshness | None:

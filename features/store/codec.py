@@ -33,6 +33,7 @@ from features.store.base import (
     ITEM_FEATURES,
     ITEM_STATE,
     SEEN,
+    SEEN_PAGES,
     STATE,
     USER,
     Histories,
@@ -47,6 +48,7 @@ _SCHEMAS = {
     ITEM: zlib.crc32(b"item:1:price_f64,from_i64,flags_u8,n,lengths_u32,id,title,brand,categories"),
     USER: zlib.crc32(b"user:1:attributes_json"),
     SEEN: zlib.crc32(b"seen:1"),
+    SEEN_PAGES: zlib.crc32(b"seen_pages:1:requests_i64,times_i64,positions_i64"),
     ITEM_STATE: zlib.crc32(b"item_state:1"),
 }
 _STATE = b"state:1:layout="

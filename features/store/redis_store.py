@@ -227,6 +227,12 @@ class RedisStore:
         with self._answering():
             self.client.set(self.keys.progress(generation), json.dumps([position, newest_event_time]), ex=self._ttl)
 
+    def progress(self, generation: int) -> int | None:
+        """Return the position of the last `write_progress` of a generation, None where there was none."""
+        with self._answering():
+            (said,) = self._server.read([self.keys.progress(generation)])
+        return None if said is None else int(json.loads(said)[0])
+
     def freshness(self, *, generation: int | None = None) -> Freshness | None:
         """Return what is said of a generation (left out, the active one), None of one without a finished back-fill."""
         below = self.generations()[0] if generation is None else generation

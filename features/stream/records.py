@@ -27,7 +27,7 @@ class StreamRecord(NamedTuple):
 
     @classmethod
     def of_rows(cls, table: str, rows: Iterable[Mapping[str, object]]) -> Self:
-        r"""Encode rows.
+        r"""Encode rows; a mapping among the values travels as JSON within text.
 
         Raises:
             ValueError: The table does not travel on the stream.
@@ -38,8 +38,10 @@ class StreamRecord(NamedTuple):
         """
         if table not in STREAM_TABLES:
             raise ValueError(f"stream record: expected a table of {', '.join(STREAM_TABLES)}, got {table!r}")
-        lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for row in rows)
-        return cls(table, "\n".join(lines).encode(errors="replace"))
+        plain = (
+            {name: _json(value) if isinstance(value, Mapping) else value for name, value in row.items()} for row in rows
+        )
+        return cls(table, "\n".join(map(_json, plain)).encode(errors="replace"))
 
 
 class Message(NamedTuple):
@@ -70,3 +72,7 @@ def parts_of(position: int) -> tuple[int, int]:
 
 
 MAX_SEQUENCE = (1 << _SEQUENCE_BITS) - 1
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

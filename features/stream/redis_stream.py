@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from features.secrets import without_passwords
+from features.store.connections import Client, connect
 from features.stream.base import StreamFullError, StreamUnavailableError
 from features.stream.records import MAX_SEQUENCE, Message, StreamRecord, parts_of, position_of
 
@@ -57,7 +56,7 @@ class RedisStream:
         max_messages: See `StreamConfig`.
     """
 
-    def __init__(self, client: redis.Redis, *, url: str, namespace: str, max_messages: int) -> None:
+    def __init__(self, client: Client, *, url: str, namespace: str, max_messages: int) -> None:
         self._client = client
         self._url = url
         self._key = f"{namespace}:stream"
@@ -67,17 +66,21 @@ class RedisStream:
 
     @classmethod
     def connect(cls, url: str, *, namespace: str, max_messages: int, timeout_s: float) -> Self:
-        """Connect to a `redis://`, `rediss://` or `unix://` URL.
+        """Connect to a Redis.
 
         Args:
-            url: Of the Redis.
+            url: See `StoreConfig.url`.
             namespace: First part of the key.
             max_messages: See `StreamConfig`.
             timeout_s: Seconds to wait for a connection or an answer.
+
+        Raises:
+            StreamUnavailableError: A cluster that does not answer.
         """
-        client = redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1)
-        )
+        try:
+            client = connect(url, timeout_s)
+        except redis.RedisError as error:
+            raise _unavailable(url, error) from error
         return cls(client, url=url, namespace=namespace, max_messages=max_messages)
 
     def append(self, records: Sequence[StreamRecord]) -> list[int]:
@@ -167,10 +170,14 @@ class RedisStream:
                 "stream`, see why it is slow, or raise stream.max_messages"
             ) from error
         except redis.RedisError as error:
-            raise StreamUnavailableError(
-                f"the event stream at {without_passwords(self._url)} does not answer: {error}; start that Redis, "
-                "correct store.url, or leave store.url out to use the embedded one"
-            ) from error
+            raise _unavailable(self._url, error) from error
+
+
+def _unavailable(url: str, error: redis.RedisError) -> StreamUnavailableError:
+    return StreamUnavailableError(
+        f"the event stream at {without_passwords(url)} does not answer: {error}; start that Redis, correct store.url, "
+        "or leave store.url out to use the embedded one"
+    )
 
 
 def _id(position: int) -> str:
