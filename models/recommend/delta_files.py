@@ -11,13 +11,15 @@
         withdrawn.parquet     ids of withdrawn items
         manifest.json         what it does, the delta before, digests of the files
 
-A delta is written under another name and takes its number in one step. Deltas lie beside their release, not in it:
+A delta is written under another name and takes its number in one step; what a killed writer leaves under such a name is
+removed an hour later, by the next writer. Deltas lie beside their release, not in it:
 whoever deletes a damaged release to fetch it again must not bring withdrawn items back.
 Legend: `M` new items, `L` levels, `D` width of a two-tower vector, `V` of a content vector.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -26,6 +28,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -45,6 +48,9 @@ from models.tokenizer.quantizer import Codes
 FOLDER = "deltas"
 ITEMS_FILE, CODES, CONTENT = "items.parquet", "codes.parquet", "content.safetensors"
 VECTORS, WITHDRAWN = "vectors.safetensors", "withdrawn.parquet"
+WRITING = ".writing-"
+ABANDONED_SECONDS = 3600
+"""Age from which a folder that is being written counts as left behind; writing takes seconds."""
 _WITHDRAWN_SCHEMA = pa.schema([pa.field("item_id", pa.string(), nullable=False)])
 Floats = npt.NDArray[np.float32]
 Number = TypeVar("Number", np.int32, np.float32)
@@ -190,7 +196,8 @@ def write_delta(release: Path, manifest: DeltaManifest, changes: Changes) -> Del
     """
     root = deltas_folder(release)
     root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=root, prefix=".writing-"))
+    _remove_abandoned(root)
+    folder = Path(tempfile.mkdtemp(dir=root, prefix=WRITING))
     try:
         files = _files(changes)
         for name, content in files.items():
@@ -203,6 +210,13 @@ def write_delta(release: Path, manifest: DeltaManifest, changes: Changes) -> Del
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return manifest
+
+
+def _remove_abandoned(root: Path) -> None:
+    for folder in root.glob(f"{WRITING}*"):
+        with contextlib.suppress(FileNotFoundError):  # its writer, or another one, has just removed it
+            if time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _behind(first: npt.NDArray[Number], second: npt.NDArray[Number] | None) -> npt.NDArray[Number]:

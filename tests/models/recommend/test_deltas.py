@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import os
 import shutil
+import time
 import weakref
 from pathlib import Path
 
@@ -287,6 +289,18 @@ def test_unknown_ids_are_told_and_nothing_but_unknown_ids_is_a_mistake(release):
         withdraw(release, ["zz"])
     with pytest.raises(ValueError, match="expected distinct item_id"):
         append(release, items(KITE, KITE))
+
+
+def test_what_a_killed_writer_left_is_removed_by_a_later_one(release):
+    folder = deltas_folder(release)
+    left, fresh = folder / ".writing-left", folder / ".writing-fresh"
+    for writing in (left, fresh):
+        writing.mkdir(parents=True)
+        (writing / "items.parquet").write_bytes(b"half")
+    an_hour_ago = time.time() - 3601
+    os.utime(left, (an_hour_ago, an_hour_ago))
+    withdraw(release, ["i01"])
+    assert sorted(path.name for path in folder.iterdir()) == [".writing-fresh", "000001"]
 
 
 def test_another_release_takes_over_what_it_does_not_know(release, other, requests):
