@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from features.columns import Columns
@@ -27,15 +28,24 @@ def with_fresh_items(
         facts: `N`, in catalogue order; None leaves what the release has.
         item_features: `N` rows, for a ranker that looks at them; None leaves what the release has.
     """
-    rows = recommender.facts.table.to_pylist()
-    for row, fact in zip(rows, facts, strict=True):
-        if fact is not None:
-            row.update(dataclasses.asdict(fact))
-    table = pa.Table.from_pylist(rows, recommender.facts.table.schema)
+    table = _with_facts(recommender.facts.table, facts)
     ranker = recommender.ranker
     if item_features is not None and isinstance(ranker, FeatureFedRanker):
         ranker = ranker.with_item_features(item_features)
     return recommender.with_parts(facts=CatalogueFacts(table, recommender.catalogue), ranker=ranker)
+
+
+def _with_facts(table: pa.Table, facts: Sequence[ItemFacts | None]) -> pa.Table:
+    """Return a table with the newer facts in the rows that have some."""
+    known = [fact for fact in facts if fact is not None]
+    newer_N = np.array([fact is not None for fact in facts], dtype=bool)
+    source_N = np.where(newer_N, table.num_rows + np.cumsum(newer_N) - 1, np.arange(table.num_rows))
+    for field in dataclasses.fields(ItemFacts):
+        place, kind = table.schema.get_field_index(field.name), table.schema.field(field.name)
+        newer = pa.array([getattr(fact, field.name) for fact in known], kind.type)
+        both = pa.concat_arrays([table[field.name].combine_chunks(), newer])
+        table = table.set_column(place, kind, both.take(pa.array(source_N)))
+    return table
 
 
 def with_past_items(recommender: Recommender, workspace: Workspace) -> Recommender:

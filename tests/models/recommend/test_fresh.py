@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from recommend_cases import DAY, NOON, ListRetriever, batch, small_catalogue, small_facts
+import pytest
+from recommend_cases import DAY, NOON, ListRetriever, batch, random_facts, small_catalogue, small_facts
 
 from features.columns import Columns
 from features.definitions import ITEM_FEATURES
+from features.semantic_ids import Catalogue
 from features.store.base import ItemFacts
 from features.workspace import Workspace
 from models.recommend.config import RecommendConfig
@@ -48,6 +50,35 @@ def test_newer_facts_replace_those_of_the_release():
     assert fresh.pages(batch([[0]]))[0].items == ["i3", "i1", "i2", "i4"]
     assert maker().pages(batch([[0]]))[0].items == ["i3", "i1", "i2"]
     assert fresh.facts.table.column("brand").to_pylist()[:5] == ["acme", "bolt", "acme", None, None]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_facts_are_replaced_row_by_row(seed: int) -> None:
+    rng, items = np.random.default_rng(seed), 30
+    old = random_facts(rng, items)
+    others = random_facts(rng, items).table.to_pylist()
+    facts = [
+        None
+        if rng.random() < 0.5
+        else ItemFacts(
+            item_id=row["item_id"],
+            title=f"new {number}",
+            brand=row["brand"],
+            category=tuple(row["category"] or ()),
+            price=row["price"],
+            available_from=None if row["available_from"] is None else int(row["available_from"].timestamp() * 1000),
+            available=row["available"] is not False,
+        )
+        for number, row in enumerate(others)
+    ]
+    rows = old.table.to_pylist()
+    for row, fact in zip(rows, facts, strict=True):
+        row.update({} if fact is None else dataclasses.asdict(fact))
+    expected = pa.Table.from_pylist(rows, old.table.schema)
+    catalogue = Catalogue([f"i{n}" for n in range(items)], np.zeros((items, 1), np.int64), (1,))
+    popular = ListRetriever("popular", list(range(items)))
+    fresh = with_fresh_items(Recommender(catalogue, [popular], RecommendConfig(), old), facts, None)
+    assert fresh.facts.table.to_pylist() == expected.to_pylist()
 
 
 def test_a_ranker_gets_newer_item_features_and_keeps_the_old_without():
