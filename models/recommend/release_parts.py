@@ -176,7 +176,12 @@ def _blend(workspace: Workspace, runs: Mapping[str, str]) -> Blend:
     fitted = Runs(workspace, BLEND).open(runs[BLEND]).config
     members = {kind: run for kind, run in runs.items() if kind != BLEND}
     if fitted["runs"] != members:
-        raise ReleaseError(f"the learned fusion was fitted to {fitted['runs']}, expected {members}; {advice}")
+        differ = [
+            f"{kind} {fitted['runs'].get(kind, 'none')}, which is now {members.get(kind, 'none')}"
+            for kind in KINDS
+            if fitted["runs"].get(kind) != members.get(kind)
+        ]
+        raise ReleaseError(f"the learned fusion was fitted to {'; '.join(differ)}; {advice}")
     return Blend(weights=fitted["weights"])
 
 

@@ -21,12 +21,14 @@ from models.recommend.config import RecommendConfig
 from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.recommender import Recommender
 from models.recommend.release import ReleaseError, load_release
-from models.recommend.release_parts import ReleaseConfig, latest_runs, page_maker
+from models.recommend.release_parts import BLEND, ReleaseConfig, latest_runs, page_maker
+from models.recommend.release_parts import GENREC as GENREC_KIND
 from models.recommend.retrievers import PopularRetriever
 from models.recommend.rules import CatalogueFacts
 from models.tokenizer.build import build_bundle
 from models.tokenizer.bundle import Bundle, DamagedBundleError, MissingBundleError
 from models.training.genrec_run import load_genrec
+from models.training.runs import WEIGHTS, Runs
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,22 @@ def test_a_model_of_other_semantic_ids_answers_nobody(workspace):
     model, _ = load_genrec(workspace, runs["genrec"])
     with pytest.raises(ValueError, match=r"trained on codes \(4, 4\) per level, the catalogue has \(5, 5\)"):
         GenRecRetriever(model, bundle.catalogue(), DECODE)
+
+
+def test_a_fusion_fitted_to_other_models_says_which(workspace):
+    bundle, runs = Bundle.load(workspace), latest_runs(workspace)
+    config = ReleaseConfig(recommend=RecommendConfig(fusion="learned"))
+    made = workspace, catalogue_of(bundle, workspace), bundle.generation
+    with pytest.raises(ReleaseError, match=r"needs fitted weights, got none; run `pagewise train blend`, or"):
+        page_maker(*made, runs, config)
+    report = Runs(workspace, GENREC_KIND).read_report(runs[GENREC_KIND])
+    document = {"runs": {GENREC_KIND: "older", "ranker": "gone"}, "weights": {"genrec": 1.0}}
+    Runs(workspace, BLEND).write("fitted", document, {WEIGHTS: b""}, report)
+    now = runs[GENREC_KIND]
+    with pytest.raises(
+        ReleaseError, match=rf"was fitted to genrec older, which is now {now}; ranker gone, which is now none; run `"
+    ):
+        page_maker(*made, {**runs, BLEND: "fitted"}, config)
 
 
 def test_a_model_of_semantic_ids_that_are_gone_says_which(workspace):
