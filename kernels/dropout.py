@@ -33,6 +33,17 @@ def zero_(x: Tensor, dropped: Tensor) -> Tensor:
     return x
 
 
+def kept(x: Tensor, dropped: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return `x` as `dtype`, zero where the mask `dropped` is true; `x` itself stays as it is.
+
+    Example:
+        >>> kept(torch.ones(2), torch.tensor([True, False]), torch.float32).tolist()
+        [0.0, 1.0]
+    """
+    out = x.to(dtype, copy=dropped is not None)
+    return out if dropped is None else zero_(out, dropped)
+
+
 class Dropout(nn.Module):
     """`nn.Dropout` for CPU training: zero each element with probability `p`, scale the rest by `1 / (1 - p)`.
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.dropout import zero_
+from kernels.dropout import kept, zero_
 from kernels.rms_norm import add_unit_gradient, inverse_rms, rms_norm_reference
-from kernels.weight_gradient import weight_gradient
+from kernels.weight_gradient import normed_gradients, weight_gradient
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,9 +204,7 @@ class _AttentionResidual(torch.autograd.Function):
         ) = ctx.saved_tensors
         rows, size = ctx.rows, q.shape[-1]
         with torch.autocast("cpu", enabled=False):
-            out_gradient_MD = gradient_MD.to(unit_MD.dtype, copy=dropped_MD is not None)
-            if dropped_MD is not None:
-                zero_(out_gradient_MD, dropped_MD)
+            out_gradient_MD = kept(gradient_MD, dropped_MD, unit_MD.dtype)
             mixed_gradient_MD = out_gradient_MD @ product_DD
             out_gradient_DD = weight_gradient(out_gradient_MD, mixed_MD).mul_(ctx.scale)
             mixed_gradient = _by_head(mixed_gradient_MD, rows, rows.heads)
@@ -216,12 +214,11 @@ class _AttentionResidual(torch.autograd.Function):
             q_gradient = _rotated(scores_gradient @ k, rows, -1)
             k_gradient = _rotated(scores_gradient.transpose(1, 2) @ q, rows, -1)
             slope_MR = _joined([q_gradient, k_gradient, v_gradient], rows)
-            weight_gradient_RD = weight_gradient(slope_MR, unit_MD)
-            norm_gradient_D = (weight_gradient_RD * weight_RD).sum(0)
-            weight_gradient_RD.mul_(norm_D)
+            weight_gradient_RD, norm_gradient_D, unit_gradient_MD = normed_gradients(
+                slope_MR, unit_MD, weight_RD, norm_D, product_RD
+            )
             # as a product: a sum over rows in bfloat16 is not vectorised
             bias_gradient_R = weight_gradient(slope_MR.new_ones(len(slope_MR), 1), slope_MR)[0]
-            unit_gradient_MD = (slope_MR @ product_RD).float()
             x_gradient_MD = add_unit_gradient(gradient_MD, unit_gradient_MD, x_MD, inverse_M1)
         sizes = [rows.heads * size, rows.kv_heads * size, rows.kv_heads * size]
         q_ED, k_ED, v_ED = torch.split(weight_gradient_RD, sizes)

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.dropout import zero_
+from kernels.dropout import kept, zero_
 from kernels.rms_norm import add_unit_gradient, inverse_rms, rms_norm_reference
-from kernels.weight_gradient import weight_gradient
+from kernels.weight_gradient import normed_gradients, weight_gradient
 
 
 def swiglu_residual_reference(
@@ -129,9 +129,7 @@ class _SwigluResidual(torch.autograd.Function):
         ) = ctx.saved_tensors
         with torch.autocast("cpu", enabled=False):
             gate_MF, up_MF = gate_up_M2F.chunk(2, dim=1)
-            out_gradient_MD = gradient_MD.to(unit_MD.dtype, copy=dropped_MD is not None)
-            if dropped_MD is not None:
-                zero_(out_gradient_MD, dropped_MD)
+            out_gradient_MD = kept(gradient_MD, dropped_MD, unit_MD.dtype)
             inner_gradient_MF = out_gradient_MD @ product_DF
             down_gradient_DF = weight_gradient(out_gradient_MD, inner_MF).mul_(ctx.scale)
             slope_M2F = torch.empty_like(gate_up_M2F)
@@ -139,10 +137,10 @@ class _SwigluResidual(torch.autograd.Function):
             torch.mul(inner_gradient_MF, silu_MF, out=up_slope_MF)
             inner_gradient_MF.mul_(up_MF)
             torch.ops.aten.silu_backward.grad_input(inner_gradient_MF, gate_MF, grad_input=gate_slope_MF)
-            both_gradient_2FD = weight_gradient(slope_M2F, unit_MD)
-            norm_gradient_D = (both_gradient_2FD * both_2FD).sum(0)
-            gate_gradient_FD, up_gradient_FD = both_gradient_2FD.mul_(norm_D).chunk(2)
-            unit_gradient_MD = (slope_M2F @ product_2FD).float()
+            both_gradient_2FD, norm_gradient_D, unit_gradient_MD = normed_gradients(
+                slope_M2F, unit_MD, both_2FD, norm_D, product_2FD
+            )
+            gate_gradient_FD, up_gradient_FD = both_gradient_2FD.chunk(2)
             x_gradient_MD = add_unit_gradient(gradient_MD, unit_gradient_MD, x_MD, inverse_M1)
         return (
             x_gradient_MD,
