@@ -131,7 +131,7 @@ def paged(recent: Recent, users: npt.NDArray[np.uint64], config: OnlineConfig) -
 
 
 def _split_held(held: Histories, pages: IntArray, bursts: IntArray) -> tuple[_Entries, _Entries]:
-    """Return the held entries that stay as they are, and those of these pages; bursts that are made again are left out."""
+    """Return the held entries that stay as they are, and those of these pages, without bursts to be made again."""
     entries = _Entries(
         entity=row_numbers(np.diff(held.offsets)),
         time=held.times,

@@ -1,19 +1,22 @@
 """One range of the stream folded into the views of its items; and item features, as of the newest midnight.
 
 Item features hold from one midnight (00:00 UTC) to the next, as in the batch table `item_features`: `fold_items` adds
-to the states, and rewrites features only where an event from before the midnight came late; when a midnight passes,
-`refresh_items` rewrites those of all items.
+to the states, and writes features only where an event from before the midnight came late; when a midnight passes,
+`refresh_items` writes those of all items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 
-from features.definitions import Feature
-from features.events import ItemKeys
-from features.store.base import OnlineStore, Version
+from features.events import Events, ItemKeys
+from features.online.item_states import ItemEvents, ItemStates, fold_item_states
+from features.online.recent import NO_KEYS
+from features.store.base import ITEM_STATE, Held, NewBlob, OnlineStore, Version
+from kernels.jagged import IntArray
 
 
 def fold_items(
@@ -24,42 +27,122 @@ def fold_items(
     *,
     version: Version,
     midnight_ms: int,
-    features: Sequence[Feature] | None = None,
 ) -> int:
     """Fold events and co-visits into the views `item_state` and `item_features` of their items.
+
+    Ranges are folded in order; a range may be folded again, with the same rows in any order, before the next one is.
 
     Args:
         store: Holds and takes the views.
         events: Fresh rows of `features.schemas.EVENTS`: all of these items that the range has.
-        pairs: Co-visits of these items, rows of `features.online.pairs.PAIR_ROWS`.
+        pairs: All co-visits of these items that the range has, rows of `features.online.pairs.PAIR_ROWS`.
         keys: Of the catalogue.
         version: Generation to fold into, and position of the range's end.
         midnight_ms: The newest midnight, milliseconds; never before that of an earlier range.
-        features: Default `FEATURES`.
 
     Returns:
         Number of items whose features were written.
+
+    Raises:
+        StoreUnavailableError: The store does not answer.
     """
-    raise NotImplementedError
+    items, happened = item_events(events, pairs, keys)
+    names = items.to_pylist()
+    held = store.read_blobs([(ITEM_STATE, name) for name in names], generation=version.generation)
+    behind = np.array([blob is None or blob.version < version for blob in held], dtype=bool)
+    states = fold_item_states(_payloads(held), _of_items(happened, behind), midnight_ms)
+    newest = _newest(happened, held)
+    store.write_blobs(_state_blobs(names, states, np.flatnonzero(behind), newest, version))
+    late = [part.entity[part.time < midnight_ms] for part in (happened.events, happened.pairs, happened.retracted)]
+    return _write_features(store, names, states, np.unique(np.concatenate(late)), version)
 
 
 def refresh_items(
     store: OnlineStore,
     item_ids: Sequence[str],
-    keys: ItemKeys,
     *,
     version: Version,
     midnight_ms: int,
-    features: Sequence[Feature] | None = None,
 ) -> int:
-    """Write the features of items as of a midnight that has passed; returns of how many there were any.
+    """Write the features of items as of a midnight that has passed.
 
     Args:
-        store: Holds and takes the views.
-        item_ids: Items, perhaps without events.
-        keys: Of the catalogue.
+        store: Holds the view `item_state`, takes the view `item_features`.
+        item_ids: Distinct items, perhaps without events.
         version: Generation to write into, and position up to which events are folded in.
         midnight_ms: The newest midnight, milliseconds.
-        features: Default `FEATURES`.
+
+    Returns:
+        Number of items whose features were written: those with events before the midnight.
+
+    Raises:
+        StoreUnavailableError: The store does not answer.
     """
-    raise NotImplementedError
+    held = store.read_blobs([(ITEM_STATE, item_id) for item_id in item_ids], generation=version.generation)
+    found = [row for row, blob in enumerate(held) if blob is not None]
+    payloads = _payloads([held[row] for row in found])
+    states = fold_item_states(payloads, _NOTHING, midnight_ms)
+    return _write_features(store, [item_ids[row] for row in found], states, np.arange(len(found)), version)
+
+
+def item_events(events: pa.Table, pairs: pa.Table, keys: ItemKeys) -> tuple[pa.StringArray, ItemEvents]:
+    """Return the items of events and co-visits, and what happened to them; for the arguments see `fold_items`."""
+    chunks = [*events.column("item_id").chunks, *pairs.column("item_id").chunks]
+    names = pa.concat_arrays([pa.array([], pa.string()), *chunks]).dictionary_encode()
+    entity = np.asarray(names.indices, dtype=np.int64)
+    count = np.asarray(pairs.column("count"))
+    made, retracted = (np.repeat(np.arange(len(count)), np.maximum(times, 0)) for times in (count, -count))
+    co_visits = Events(
+        entity=entity[events.num_rows :],
+        time=np.asarray(pairs.column("timestamp").cast(pa.int64())),
+        code=np.asarray(pairs.column("code")),
+        item=np.asarray(pairs.column("other")),
+        keys=keys,
+    )
+    own = Events.of_rows(events, entity[: events.num_rows], keys)
+    return names.dictionary, ItemEvents(events=own, pairs=co_visits.take(made), retracted=co_visits.take(retracted))
+
+
+def _state_blobs(
+    names: list[str], states: ItemStates, chosen: IntArray, newest: IntArray, version: Version
+) -> Iterator[NewBlob]:
+    payloads = states.payloads().take(pa.array(chosen)).to_pylist()
+    for item, payload in zip(chosen.tolist(), payloads, strict=True):
+        yield NewBlob(ITEM_STATE, names[item], version, int(newest[item]), payload)
+
+
+def _write_features(
+    store: OnlineStore, names: Sequence[str], states: ItemStates, items: IntArray, version: Version
+) -> int:
+    columns, known = states.finish(items)
+    wanted = np.flatnonzero(known)
+    chosen = [names[item] for item in items[wanted].tolist()]
+    times = [states.midnight_ms] * len(chosen)
+    store.write_item_features(chosen, columns.take(wanted), event_times=times, version=version)
+    return len(chosen)
+
+
+def _of_items(happened: ItemEvents, chosen: np.ndarray) -> ItemEvents:
+    parts = {name: getattr(happened, name) for name in ("events", "pairs", "retracted")}
+    return ItemEvents(**{name: events.take(chosen[events.entity]) for name, events in parts.items()})
+
+
+def _newest(happened: ItemEvents, held: Sequence[Held | None]) -> IntArray:
+    newest = np.array([0 if blob is None else blob.event_time for blob in held], dtype=np.int64)
+    for events in (happened.events, happened.pairs):
+        np.maximum.at(newest, events.entity, events.time)
+    return newest
+
+
+def _payloads(held: Sequence[Held | None]) -> list[bytes | None]:
+    return [None if blob is None else blob.payload for blob in held]
+
+
+_NO_EVENTS = Events(
+    entity=np.zeros(0, np.int64),
+    time=np.zeros(0, np.int64),
+    code=np.zeros(0, np.int8),
+    item=np.zeros(0, np.int64),
+    keys=NO_KEYS,
+)
+_NOTHING = ItemEvents(events=_NO_EVENTS, pairs=_NO_EVENTS, retracted=_NO_EVENTS)

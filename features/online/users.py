@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from features.definitions import Feature
 from features.events import Events, ItemKeys
 from features.online.config import OnlineConfig
 from features.online.histories import fold_histories
@@ -51,7 +50,6 @@ def fold_users(
     *,
     version: Version,
     config: OnlineConfig,
-    features: Sequence[Feature] | None = None,
 ) -> FoldedUsers:
     """Fold events into the views `seen`, `state` and `history` of their users.
 
@@ -63,7 +61,6 @@ def fold_users(
         keys: Of the catalogue.
         version: Generation to fold into, and position of the range's end.
         config: Lateness, bursts and lengths.
-        features: Default `FEATURES`.
 
     Raises:
         StoreUnavailableError: The store does not answer.
@@ -79,7 +76,7 @@ def fold_users(
     newest = _newest(recent, len(users))
     store.write_blobs(_seen_blobs(users, recent, new, newest, version))
     happened = Events.of_rows(events, entity, keys).take(fresh)
-    store.write_blobs(_state_blobs(users, held[STATE], happened, newest, version, features))
+    store.write_blobs(_state_blobs(users, held[STATE], happened, newest, version))
     store.write_blobs(_history_blobs(users, held[HISTORY], recent, version, config))
     return FoldedUsers(fresh=fresh, pairs=new_pairs(recent))
 
@@ -111,12 +108,11 @@ def _state_blobs(
     events: Events,
     newest: IntArray,
     version: Version,
-    features: Sequence[Feature] | None,
 ) -> Iterator[NewBlob]:
     chosen, number = _behind(held, events.entity, version)
     events = events.take(number[events.entity] >= 0)
     states = [_payload(held[user]) for user in chosen]
-    folded = fold_user_states(states, dataclasses.replace(events, entity=number[events.entity]), features)
+    folded = fold_user_states(states, dataclasses.replace(events, entity=number[events.entity]))
     for user, state in zip(chosen.tolist(), folded.to_pylist(), strict=True):
         yield NewBlob(STATE, users[user], version, int(newest[user]), state)
 
