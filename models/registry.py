@@ -6,18 +6,20 @@ model's tag `champions` lists all champions, oldest first; rolling back takes th
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.secrets import without_passwords
 from features.workspace import MANIFEST, Workspace
 from models.recommend.delta_changes import carry_over
-from models.recommend.delta_files import delta_numbers
+from models.recommend.delta_files import FOLDER, delta_numbers
 from models.recommend.release import read_manifest
 from models.training.tracking import Tracker, mlflow_client, tracking_uri
 
@@ -29,6 +31,7 @@ CHALLENGER, CHAMPION = "challenger", "champion"
 RELEASE_ID, GENERATION, PROMOTED_BY, ROLLED_BACK_TO = "release_id", "sid_generation", "promoted_by", "rolled_back_to"
 CHAMPIONS = "champions"
 EXPERIMENT, ARTIFACT = "releases", "release"
+LOCK = ".lock"
 REMEMBERED = 100
 """Champions kept in the model's tag."""
 
@@ -103,6 +106,10 @@ class Registry:
         Raises:
             RegistryError: There is no such version, or a champion is there and neither a fitting verdict nor force.
         """
+        with self.held():
+            return self._promote(version, force, verdict)
+
+    def _promote(self, version: int | None, force: bool, verdict: Path | None) -> str:
         candidate = self._alias(CHALLENGER) if version is None else self._version(version)
         champion = self._champion()
         if champion is not None and champion.version == candidate.version:
@@ -122,6 +129,10 @@ class Registry:
         Raises:
             RegistryError: There is no champion, or none before it.
         """
+        with self.held():
+            return self._rollback()
+
+    def _rollback(self) -> int:
         champion = self._alias(CHAMPION)
         past = self._past(int(champion.version))[:-1]
         if not past:
@@ -134,6 +145,19 @@ class Registry:
         self._remember(past)
         self._client.set_model_version_tag(MODEL, champion.version, ROLLED_BACK_TO, previous.version)
         return int(previous.version)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep promotions and writers of catalogue deltas of this workspace apart: one waits for the other.
+
+        Who writes deltas resolves the release and writes within; else a delta may reach a champion whose deltas a new
+        one has taken over already. The lock is the kernel's, and gone with its process.
+        """
+        path = self.workspace.local_path("releases", FOLDER, LOCK)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def resolve(self, alias: str = CHAMPION) -> Path:
         """Return the local folder of the release behind an alias; it is fetched to `releases/` if it is not there.

@@ -42,11 +42,13 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if args.action == APPEND:
         items, refused = _items(args, workspace)
     ids = _ids(args) if args.action == WITHDRAW else []
-    release = Registry(workspace, settings.tracking.uri).resolve(args.alias)
+    registry = Registry(workspace, settings.tracking.uri)
     if args.action == SHOW:
-        console.say(*delta_lines(release))
+        console.say(*delta_lines(registry.resolve(args.alias)))
         return 0
-    report = withdraw(release, ids) if items is None else append(release, items, workspace)
+    with registry.held():
+        release = registry.resolve(args.alias)
+        report = withdraw(release, ids) if items is None else append(release, items, workspace)
     console.say(*report.lines(), *refused)
     if report.delta is not None:
         console.say(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
 from features.workspace import Workspace
-from models.recommend.delta_files import delta_numbers
+from models.recommend.delta_files import delta_numbers, read_deltas, together
 from models.registry import Registry
+from pagewise.commands import catalogue
 from pagewise.main import main
+from pagewise.settings import Settings
+from pipelines.batch.item_files import checked_items
 
 pytestmark = pytest.mark.integration
 KITE = {"item_id": "n1", "title": "kite rope", "category": ["aisle0"], "brand": "nova", "price": 5}
@@ -67,6 +72,50 @@ def test_from_a_file_to_a_new_champion(workspace, tmp_path: Path, capsys):
     run(capsys, workspace, "catalogue", "withdraw", "--items", "i05, i06")
     assert "2 withdrawn, carried over" in run(capsys, workspace, "rollback")[1][0]
     assert delta_numbers(champion) == [1, 2, 3]
+
+
+def test_what_is_withdrawn_during_a_promotion_is_withdrawn_from_the_new_champion(workspace, capsys):
+    """Asked for right after deltas were taken over, before the alias moves."""
+    registry = Registry(workspace)
+    old, number = registry.resolve(), 3 - registry.version("champion")
+    assert run(capsys, workspace, "catalogue", "withdraw", "--items", "i08")[0] == 0
+    asked = argparse.Namespace(
+        action="withdraw", items="i07", items_file=None, alias="champion", workspace=workspace.uri
+    )
+    entered = threading.Event()
+
+    def withdraw() -> None:
+        entered.set()
+        catalogue.run(asked, Settings())
+
+    writer = threading.Thread(target=withdraw)
+
+    def between(line: str) -> None:
+        assert "1 withdrawn, carried over from release" in line
+        writer.start()
+        entered.wait()
+        writer.join(timeout=1)
+        assert writer.is_alive()
+
+    Registry(workspace, progress=between).promote(number, force=True)
+    writer.join()
+    assert gone(old) >= {"i08"}
+    assert "i07" not in gone(old)
+    assert gone(registry.resolve()) >= {"i07", "i08"}
+
+
+def gone(release: Path) -> set[str]:
+    changes = together(read_deltas(release)[0])
+    return set() if changes is None else set(changes.withdrawn.to_pylist())
+
+
+def test_an_empty_title_passes_as_in_validation_and_a_missing_one_does_not(tmp_path):
+    rows = [{"item_id": "n1", "title": ""}, {"item_id": "n2"}, {"item_id": "n3", "title": None}]
+    file = tmp_path / "items.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    checked = checked_items(file)
+    assert checked.rows["item_id"].to_pylist() == ["n1"]
+    assert checked.dead["detail"].to_pylist() == ["title: expected a title, got None"] * 2
 
 
 @pytest.mark.parametrize(
