@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from features.columns import Columns
+
+if TYPE_CHECKING:
+    from features.store.reading import ReadPlan
 
 HISTORY, STATE, USER, SEEN, SEEN_PAGES = "history", "state", "user", "seen", "seen_pages"
 """Views of users: newest events, state of features, attributes, keys of the newest events and of the newest pages."""
@@ -258,6 +261,10 @@ class OnlineStore(Protocol):
 
     def write_blobs(self, blobs: Iterable[NewBlob]) -> int:
         """Write each blob unless its key holds one of a later version; return how many were written."""
+        ...
+
+    def read(self, plan: ReadPlan) -> None:
+        """Read all parts of a plan in one round trip; the methods below that read are plans of one part."""
         ...
 
     def write_histories(self, histories: Histories, *, version: Version | None = None) -> None:

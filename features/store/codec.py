@@ -123,11 +123,9 @@ def layouts() -> dict[str, int]:
     return {**_SCHEMAS, STATE: state, ITEM_FEATURES: features_schema()}
 
 
-def written_schema(view: str, payload: bytes) -> int:
-    """Return the schema of a payload to be written; that of a state is told by its first word."""
-    if view == STATE:
-        return _state_schema(payload[:_LAYOUT_BYTES])
-    return features_schema() if view == ITEM_FEATURES else _SCHEMAS[view]
+def state_schema(payload: bytes) -> int:
+    """Return the schema of a state to be written: its first word tells its layout."""
+    return _state_schema(payload[:_LAYOUT_BYTES])
 
 
 def history_payload(part: HistoryPart) -> bytes:

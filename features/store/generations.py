@@ -7,6 +7,7 @@ trip, and ask again where it names another generation than they believed in: a f
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 from features.store.base import FIRST_GENERATION
 from features.store.connections import Server
@@ -44,7 +45,7 @@ class Generations:
         client = server.client
         self._announce, self._flip, self._begin = map(client.register_script, (_ANNOUNCE, _FLIP, _BEGIN))
 
-    def read(self, wanted: list[tuple[str, str]]) -> list[bytes | None]:
+    def read(self, wanted: Sequence[tuple[str, str]]) -> list[bytes | None]:
         """Return the blob of each (view, entity) in the active generation."""
         while True:
             believed = self.active

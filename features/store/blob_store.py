@@ -1,0 +1,202 @@
+"""Packed blobs of entities on any Redis: one round trip per read, guarded writes, generations, leases.
+
+What the blobs hold is the business of `redis_store`, and of the stream.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+import redis
+
+from features.secrets import without_passwords
+from features.store.base import STATE, Freshness, Held, NewBlob, StoreUnavailableError, Version
+from features.store.codec import CorruptBlobError, Unpacked, layouts, pack, state_schema, unpack
+from features.store.config import StoreConfig
+from features.store.connections import Client, connect, server_of
+from features.store.generations import Generations
+from features.store.keys import VALUE, Keys
+from features.store.leases import RedisLease
+
+WRITE_CHUNK = 500
+"""Keys written per round trip: large enough to hide the round trip, small enough to keep other clients' reads short."""
+READ_CHUNK = 5000
+"""Keys per MGET; Redis answers nobody else meanwhile (1000 keys of 512 bytes take about a millisecond)."""
+
+_SECONDS_PER_DAY = 86_400
+
+
+class BlobStore:
+    """The part of an `OnlineStore` (see `features.store.base`) that does not depend on what the views hold.
+
+    `features.store.keys` names its keys. Arguments and errors are those of `RedisStore`.
+
+    Attributes:
+        url: What `url` was; other processes may open the same store with it.
+        namespace: First part of every key.
+        keys: Names of the keys.
+        corrupted: Damaged or foreign blobs met so far; each was treated as missing.
+    """
+
+    def __init__(self, url: str, config: StoreConfig, on_close: Callable[[], None] | None = None) -> None:
+        self.url = url
+        self.corrupted = 0
+        self.namespace = config.namespace
+        self.keys = Keys(config.namespace)
+        self._on_close = on_close
+        self._ttl = max(1, round(config.ttl_days * _SECONDS_PER_DAY))
+        self._layouts = layouts()
+        with self._answering():
+            self._server = server_of(connect(url, config.timeout_s))
+        self._generations = Generations(self._server, self.keys)
+
+    @property
+    def client(self) -> Client:
+        """The Redis client, for keys that are not the store's."""
+        return self._server.client
+
+    def read_blobs(self, wanted: Sequence[tuple[str, str]], *, generation: int | None = None) -> list[Held | None]:
+        """Return what is held for each (view, entity)."""
+        found = self._found(wanted, generation)
+        return [one and Held(one.version, one.event_time, bytes(one.payload)) for one in found]
+
+    def write_blobs(self, blobs: Iterable[NewBlob]) -> int:
+        """Write each blob unless its key holds one of a later version; return how many were written."""
+        written = 0
+        packed = (
+            (
+                self.keys.blob(blob.version.generation, blob.view, blob.entity),
+                pack(self._schema(blob), blob.version, blob.event_time, blob.payload),
+            )
+            for blob in blobs
+        )
+        while chunk := list(itertools.islice(packed, WRITE_CHUNK)):
+            with self._answering():
+                written += self._server.replace(chunk, self._ttl)
+        return written
+
+    def generations(self) -> tuple[int, int | None]:
+        """Return the generation that is read, and the one that is complete and waits to be read, if any."""
+        with self._answering():
+            return self._generations.current()
+
+    def new_generation(self) -> int:
+        """Return a number that no generation had before."""
+        with self._answering():
+            return self._generations.begin()
+
+    def announce(self, generation: int) -> None:
+        """Let this generation, complete by now, be the one that waits to be read."""
+        with self._answering():
+            self._generations.announce(generation)
+
+    def flip(self, generation: int) -> bool:
+        """Read the waiting generation from now on; False, and nothing changes, if it is another one by now."""
+        with self._answering():
+            return self._generations.flip(generation)
+
+    def remove_old_generations(self) -> int:
+        """Remove all entries but those of the active and the waiting generation; return how many there were."""
+        with self._answering():
+            return self._generations.remove_old()
+
+    def writer_lease(self, name: str, seconds: float, *, wait_s: float = 0.0) -> RedisLease:
+        """Become the only writer of this name."""
+        with self._answering():
+            return RedisLease(self.client, self.keys.lease(name), seconds, wait_s)
+
+    def write_freshness(self, freshness: Freshness, *, generation: int | None = None) -> None:
+        """Say what a generation (left out, the active one) holds, after everything has been written."""
+        below = self.generations()[0] if generation is None else generation
+        with self._answering():
+            # goes before the entries do: the daily job then finds that they must be written again
+            ttl = max(1, self._ttl // 2)
+            self.client.set(self.keys.freshness(below), json.dumps(dataclasses.asdict(freshness)), ex=ttl)
+
+    def write_progress(self, generation: int, position: int, newest_event_time: int | None) -> None:
+        """Say up to which position of the stream, and up to which event, everything is folded into a generation."""
+        with self._answering():
+            self.client.set(self.keys.progress(generation), json.dumps([position, newest_event_time]), ex=self._ttl)
+
+    def progress(self, generation: int) -> int | None:
+        """Return the position of the last `write_progress` of a generation, None where there was none."""
+        with self._answering():
+            (said,) = self._server.read([self.keys.progress(generation)])
+        return None if said is None else int(json.loads(said)[0])
+
+    def freshness(self, *, generation: int | None = None) -> Freshness | None:
+        """Return what is said of a generation (left out, the active one), None of one without a finished back-fill."""
+        below = self.generations()[0] if generation is None else generation
+        with self._answering():
+            said, progress = self._server.read([self.keys.freshness(below), self.keys.progress(below)])
+        if said is None:
+            return None
+        freshness = Freshness(**json.loads(said))
+        return freshness if progress is None else _advanced(freshness, *json.loads(progress))
+
+    def ping(self) -> None:
+        """Return if the store answers."""
+        with self._answering():
+            self._generations.current()
+
+    def close(self) -> None:
+        """Let go of all connections; repeating it is harmless."""
+        self.client.close()
+        if self._on_close is not None:
+            self._on_close()
+            self._on_close = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _found(self, wanted: Sequence[tuple[str, str]], generation: int | None = None) -> list[Unpacked | None]:
+        """Return the blob of each (view, entity), None where there is none that can be read."""
+        found: list[Unpacked | None] = []
+        for start in range(0, len(wanted), READ_CHUNK):
+            chunk = wanted[start : start + READ_CHUNK]
+            with self._answering():
+                if generation is None:
+                    blobs = self._generations.read(chunk)
+                else:
+                    blobs = self._server.read(self.keys.blobs(generation, chunk))
+            found += [self._checked(view, blob) for (view, _), blob in zip(chunk, blobs, strict=True)]
+        return found
+
+    def _checked(self, view: str, blob: bytes | None) -> Unpacked | None:
+        """Read a blob's header if there is one; a corrupt one counts as missing."""
+        if view == VALUE:
+            return None if blob is None else Unpacked(Version(0), 0, memoryview(blob))
+        try:
+            return None if blob is None else unpack(blob, self._layouts[view])
+        except CorruptBlobError:
+            self.corrupted += 1
+            return None
+
+    def _schema(self, blob: NewBlob) -> int:
+        return state_schema(blob.payload) if blob.view == STATE else self._layouts[blob.view]
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except (redis.RedisError, OSError) as error:
+            raise StoreUnavailableError(
+                f"the online store at {without_passwords(self.url)} does not answer: {error}; start that Redis, "
+                "correct store.url, or leave store.url out to use the embedded one"
+            ) from error
+
+
+def _advanced(freshness: Freshness, position: int, newest_event_time: int | None) -> Freshness:
+    """Return what holds after the stream has folded more in."""
+    times = [moment for moment in (freshness.newest_event_time, newest_event_time) if moment is not None]
+    return dataclasses.replace(
+        freshness, position=max(freshness.position, position), newest_event_time=max(times, default=None)
+    )
