@@ -16,11 +16,18 @@ class ApiError(Exception):
         status: HTTP status.
         error: Name for programs.
         detail: What was expected, what came, what to do.
+        retry_after_s: After how many seconds to ask again, where that may help.
     """
 
-    def __init__(self, status: int, error: str, detail: str) -> None:
+    def __init__(self, status: int, error: str, detail: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(detail)
         self.status, self.error, self.detail = status, error, detail
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str] | None:
+        """HTTP headers of the answer."""
+        return None if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
 
 
 class _Strict(BaseModel):
@@ -45,6 +52,13 @@ class RecommendRequest(_Strict):
     context: dict[str, str] | None = Field(
         None, description="The situation, as names and values; models look at what they saw in logged contexts."
     )
+    cursor: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="`next_cursor` of a page: asks for the page after it. What else was asked for the first page holds "
+        "for all pages of a list and need not be said again.",
+    )
 
 
 class RecommendedItem(BaseModel):
@@ -65,12 +79,16 @@ class RecommendResponse(BaseModel):
 
     request_id: str
     items: list[RecommendedItem]
-    next_cursor: str | None = None
+    next_cursor: str | None = Field(
+        None, description="Asks for the next page of this list; null where nothing is left, or Redis does not answer."
+    )
     release: str
     delta: int = Field(description="The release's catalogue delta that the page was made with, 0 for none.")
     policy: str
     arm: str
-    fallback: str | None = Field(None, description="What stood in for the first-choice retriever, if anything did.")
+    fallback: str | None = Field(
+        None, description="What stood in for the first choice or was lacking, if anything was."
+    )
     reason: str | None = Field(None, description="Why there are fewer items than asked for, if there are.")
 
 

@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from features.store.base import StoreUnavailableError
-from serving.api import RecommendRequest, RecommendResponse, SimilarResponse, VersionResponse
+from serving.api import ApiError, RecommendRequest, RecommendResponse, SimilarResponse, VersionResponse
 from serving.config import ServeConfig
-from serving.service import DEADLINE, RecommendService
+from serving.fallbacks import DEADLINE
+from serving.pages import Answer
+from serving.service import RecommendService
 
-Enqueue = Callable[[RecommendRequest], Awaitable[RecommendResponse]]
+Enqueue = Callable[[RecommendRequest], Awaitable[Answer | ApiError]]
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
@@ -47,11 +49,16 @@ class Backend:
         """
         self.service.check(request)
         try:
-            return await asyncio.wait_for(self._enqueue(request), self._config.request_timeout_s)
+            answer = await asyncio.wait_for(self._enqueue(request), self._config.request_timeout_s)
         except TimeoutError:
-            return await self._run(self.service.fallback, request, DEADLINE)
+            answer = await self._run(self.service.fallback, request, DEADLINE)
+        if isinstance(answer, ApiError):
+            raise answer
+        if answer.row is not None:
+            self.service.log(answer.row)
+        return answer.page
 
-    async def make_pages(self, requests: list[RecommendRequest]) -> list[RecommendResponse]:
+    async def make_pages(self, requests: list[RecommendRequest]) -> list[Answer | ApiError]:
         """Answer a batch of checked requests in the page thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pages, self.service.recommend, requests)
 
@@ -90,7 +97,7 @@ class Backend:
         self._quick.shutdown(wait=False)
         self._beside.shutdown(wait=False)
 
-    async def _alone(self, request: RecommendRequest) -> RecommendResponse:
+    async def _alone(self, request: RecommendRequest) -> Answer | ApiError:
         (answer,) = await self.make_pages([request])
         return answer
 

@@ -33,7 +33,13 @@ class ServiceMetrics:
         pages: Pages served, by what stood in for the first choice (`none` where nothing did).
         short_pages: Pages with fewer items than asked for, by whether they hold `some` or `none`.
         batch_size: Requests answered together.
-        stage_seconds: One stage of making a batch of pages, by stage: `store`, `retrieval`, `ranking`.
+        stage_seconds: One stage of making a batch of pages: `store`, `cursors`, or one retriever or ranker by its name.
+        part_failures: Batches for which a retriever or ranker gave no answer, by part and `error` or `deadline`; after
+            each it rests.
+        cursors: Requests with a cursor, by what became of them: `continued`, `refreshed`, `repeated`, `refused`.
+        events: Events sent by clients, `accepted` or `rejected`.
+        logged_pages: Served pages, by whether the stream has them (`logged`) or they were given up (`dropped`).
+        waiting_pages: Served pages that the stream does not have yet.
         store_seconds: One read of histories.
         store_corrupted: Damaged or foreign blobs met in the store.
         store_failures: Reads the store did not answer.
@@ -51,6 +57,11 @@ class ServiceMetrics:
         self.short_pages = self._counter("short_pages", "Pages with fewer items than asked for", ["items"])
         self.batch_size = self._histogram("batch_size", "Requests answered together", _BATCHES)
         self.stage_seconds = self._histogram("stage_seconds", "Seconds of one stage of a batch", _SECONDS, ["stage"])
+        self.part_failures = self._counter("part_failures", "Batches a part did not answer", ["part", "reason"])
+        self.cursors = self._counter("cursors", "Requests with a cursor", ["outcome"])
+        self.events = self._counter("events", "Events sent by clients", ["verdict"])
+        self.logged_pages = self._counter("logged_pages", "Served pages sent to the stream", ["outcome"])
+        self.waiting_pages = self._gauge("waiting_pages", "Served pages not on the stream yet", together="livesum")
         self.store_seconds = self._histogram("store_read_seconds", "Seconds to read histories", _SECONDS)
         self.store_corrupted = self._gauge("store_corrupted", "Damaged or foreign blobs met", together="livesum")
         self.store_failures = self._counter("store_failures", "Reads the store did not answer")

@@ -5,59 +5,36 @@ Legend: `B` requests answered together.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import logging
-import math
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 
 from features.columns import Columns
-from features.store.base import ItemFacts, KnownUsers, OnlineStore, StoreUnavailableError
+from features.store.base import ItemFacts, OnlineStore, StoreUnavailableError
 from features.values import items_without_events
 from models.recommend.delta_files import delta_stamp
 from models.recommend.deltas import CatalogueState, caught_up
-from models.recommend.known import request_of_users
-from models.recommend.recommender import POPULAR, TRANSITIONS, Page, Recommender, request_seeds
+from models.recommend.ranked import POPULAR, TRANSITIONS
+from models.recommend.recommender import Recommender
 from models.recommend.release import Release
 from models.recommend.rules import Filters
-from serving.api import (
-    ApiError,
-    FilterSpec,
-    RecommendedItem,
-    RecommendRequest,
-    RecommendResponse,
-    SimilarItem,
-    SimilarResponse,
-    VersionResponse,
-)
+from serving.api import ApiError, RecommendRequest, SimilarItem, SimilarResponse, VersionResponse
+from serving.cursors import Cursors
+from serving.fallbacks import Guards
 from serving.metrics import ServiceMetrics
-
-STORE_UNAVAILABLE, DEADLINE = "store_unavailable", "deadline"
-"""Fallbacks of the service itself, beside retrievers' names: nothing is known of users; the answer took too long."""
+from serving.page_log import PageLog
+from serving.pages import Answer, Pages, Served
 
 FACTS_PER_READ = 5000
 STORE_REST_S = 1.0
-"""After a read that the store did not answer, pages are made without it for so long: waiting for a store that hangs,
-every request again, would hold up everybody."""
+PART_REST_S = 5.0
+"""A retriever or ranker that failed, or took too long, is left alone for so long."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Served:
-    """What answers are made with, changed as one: a request that has begun ends with what it began with."""
-
-    state: CatalogueState
-    popular_only: Recommender
-
-    @property
-    def recommender(self) -> Recommender:
-        return self.state.recommender
 
 
 class RecommendService:
@@ -70,6 +47,10 @@ class RecommendService:
         store: What is known of users, and newer facts and features of items.
         history_length: Newest events read per user.
         arm: Name of the release's part in an experiment, or of the alias it was found by.
+        cursors: Keeps lists between their pages; None gives pages without a next one.
+        page_log: Gets every page that was answered; None logs none.
+        part_timeout_s: A retriever or ranker that takes longer for a batch is left out of its pages; None waits.
+        metrics: Shared with other services of the process; None for own ones.
         clock: Returns Unix seconds.
         id_factory: Names each request; its exploration follows from the name.
     """
@@ -81,18 +62,33 @@ class RecommendService:
         *,
         history_length: int,
         arm: str,
+        cursors: Cursors | None = None,
+        page_log: PageLog | None = None,
+        part_timeout_s: float | None = None,
+        metrics: ServiceMetrics | None = None,
         clock: Callable[[], float] = time.time,
         id_factory: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self.store = store
         self.arm = arm
-        self.metrics = ServiceMetrics()
+        self.metrics = metrics or ServiceMetrics()
         self.metrics.release.labels(release.manifest.release_id, arm).set(1)
-        self._history_length = history_length
-        self._clock, self._id_factory = clock, id_factory
+        self._clock = clock
+        self._page_log = page_log
+        self._guards = Guards(part_timeout_s, PART_REST_S, self.metrics)
+        self._pages = Pages(
+            store,
+            cursors,
+            self.log,
+            self.metrics,
+            arm=arm,
+            history_length=history_length,
+            store_rest_s=STORE_REST_S,
+            clock=clock,
+            id_factory=id_factory,
+        )
         self._facts_generation: str | None = None
         self._has_item_features = False
-        self._store_rests_until = -math.inf
         self._refused: tuple[tuple[object, ...], str | None] = ((), None)
         self._use(CatalogueState.of(release))
         self.follow_deltas()
@@ -108,25 +104,32 @@ class RecommendService:
         Raises:
             ApiError: 422.
         """
-        largest = self._served.recommender.config.max_page_size
+        largest = self._served.maker.config.max_page_size
         if request.page_size is not None and request.page_size > largest:
             raise ApiError(422, "invalid_request", f"page_size: expected 1 to {largest}, got {request.page_size}")
         try:
-            _filters(request.filters)
+            if request.filters is not None:
+                Filters(**request.filters.model_dump())
         except ValueError as error:
             raise ApiError(422, "invalid_request", str(error)) from error
 
-    def recommend(self, requests: Sequence[RecommendRequest]) -> list[RecommendResponse]:
-        """Answer checked requests together; an unknown user gets the popular list, named so."""
-        self.metrics.batch_size.observe(len(requests))
-        served = self._served
-        return self._answer(served.state, served.recommender, requests, None)
+    def recommend(self, requests: Sequence[RecommendRequest]) -> list[Answer | ApiError]:
+        """Answer checked requests together; an unknown user gets the popular list, named so.
 
-    def fallback(self, request: RecommendRequest, reason: str) -> RecommendResponse:
+        In place of the answer to a cursor that cannot be used stands the error.
+        """
+        self.metrics.batch_size.observe(len(requests))
+        return self._pages.answer(self._served, requests)
+
+    def fallback(self, request: RecommendRequest, reason: str) -> Answer | ApiError:
         """Answer one checked request from the popular list, with everything excluded that must be."""
-        served = self._served
-        (answer,) = self._answer(served.state, served.popular_only, [request], reason)
+        (answer,) = self._pages.answer(self._served, [request], reason)
         return answer
+
+    def log(self, row: Mapping[str, object]) -> None:
+        """Send a page to the page log, after it was answered."""
+        if self._page_log is not None:
+            self._page_log.add(row)
 
     def similar(self, item_id: str, k: int) -> SimilarResponse:
         """Return up to `k` items that users turn to around this one.
@@ -222,13 +225,13 @@ class RecommendService:
     @property
     def policy(self) -> str:
         """Name of the stochastic last stage: its parameters."""
-        return self._served.recommender.policy.name
+        return self._served.maker.policy.name
 
     def _use(self, state: CatalogueState) -> None:
         """Serve with this state from the next request on."""
         maker = state.recommender
         popular_only = Recommender(maker.catalogue, [maker.retrievers[POPULAR]], maker.config, maker.facts)
-        self._served = _Served(state=state, popular_only=popular_only)
+        self._served = Served(state=state, maker=self._guards.around(maker), popular_only=popular_only)
         self.metrics.delta.set(state.delta)
 
     def _features_of(self, item_ids: pa.Array) -> Columns | None:
@@ -240,72 +243,5 @@ class RecommendService:
         except StoreUnavailableError:
             return items_without_events(len(item_ids))
 
-    def _answer(
-        self,
-        state: CatalogueState,
-        recommender: Recommender,
-        requests: Sequence[RecommendRequest],
-        reason: str | None,
-    ) -> list[RecommendResponse]:
-        user_ids = [request.user_id for request in requests]
-        users = self._users(user_ids)
-        if users is None:
-            users, reason = KnownUsers.strangers(user_ids), STORE_UNAVAILABLE
-        times_B = np.full(len(requests), self._now(), dtype=np.int64)
-        contexts = [request.context for request in requests]
-        sizes = [request.page_size or recommender.config.page_size for request in requests]
-        # slots are drawn one after the other, so the first slots of a longer page are a page of their own
-        request_ids = [self._id_factory() for _ in requests]
-        pages = recommender.pages(
-            request_of_users(users, recommender.catalogue, times_B, contexts),
-            page_size=max(sizes),
-            seeds_B=request_seeds(request_ids),
-            filters=[_filters(request.filters) for request in requests],
-        )
-        answers = zip(request_ids, pages, sizes, strict=True)
-        return [self._response(state, request_id, page, size, reason) for request_id, page, size in answers]
-
-    def _users(self, user_ids: list[str]) -> KnownUsers | None:
-        """Read what is known of users; None while the store does not answer."""
-        if time.monotonic() < self._store_rests_until:
-            return None
-        try:
-            with self.metrics.store_seconds.time():
-                users = self.store.users(user_ids, self._history_length)
-        except StoreUnavailableError:
-            _log.exception("pages are made without knowing users")
-            self.metrics.store_failures.inc()
-            self._store_rests_until = time.monotonic() + STORE_REST_S
-            return None
-        self.metrics.store_corrupted.set(self.store.corrupted)
-        return users
-
-    def _response(
-        self, state: CatalogueState, request_id: str, page: Page, size: int, reason: str | None
-    ) -> RecommendResponse:
-        fallback = reason or page.fallback
-        self.metrics.pages.labels(fallback or "none").inc()
-        if len(page.items) < size:
-            self.metrics.short_pages.labels("some" if page.items else "none").inc()
-        rows = zip(page.items[:size], page.scores, page.sources, page.parts, strict=False)
-        return RecommendResponse(
-            request_id=request_id,
-            items=[
-                RecommendedItem(item_id=item, score=score, source=source, parts=parts)
-                for item, score, source, parts in rows
-            ],
-            release=state.release.manifest.release_id,
-            delta=state.delta,
-            policy=state.recommender.policy.name,
-            arm=self.arm,
-            fallback=fallback,
-            # the page was made for the longest of its batch: it may be long enough for this request
-            reason=page.reason if len(page.items) < size else None,
-        )
-
     def _now(self) -> int:
         return int(self._clock() * 1000)
-
-
-def _filters(spec: FilterSpec | None) -> Filters | None:
-    return None if spec is None else Filters(**spec.model_dump())

@@ -33,9 +33,16 @@ class Fused:
     sources: tuple[str, ...]
     named_BF: npt.NDArray[np.int64]
 
-    def row(self, row: int) -> Fused:
-        """Return the candidates of one request alone, `B = 1`, without padding."""
+    def row(self, row: int, without: npt.NDArray[np.int64] | None = None) -> Fused:
+        """Return the candidates of one request alone, `B = 1`, without padding.
+
+        Args:
+            row: The request.
+            without: Items to leave out.
+        """
         there = self.items_BF[row] != NO_ITEM
+        if without is not None:
+            there &= ~np.isin(self.items_BF[row], without)
         return Fused(
             items_BF=self.items_BF[row, there][None],
             scores_BF=self.scores_BF[row, there][None],

@@ -69,6 +69,11 @@ class Page:
     fallback: str | None
     reason: str | None
 
+    def first(self, slots: int) -> Page:
+        """Return the first slots as a page: they are drawn in turn, so it is one that might have been asked for."""
+        shown = {name: getattr(self, name)[:slots] for name in ("items", "scores", "sources", "parts", "propensities")}
+        return dataclasses.replace(self, **shown, reason=self.reason if len(self.items) < slots else None)
+
 
 def request_seeds(request_ids: Sequence[str]) -> npt.NDArray[np.uint64]:
     """Return the seed of each request's exploration: a hash of its logged id, so that its page can be made again."""

@@ -18,6 +18,7 @@ from features.store.config import StoreConfig
 from features.store.redis_store import RedisStore, open_store
 from features.workspace import Workspace
 from models.recommend.release import Release, load_release
+from serving.cursors import Cursors
 from serving.service import RecommendService
 
 STORE = StoreConfig()
@@ -59,5 +60,10 @@ def store(workspace: Workspace) -> Iterator[RedisStore]:
 
 
 @pytest.fixture
-def service(release: Release, store: RedisStore) -> RecommendService:
-    return RecommendService(release, store, history_length=STORE.history_length, arm="champion")
+def cursors(store: RedisStore) -> Cursors:
+    return Cursors(store.client, store.namespace, ttl_s=600)
+
+
+@pytest.fixture
+def service(release: Release, store: RedisStore, cursors: Cursors) -> RecommendService:
+    return RecommendService(release, store, history_length=STORE.history_length, arm="champion", cursors=cursors)

@@ -20,8 +20,9 @@ from models.recommend.delta_files import deltas_folder
 from models.recommend.release import load_release
 from serving.api import FilterSpec, RecommendRequest
 from serving.config import ServeConfig
+from serving.fallbacks import DEADLINE
 from serving.run import start_background
-from serving.service import DEADLINE, RecommendService
+from serving.service import RecommendService
 
 KITE = {"item_id": "n1", "title": "kite rope wind", "category": ["aisle0"], "brand": "nova", "price": 5.0}
 BOARD = {**KITE, "item_id": "n2", "title": "puzzle board dice"}
@@ -44,7 +45,7 @@ def service(folder, store) -> RecommendService:
 
 def page(service: RecommendService, user_id: str, filters: FilterSpec | None = None) -> list[str]:
     (answer,) = service.recommend([RecommendRequest(user_id=user_id, page_size=20, filters=filters)])
-    return [item.item_id for item in answer.items]
+    return [item.item_id for item in answer.page.items]
 
 
 def test_deltas_are_followed_and_facts_of_the_store_do_not_undo_them(service, folder):
@@ -56,7 +57,7 @@ def test_deltas_are_followed_and_facts_of_the_store_do_not_undo_them(service, fo
     for _ in range(2):
         assert page(service, "u1", NOVA) == page(service, "nobody", NOVA) == ["n1"]
         assert "i11" not in page(service, "nobody")
-        (first, *_) = service.fallback(RecommendRequest(user_id="nobody", page_size=1), DEADLINE).items
+        (first, *_) = service.fallback(RecommendRequest(user_id="nobody", page_size=1), DEADLINE).page.items
         assert first.item_id == "i10"
         assert "i11" not in [item.item_id for item in service.similar("i09", 5).items]
         service.refresh_facts()
@@ -69,7 +70,7 @@ def test_a_service_starts_with_the_deltas_there_are(service, folder, store):
     withdraw(folder, ["i11"])
     again = RecommendService(load_release(folder), store, history_length=10, arm="champion")
     (answer,) = again.recommend([RecommendRequest(user_id="nobody", page_size=1)])
-    assert (answer.items[0].item_id, answer.delta) == ("i10", 1)
+    assert (answer.page.items[0].item_id, answer.page.delta) == ("i10", 1)
 
 
 def test_a_damaged_delta_is_refused_once_and_taken_when_it_is_mended(service, folder, caplog):

@@ -177,7 +177,7 @@ def test_item_facts_are_refreshed_while_serving(service):
                 await asyncio.sleep(0.001)
 
     asyncio.run(asyncio.wait_for(run(), 20))
-    assert service.recommend([RecommendRequest(user_id="nobody", page_size=1)])[0].items[0].item_id == "i11"
+    assert service.recommend([RecommendRequest(user_id="nobody", page_size=1)])[0].page.items[0].item_id == "i11"
 
 
 def test_item_facts_are_refreshed_after_a_failure_nobody_thought_of(service, monkeypatch):

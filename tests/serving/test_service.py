@@ -16,14 +16,15 @@ from features.store.config import StoreConfig
 from features.store.redis_store import RedisStore
 from models.recommend.recommender import Recommender
 from serving.api import ApiError, FilterSpec, RecommendRequest
-from serving.service import DEADLINE, STORE_UNAVAILABLE, RecommendService
+from serving.fallbacks import DEADLINE, STORE_UNAVAILABLE
+from serving.service import RecommendService
 
 
 def ask(service: RecommendService, user_id: str, **options):
     request = RecommendRequest(user_id=user_id, **options)
     service.check(request)
     (answer,) = service.recommend([request])
-    return answer
+    return answer.page
 
 
 def items_of(answer) -> list[str]:
@@ -60,7 +61,7 @@ def test_page_shorter_than_asked_where_nothing_else_may_be_shown(service):
 
 def test_pages_of_one_batch_are_those_of_single_requests(service):
     requests = [RecommendRequest(user_id=user, page_size=size) for user, size in (("u0", 2), ("nobody", 6), ("u3", 4))]
-    together = [items_of(answer) for answer in service.recommend(requests)]
+    together = [items_of(answer.page) for answer in service.recommend(requests)]
     assert together == [items_of(ask(service, request.user_id, page_size=request.page_size)) for request in requests]
     assert [len(page) for page in together] == [2, 6, 4]
 
@@ -87,7 +88,7 @@ def test_a_filter_that_leaves_nothing_gives_an_empty_page_with_the_reason(servic
     filters = FilterSpec(category="no such", max_price=3.0)
     for answer in (
         ask(service, "u0", filters=filters),
-        service.fallback(RecommendRequest(user_id="u0", filters=filters), DEADLINE),
+        service.fallback(RecommendRequest(user_id="u0", filters=filters), DEADLINE).page,
     ):
         assert answer.items == []
         assert answer.reason == (
@@ -97,9 +98,10 @@ def test_a_filter_that_leaves_nothing_gives_an_empty_page_with_the_reason(servic
 
 
 def test_a_full_page_has_no_reason_though_a_longer_one_of_its_batch_has(service):
-    short, long = service.recommend(
-        [RecommendRequest(user_id="nobody", page_size=size, filters=FilterSpec(max_price=3.0)) for size in (2, 5)]
-    )
+    requests = [
+        RecommendRequest(user_id="nobody", page_size=size, filters=FilterSpec(max_price=3.0)) for size in (2, 5)
+    ]
+    short, long = [answer.page for answer in service.recommend(requests)]
     assert (len(short.items), short.reason) == (2, None)
     assert (len(long.items), long.reason) == (
         3,
@@ -201,7 +203,7 @@ def test_broken_genrec_leaves_the_others_and_is_named(release, store):
 
 def test_fallback_page_keeps_the_rules(service):
     request = RecommendRequest(user_id="u0", page_size=3, filters=FilterSpec(category="aisle0"))
-    answer = service.fallback(request, DEADLINE)
+    answer = service.fallback(request, DEADLINE).page
     assert items_of(answer) == ["i10"]  # of the even items, u0 has seen all but i10
     assert answer.fallback == DEADLINE
 
@@ -226,7 +228,7 @@ def test_facts_of_the_store_take_over_when_they_change(service, store):
         store.write_freshness(Freshness(generation="2", newest_event_time=None, users=0, items=1))
         assert service.refresh_facts()
         assert items_of(ask(service, "nobody", page_size=1)) == ["i10"]
-        assert items_of(service.fallback(RecommendRequest(user_id="nobody", page_size=1), DEADLINE)) == ["i10"]
+        assert items_of(service.fallback(RecommendRequest(user_id="nobody", page_size=1), DEADLINE).page) == ["i10"]
     finally:
         store.write_items([facts])
         store.write_freshness(known)

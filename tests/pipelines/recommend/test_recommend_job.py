@@ -27,7 +27,7 @@ from models.inputs.requests import request_columns
 from models.recommend.delta_changes import append, withdraw
 from models.recommend.delta_files import DeltaError, deltas_folder
 from models.recommend.interface import NO_ITEM, RequestBatch
-from models.recommend.recommender import Page, Recommender
+from models.recommend.recommender import Recommender
 from models.recommend.release import Release, load_release
 from pipelines.recommend import pages as pages_module
 from pipelines.recommend.config import RecommendJobConfig
@@ -67,18 +67,6 @@ class SensitiveRanker:
                 item_N[: len(values)] += np.nan_to_num(values)
         scores_BK = (user_B[:, None] * (items_BK + 1) + 13 * item_N[items_BK]) % 7.1
         return np.where(items_BK == NO_ITEM, -np.inf, scores_BK).astype(np.float32)
-
-
-class RecordingService(RecommendService):
-    """Keeps the pages that answers are made of: they say propensities, answers do not."""
-
-    def __init__(self, *arguments, **options) -> None:
-        super().__init__(*arguments, **options)
-        self.pages: list[Page] = []
-
-    def _response(self, state, request_id, page, size, reason):
-        self.pages.append(page)
-        return super()._response(state, request_id, page, size, reason)
 
 
 def add_features(workspace: Workspace) -> None:
@@ -235,7 +223,7 @@ def check_batch_and_service(workspace, ranked, explore, moment):
     names = iter([rows[user]["request_id"] for user in asked])
     with open_store(config, workspace) as store:
         backfill(workspace, store, config)
-        service = RecordingService(
+        service = RecommendService(
             ranked,
             store,
             history_length=HISTORY,
@@ -252,16 +240,13 @@ def check_batch_and_service(workspace, ranked, explore, moment):
             )
         ]
     assert store.corrupted == 0
-    for user, answer, page in zip(asked, answers, service.pages, strict=True):
-        row = rows[user]
-        assert answer.request_id == row["request_id"]
-        assert [item.item_id for item in answer.items] == row["items"]
-        assert [np.float32(item.score) for item in answer.items] == [np.float32(score) for score in row["scores"]]
-        assert [item.source for item in answer.items] == row["sources"]
-        assert page.propensities == row["propensities"]
-        assert (page.candidates, page.candidate_scores) == (row["candidates"], row["candidate_scores"])
-        assert answer.fallback == row["fallback"]
-        assert answer.policy == row["policy"]
+    for user, answer in zip(asked, answers, strict=True):
+        row, logged = rows[user], answer.row
+        assert answer.page.request_id == logged["request_id"] == row["request_id"]
+        assert [item.item_id for item in answer.page.items] == logged["items"] == row["items"]
+        assert [np.float32(item.score) for item in answer.page.items] == [np.float32(score) for score in row["scores"]]
+        for name in sorted(set(logged) - {"scores", "arm", "timestamp", "filters", "context"}):
+            assert logged[name] == row[name], name
     assert any(len(set(row["propensities"])) > 1 for row in rows.values()) == explore
 
 

@@ -1,0 +1,142 @@
+"""Served pages, sent to the event stream without ever holding up a page.
+
+A page waits in memory until the stream has it. While the stream does not answer, pages go on being served and the
+newest `most_waiting` wait; older ones are dropped, and counted. So a page is logged unless the process is killed within
+the few milliseconds before it is sent, or the stream stays away for longer than what may wait.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import logging
+import threading
+from collections.abc import Mapping
+
+from features.stream.base import EventStream, StreamUnavailableError
+from features.stream.records import PAGES, StreamRecord
+from models.recommend.deltas import CatalogueState, catalogue_version
+from models.recommend.policy import Policy
+from models.recommend.recommender import Page
+from serving.api import RecommendResponse
+from serving.cursors import Asked
+from serving.metrics import ServiceMetrics
+
+MOST_WAITING = 10_000
+"""Pages of a hundred candidates take about 6 KB each."""
+BATCH = 200
+"""Pages of one record: one append, one message."""
+RETRY_S = 1.0
+"""Pause after an append that the stream did not take."""
+
+_log = logging.getLogger(__name__)
+
+
+def page_row(
+    state: CatalogueState, policy: Policy, asked: Asked, answer: RecommendResponse, page: Page, now: int
+) -> dict[str, object]:
+    """Return a served page as columns of `features.schemas.PAGES`; nobody has acted on it yet.
+
+    Args:
+        state: What it was made with.
+        policy: What it was drawn by.
+        asked: What was asked for.
+        answer: What was answered.
+        page: Propensities and candidates.
+        now: When, milliseconds since 1970 UTC.
+    """
+    manifest = state.release.manifest
+    return {
+        "request_id": answer.request_id,
+        "user_id": asked.user_id,
+        "timestamp": now,
+        "policy": policy.name,
+        "arm": answer.arm,
+        "release": manifest.release_id,
+        "catalogue_version": catalogue_version(manifest.catalogue, state.delta),
+        "items": page.items,
+        "sources": page.sources,
+        "scores": page.scores,
+        "propensities": page.propensities,
+        "candidates": page.candidates,
+        "candidate_scores": page.candidate_scores,
+        "epsilon": policy.epsilon,
+        "temperature": policy.temperature,
+        "filters": None if asked.filters is None else json.dumps(asked.filters),
+        "context": None if asked.context is None else json.dumps(asked.context),
+        "fallback": answer.fallback,
+    }
+
+
+class PageLog:
+    """Sends rows to the stream from a thread of its own; `add` never waits.
+
+    Args:
+        stream: Where to; the caller closes it after this.
+        metrics: Count what is sent, what waits and what is dropped.
+        most_waiting: Rows kept while the stream does not take them.
+        retry_s: Pause after an append that the stream did not take.
+    """
+
+    def __init__(
+        self,
+        stream: EventStream,
+        metrics: ServiceMetrics,
+        *,
+        most_waiting: int = MOST_WAITING,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._stream, self._metrics, self._retry_s, self._most = stream, metrics, retry_s, most_waiting
+        self._rows: collections.deque[Mapping[str, object]] = collections.deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="page log", daemon=True)
+        self._thread.start()
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Send a page soon; the oldest that waits is dropped where too many do."""
+        with self._changed:
+            self._rows.append(row)
+            if len(self._rows) > self._most:
+                self._rows.popleft()
+                self._metrics.logged_pages.labels("dropped").inc()
+            self._metrics.waiting_pages.set(len(self._rows))
+            self._changed.notify()
+
+    def close(self, wait_s: float = 5.0) -> None:
+        """Send what waits, for so long at most; what the stream does not take is dropped, and counted."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(wait_s)
+        self._metrics.logged_pages.labels("dropped").inc(len(self._rows))
+
+    def _work(self) -> None:
+        while rows := self._next():
+            if self._sent(rows):
+                continue
+            with self._changed:
+                if self._closing:
+                    return
+                self._changed.wait_for(lambda: self._closing, self._retry_s)
+
+    def _next(self) -> list[Mapping[str, object]]:
+        """Wait for rows and return the oldest; none once the log is closed and everything is sent."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._rows or self._closing)
+            return [self._rows[place] for place in range(min(BATCH, len(self._rows)))]
+
+    def _sent(self, rows: list[Mapping[str, object]]) -> bool:
+        try:
+            self._stream.append([StreamRecord.of_rows(PAGES, rows)])
+        except StreamUnavailableError as error:
+            _log.warning("%d pages wait for the stream: %s", len(self._rows), error)
+            return False
+        with self._changed:
+            # some of the rows may have been dropped meanwhile: the oldest go first in either case
+            sent = {id(row) for row in rows}
+            while self._rows and id(self._rows[0]) in sent:
+                self._rows.popleft()
+            self._metrics.logged_pages.labels("logged").inc(len(rows))
+            self._metrics.waiting_pages.set(len(self._rows))
+        return True

@@ -1,0 +1,363 @@
+"""Requests -> pages: cursors and users are read, candidates ranked, pages drawn, what comes next is kept.
+
+Legend: `B` requests answered together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from features.store.base import KnownUsers, OnlineStore, StoreUnavailableError
+from kernels.jagged import row_numbers
+from models.recommend.deltas import CatalogueState
+from models.recommend.fusion import Fused, stacked
+from models.recommend.interface import NO_ITEM, RequestBatch
+from models.recommend.known import request_of_users
+from models.recommend.ranked import Ranked
+from models.recommend.recommender import Page, Recommender, request_seeds
+from models.recommend.rules import Filters
+from serving.api import ApiError, RecommendedItem, RecommendRequest, RecommendResponse
+from serving.cursors import MOST_SHOWN, Asked, Continuation, Cursors, MadePage, history_marks, new_token
+from serving.fallbacks import STORE_UNAVAILABLE, Rest
+from serving.metrics import ServiceMetrics
+from serving.page_log import page_row
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Served:
+    """What answers are made with, changed as one: a request that has begun ends with what it began with.
+
+    Attributes:
+        state: The release with its deltas.
+        maker: Its page maker, parts guarded.
+        popular_only: A page maker that cannot fail for the sake of a model.
+    """
+
+    state: CatalogueState
+    maker: Recommender
+    popular_only: Recommender
+
+    @property
+    def release(self) -> str:
+        """Id of the release."""
+        return self.state.release.manifest.release_id
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer, and what of it is to be logged once it is given.
+
+    Attributes:
+        page: The answer.
+        row: Columns of `features.schemas.PAGES`; None where nothing is shown, or somebody else has logged it.
+    """
+
+    page: RecommendResponse
+    row: Mapping[str, object] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """A page to be made: the first of a list, or what a cursor stands for."""
+
+    asked: Asked
+    request_id: str
+    cursor: str | None = None
+    before: Continuation | None = None
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        return () if self.before is None else self.before.shown
+
+    @property
+    def filters(self) -> Filters | None:
+        return None if self.asked.filters is None else Filters(**self.asked.filters)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    """A page, and what the list it was drawn from still holds; None where that is to be ranked anew."""
+
+    page: Page
+    rest: Fused | None
+    complete: bool
+
+
+class Pages:
+    """Answers requests with what it is given to serve; safe to call from several threads.
+
+    Args:
+        store: What is known of users.
+        cursors: Keeps lists between pages; None gives pages without a next one.
+        log: Takes rows of the page log.
+        metrics: Counts.
+        arm: Named in answers and log.
+        history_length: Newest events read per user.
+        store_rest_s: After a read that the store did not answer, pages are made without it for so long: waiting for a
+            store that hangs, every request again, would hold up everybody.
+        clock: Returns Unix seconds.
+        id_factory: Names each request; its exploration follows from the name.
+    """
+
+    def __init__(
+        self,
+        store: OnlineStore,
+        cursors: Cursors | None,
+        log: Callable[[Mapping[str, object]], None],
+        metrics: ServiceMetrics,
+        *,
+        arm: str,
+        history_length: int,
+        store_rest_s: float,
+        clock: Callable[[], float],
+        id_factory: Callable[[], str],
+    ) -> None:
+        self._store, self._cursors, self._log, self._metrics = store, cursors, log, metrics
+        self._arm, self._history_length = arm, history_length
+        self._store_rests = Rest(store_rest_s)
+        self._clock, self._id_factory = clock, id_factory
+
+    def answer(
+        self, served: Served, requests: Sequence[RecommendRequest], reason: str | None = None
+    ) -> list[Answer | ApiError]:
+        """Answer checked requests; an error stands in place of the answer to a cursor that cannot be used.
+
+        Args:
+            served: What to answer with.
+            requests: `B` requests.
+            reason: Why the popular list is to stand in for all models, None where it is not; lists that are ranked
+                already are continued in any case.
+        """
+        begun = self._begun(served, requests)
+        made = iter(self._made(served, [plan for plan in begun if isinstance(plan, _Plan)], reason))
+        return [next(made) if isinstance(plan, _Plan) else plan for plan in begun]
+
+    def _begun(self, served: Served, requests: Sequence[RecommendRequest]) -> list[_Plan | Answer | ApiError]:
+        found = iter(self._cursors_of([request for request in requests if request.cursor is not None]))
+        begun: list[_Plan | Answer | ApiError] = []
+        for request in requests:
+            if request.cursor is None:
+                size = request.page_size or served.maker.config.page_size
+                begun.append(_Plan(asked=Asked.of(request, size), request_id=self._id_factory()))
+                continue
+            stands_for = next(found)
+            if isinstance(stands_for, Continuation):
+                plan = _Plan(
+                    asked=stands_for.asked, request_id=stands_for.request_id, cursor=request.cursor, before=stands_for
+                )
+                begun.append(plan)
+            elif isinstance(stands_for, ApiError):
+                self._metrics.cursors.labels("refused").inc()
+                begun.append(stands_for)
+            else:
+                self._metrics.cursors.labels("repeated").inc()
+                begun.append(Answer(page=stands_for, row=None))
+        return begun
+
+    def _cursors_of(self, requests: list[RecommendRequest]) -> Sequence[Continuation | RecommendResponse | ApiError]:
+        if not requests:
+            return []
+        if self._cursors is not None and not self._store_rests:
+            try:
+                with self._metrics.stage_seconds.labels("cursors").time():
+                    return self._cursors.read(requests)
+            except StoreUnavailableError:
+                self._store_failed()
+        detail = "what the cursor stands for cannot be read; ask again, or leave the cursor out to begin a new list"
+        return [ApiError(503, STORE_UNAVAILABLE, detail, retry_after_s=1) for _ in requests]
+
+    def _made(self, served: Served, plans: list[_Plan], reason: str | None) -> list[Answer]:
+        if not plans:
+            return []
+        user_ids = [plan.asked.user_id for plan in plans]
+        users = self._users(user_ids)
+        if users is None:
+            reason = STORE_UNAVAILABLE
+        known = KnownUsers.strangers(user_ids) if users is None else users
+        marks = history_marks(known.histories)
+        now = int(self._clock() * 1000)
+        batch = self._batch(served.maker, plans, known, now)
+        on = [_goes_on(served, plan, None if users is None else mark) for plan, mark in zip(plans, marks, strict=True)]
+        drawn = self._drawn(served, batch, plans, on, reason)
+        made = []
+        for plan, one, goes_on, mark in zip(plans, drawn, on, marks, strict=True):
+            fallback = one.page.fallback if goes_on or reason is None else reason
+            mark = plan.before.mark if goes_on and plan.before is not None else mark
+            then = self._then(served, plan, one, fallback, mark)
+            made.append(
+                MadePage(
+                    asked=plan.asked,
+                    cursor=plan.cursor,
+                    page=self._page(served, plan, one.page, fallback, then),
+                    then=then,
+                )
+            )
+            if plan.cursor is not None:
+                self._metrics.cursors.labels("continued" if goes_on else "refreshed").inc()
+        kept = self._kept(made)
+        return [self._answer(served, *row, now) for row in zip(made, kept, drawn, strict=True)]
+
+    def _batch(self, maker: Recommender, plans: list[_Plan], users: KnownUsers, now: int) -> RequestBatch:
+        """Return the plans as requests that exclude what their lists have shown."""
+        times_B = np.full(len(plans), now, dtype=np.int64)
+        batch = request_of_users(users, maker.catalogue, times_B, [plan.asked.context for plan in plans])
+        shown = [item for plan in plans for item in plan.shown]
+        if not shown:
+            return batch
+        rows = row_numbers(np.array([len(plan.shown) for plan in plans]))
+        numbers = maker.catalogue.numbers(shown)
+        known = numbers != NO_ITEM
+        return batch.excluding(rows[known], numbers[known])
+
+    def _drawn(
+        self, served: Served, batch: RequestBatch, plans: list[_Plan], on: list[bool], reason: str | None
+    ) -> list[_Drawn]:
+        """Draw a page for each plan: from its list where that goes on, else from one that is ranked now."""
+        drawn: dict[int, _Drawn] = {}
+        anew = [row for row, goes_on in enumerate(on) if not goes_on]
+        if anew:
+            maker = served.maker if reason is None else served.popular_only
+            slots = max(plans[row].asked.page_size for row in anew)
+            ranked = maker.ranked(batch.take(np.array(anew)), slots, [plans[row].filters for row in anew])
+            full_b = (ranked.fused.items_BF != NO_ITEM).all(axis=1)
+            complete = [reason is None and not full for full in full_b.tolist()]
+            drawn |= _draw(maker, ranked, plans, anew, complete, keep=reason is None)
+        for rows, lists in _by_sources(plans, on):
+            ranked = served.maker.ranked_before(
+                batch.take(np.array(rows)),
+                stacked([before.ranking for before in lists if before.ranking is not None]),
+                [before.fallback for before in lists],
+                [plans[row].filters for row in rows],
+            )
+            drawn |= _draw(served.maker, ranked, plans, rows, [before.complete for before in lists], keep=True)
+        return [drawn[row] for row in range(len(plans))]
+
+    def _users(self, user_ids: list[str]) -> KnownUsers | None:
+        """Read what is known of users; None while the store does not answer."""
+        if self._store_rests:
+            return None
+        try:
+            with self._metrics.store_seconds.time(), self._metrics.stage_seconds.labels("store").time():
+                users = self._store.users(user_ids, self._history_length)
+        except StoreUnavailableError:
+            self._store_failed()
+            return None
+        self._metrics.store_corrupted.set(self._store.corrupted)
+        return users
+
+    def _store_failed(self) -> None:
+        _log.exception("pages are made without the store")
+        self._metrics.store_failures.inc()
+        self._store_rests.begin()
+
+    def _then(self, served: Served, plan: _Plan, drawn: _Drawn, fallback: str | None, mark: str) -> Continuation | None:
+        """Return what the next page is made from; None where there is none."""
+        shown = (*plan.shown, *drawn.page.items)
+        left = drawn.rest is None or drawn.rest.items_BF.shape[1] > 0 or not drawn.complete
+        if not drawn.page.items or not left or len(shown) >= MOST_SHOWN or self._cursors is None or self._store_rests:
+            return None
+        return Continuation(
+            asked=plan.asked,
+            request_id=self._id_factory(),
+            release=served.release,
+            delta=served.state.delta,
+            mark=mark,
+            fallback=fallback,
+            shown=shown,
+            ranking=drawn.rest,
+            complete=drawn.complete,
+        )
+
+    def _page(
+        self, served: Served, plan: _Plan, page: Page, fallback: str | None, then: Continuation | None
+    ) -> RecommendResponse:
+        rows = zip(page.items, page.scores, page.sources, page.parts, strict=True)
+        return RecommendResponse(
+            request_id=plan.request_id,
+            items=[
+                RecommendedItem(item_id=item, score=score, source=source, parts=parts)
+                for item, score, source, parts in rows
+            ],
+            next_cursor=None if then is None else new_token(),
+            release=served.release,
+            delta=served.state.delta,
+            policy=served.maker.policy.name,
+            arm=self._arm,
+            fallback=fallback,
+            reason=page.reason,
+        )
+
+    def _kept(self, made: list[MadePage]) -> list[RecommendResponse]:
+        """Keep what must be kept and return the pages to answer; without Redis, pages are the last of their lists."""
+        if self._cursors is None or not any(page.then is not None or page.cursor is not None for page in made):
+            return [page.page for page in made]
+        try:
+            with self._metrics.stage_seconds.labels("cursors").time():
+                return self._cursors.keep(made)
+        except StoreUnavailableError:
+            self._store_failed()
+            return [page.page.model_copy(update={"next_cursor": None}) for page in made]
+
+    def _answer(self, served: Served, made: MadePage, page: RecommendResponse, drawn: _Drawn, now: int) -> Answer:
+        """Return the answer; the page of a cursor is logged here, as it is the answer from now on, whoever hears it."""
+        self._metrics.pages.labels(page.fallback or "none").inc()
+        if len(page.items) < made.asked.page_size:
+            self._metrics.short_pages.labels("some" if page.items else "none").inc()
+        first_to_answer = page.next_cursor in (None, made.page.next_cursor)
+        if not page.items or not first_to_answer:
+            return Answer(page=page, row=None)
+        row = page_row(served.state, served.maker.policy, made.asked, made.page, drawn.page, now)
+        if made.cursor is None:
+            return Answer(page=page, row=row)
+        self._log(row)
+        return Answer(page=page, row=None)
+
+
+def _goes_on(served: Served, plan: _Plan, mark: str | None) -> bool:
+    """Return whether a list is as good as on its last page: same release, same history, enough candidates left.
+
+    Args:
+        served: What is served now.
+        plan: A page.
+        mark: The user's history now, None where it is not known.
+    """
+    before = plan.before
+    if (
+        before is None
+        or before.ranking is None
+        or (before.release, before.delta) != (served.release, served.state.delta)
+    ):
+        return False
+    enough = before.complete or before.ranking.items_BF.shape[1] >= plan.asked.page_size
+    return enough and mark in (None, before.mark)
+
+
+def _by_sources(plans: list[_Plan], on: list[bool]) -> list[tuple[list[int], list[Continuation]]]:
+    """Return the plans whose lists go on, rows and lists, those of the same sources together."""
+    together: dict[tuple[str, ...], tuple[list[int], list[Continuation]]] = {}
+    for row, (plan, goes_on) in enumerate(zip(plans, on, strict=True)):
+        if goes_on and plan.before is not None and plan.before.ranking is not None:
+            rows, lists = together.setdefault(plan.before.ranking.sources, ([], []))
+            rows.append(row)
+            lists.append(plan.before)
+    return list(together.values())
+
+
+def _draw(
+    maker: Recommender, ranked: Ranked, plans: list[_Plan], rows: list[int], complete: list[bool], *, keep: bool
+) -> dict[int, _Drawn]:
+    """Draw the pages of the plans in these rows; `keep` what is left of their lists for the next ones."""
+    slots = max(plans[row].asked.page_size for row in rows)
+    pages = maker.drawn(ranked, slots, request_seeds([plans[row].request_id for row in rows]))
+    drawn = {}
+    for place, (row, longest) in enumerate(zip(rows, pages, strict=True)):
+        page = longest.first(plans[row].asked.page_size)
+        rest = ranked.fused.row(place, maker.catalogue.numbers(page.items)) if keep else None
+        drawn[row] = _Drawn(page=page, rest=rest, complete=complete[place])
+    return drawn
