@@ -116,12 +116,16 @@ class LogSnapshot:
     watermark: int
     counts: Mapping[str, int]
 
+    def dataset(self, workspace: Workspace, table: str) -> ds.Dataset:
+        """Return a table of the log as an Arrow dataset."""
+        schema, files = LOG_TABLES[table], list(self.files[table])
+        if not files:
+            return ds.dataset(schema.empty_table())
+        return ds.dataset(files, schema=schema, format="parquet", filesystem=workspace.filesystem)
+
     def read(self, workspace: Workspace, table: str) -> pa.Table:
         """Return all rows of a table of the log."""
-        schema = LOG_TABLES[table]
-        if not self.files[table]:
-            return schema.empty_table()
-        return ds.dataset(list(self.files[table]), schema=schema, filesystem=workspace.filesystem).to_table()
+        return self.dataset(workspace, table).to_table()
 
 
 def committed_log(workspace: Workspace) -> LogSnapshot:

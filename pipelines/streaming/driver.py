@@ -1,0 +1,168 @@
+"""The loop around the pipeline: open a range, take it up, mark it done, again.
+
+A range is one run of a Beam pipeline. What it writes counts once it is done; until then the same range is taken up
+again, by this process after Redis did not answer, or by the next one after a crash.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+
+from features.schemas import CLEAN_TABLES, ITEM_LOG
+from features.store.base import StoreUnavailableError, WriterLease
+from features.store.redis_store import RedisStore
+from features.stream.base import EventStream, StreamUnavailableError
+from features.stream.records import Message
+from features.workspace import Workspace
+from pipelines.batch.arrow import DAY_MS
+from pipelines.streaming.compaction import compact
+from pipelines.streaming.folding import Folding, refresh_item_shard
+from pipelines.streaming.generations import keep_up
+from pipelines.streaming.log import Range, committed_log
+from pipelines.streaming.metrics import StreamMetrics
+from pipelines.streaming.ranges import RangeLog
+from pipelines.streaming.repeated import RepeatedPipeline
+from pipelines.streaming.taking import spans, take
+from pipelines.streaming.transforms import Part, TakeUpRange, Task, Work, read_summary
+
+RETRY_S = 0.5
+"""Seconds before a store or stream that does not answer is asked again."""
+REFRESHED_ITEMS = 10_000
+"""Items whose features are written at once when a midnight passes."""
+
+
+class StreamDriver:
+    """Takes up ranges of a stream; there must be one driver per workspace and store, which the lease sees to.
+
+    Args:
+        workspace: Takes the log.
+        store: Takes the features.
+        stream: Where messages come from.
+        folding: Options; its range and generation are not looked at.
+        lease: Of the store, under the name `features.store.backfill.STREAM`.
+        metrics: Takes what is to be told.
+        on_items: Called after a range that held items.
+        beam_options: Beam's own options; default: in this process.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        store: RedisStore,
+        stream: EventStream,
+        folding: Folding,
+        lease: WriterLease,
+        metrics: StreamMetrics,
+        on_items: Callable[[], None],
+        beam_options: Sequence[str] = (),
+    ) -> None:
+        self._workspace, self._store, self._stream, self._folding = workspace, store, stream, folding
+        self._lease, self._metrics, self._on_items = lease, metrics, on_items
+        uri = workspace.root if workspace.is_local else workspace.uri
+        self._pipeline = RepeatedPipeline(beam_options, lambda pipeline: pipeline | TakeUpRange(Work(uri, folding)))
+        self._config = folding.stream
+        self.log = RangeLog(workspace)
+        self._helper = concurrent.futures.ThreadPoolExecutor(1, "compaction")
+        self._compaction: concurrent.futures.Future[Range] | None = None
+
+    def run(self, stopping: threading.Event, progress: Callable[[Range], None]) -> None:
+        """Take up ranges until `stopping` is set, or with `stream.until_empty` until nothing waits.
+
+        Args:
+            stopping: Set from a signal handler or another thread; the present range is finished first.
+            progress: Called after each range.
+
+        Raises:
+            LeaseLostError: Another process may be writing by now.
+            StoreUnavailableError: Redis does not answer, with `stream.until_empty`; else it is asked again and again.
+        """
+        try:
+            while not stopping.is_set():
+                began = time.monotonic()
+                try:
+                    done = self.step()
+                except (StoreUnavailableError, StreamUnavailableError):
+                    if self._config.until_empty:
+                        raise
+                    self._metrics.retries.inc()
+                    stopping.wait(RETRY_S)
+                    continue
+                if done is not None:
+                    progress(done)
+                    stopping.wait(max(0.0, began + self._config.interval_s - time.monotonic()))
+                elif self._config.until_empty:
+                    return
+        finally:
+            self._helper.shutdown()
+
+    def step(self) -> Range | None:
+        """Take up the range that is open, or the next messages; None where none came within `stream.interval_s`."""
+        self._lease.check()
+        began = time.monotonic()
+        generation = keep_up(self._workspace, self._store, self._folding, self.log.position, self._lease.check)
+        self._metrics.generation.set(generation)
+        self._stream.trim(self.log.position)
+        self._compact()
+        messages = self._messages()
+        if self.log.open_range is None:
+            return None
+        folding = dataclasses.replace(self._folding, generation=generation, taken=self.log.open_range)
+        part = self._take_up(messages, folding)
+        if part.newest // DAY_MS > folding.taken.watermark // DAY_MS:
+            self._refresh_items(part.newest // DAY_MS * DAY_MS, folding)
+        self._lease.check()
+        done = self.log.finish(part.files, part.counts, part.newest)
+        self._store.write_progress(generation, done.last, done.newest or None)
+        self._metrics.done(done, messages, time.monotonic() - began)
+        self._metrics.backlog.set(self._stream.backlog(done.last))
+        if done.counts.get("items.logged"):
+            self._on_items()
+        return done
+
+    def _messages(self) -> list[Message]:
+        """Return the messages of the open range; where none is open, of the next, which is opened."""
+        opened = self.log.open_range
+        if opened is not None:
+            return self._stream.read_range(opened.first, opened.last)
+        messages = take(self._stream, self.log.position, self._config.range_rows, self._config.interval_s)
+        if messages:
+            self.log.open(messages[0].position, messages[-1].position)
+        return messages
+
+    def _take_up(self, messages: Sequence[Message], folding: Folding) -> Part:
+        if not messages:  # Redis lost them before they were taken up
+            return Part()
+        Task(taken=folding.taken, generation=folding.generation, spans=spans(messages)).write(self._workspace)
+        try:
+            self._pipeline.run()
+        except Exception as error:
+            if any(kind.__name__ in str(error) for kind in (StoreUnavailableError, StreamUnavailableError)):
+                raise StoreUnavailableError(str(error)) from error
+            raise
+        return read_summary(self._workspace, folding.taken)
+
+    def _refresh_items(self, midnight_ms: int, folding: Folding) -> None:
+        """Write the features of all items as of a midnight: they hold until the next."""
+        catalogue = self._workspace.table(CLEAN_TABLES["items"])
+        known = (
+            catalogue.read(["item_id"]).column("item_id") if catalogue.exists() else pa.chunked_array([], pa.string())
+        )
+        streamed = committed_log(self._workspace).dataset(self._workspace, ITEM_LOG).to_table(["item_id"])
+        ids = pa.chunked_array([*known.chunks, *streamed.column("item_id").chunks], pa.string()).unique()
+        for start in range(0, len(ids), REFRESHED_ITEMS):
+            self._lease.check()
+            refresh_item_shard(ids.slice(start, REFRESHED_ITEMS), midnight_ms, folding)
+
+    def _compact(self) -> None:
+        """Make large files of small ones beside the work; what is ready is put in place between ranges."""
+        if self._compaction is not None and self._compaction.done():
+            self.log.replace(self._compaction.result())
+            self._compaction = None
+        if self._compaction is None and len(self.log.done) >= self._config.compact_ranges:
+            self._compaction = self._helper.submit(compact, self._workspace, self.log.compacted, list(self.log.done))

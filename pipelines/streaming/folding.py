@@ -1,0 +1,196 @@
+"""What a range does to the online store, shard by shard; repeating it changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.events import ItemKeys
+from features.online.config import OnlineConfig
+from features.online.items import fold_items, refresh_items
+from features.online.pairs import PAIR_ROWS
+from features.online.users import fold_users
+from features.schemas import EVENTS, IMPRESSION, ITEMS, PAGES
+from features.store.base import Version
+from features.store.config import StoreConfig
+from features.store.filling import item_facts
+from features.store.redis_store import RedisStore
+from features.stream.base import EventStream
+from features.stream.config import StreamConfig
+from features.stream.opening import open_stream
+from kernels.hashing import combine_hashes, hash_strings, hex_digits
+from kernels.ranks import string_ranks
+from pipelines.batch.arrow import DAY_MS
+from pipelines.streaming.log import NOTHING, Range
+from pipelines.streaming.page_checks import implied_impressions
+from pipelines.streaming.page_keys import fresh_pages
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Folding:
+    """What a worker must know to fold a piece of a range.
+
+    Attributes:
+        taken: The range; `NOTHING` while it is not known.
+        generation: Of the store's keys that is folded into.
+        store_url: Of the store, for `RedisStore`.
+        store: Its options; the stream lies in the same namespace.
+        stream: The stream's options.
+        online: Of the folds.
+    """
+
+    taken: Range = NOTHING
+    generation: int = 0
+    store_url: str
+    store: StoreConfig
+    stream: StreamConfig
+    online: OnlineConfig
+
+    @property
+    def version(self) -> Version:
+        """Version of everything that the range writes."""
+        return Version(self.generation, self.taken.last)
+
+    @property
+    def midnight_ms(self) -> int:
+        """The newest midnight (00:00 UTC) before the newest event of earlier ranges."""
+        return self.taken.watermark // DAY_MS * DAY_MS
+
+    def open_store(self) -> RedisStore:
+        """Return the store, opened once per process."""
+        return _store(self.store_url, self.store)
+
+    def open_stream(self) -> EventStream:
+        """Return the stream, opened once per process."""
+        return _stream(self.stream, self.store_url, self.store)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FoldedShard:
+    """What became of the rows of some users.
+
+    Attributes:
+        events: Those that are no duplicates, the impressions that pages imply among them.
+        pages: Those that are no duplicates.
+        pairs: Co-visits made (1) and taken back (-1).
+        implied: Number of impressions implied by pages.
+        repeated_events: Number of duplicates.
+        repeated_pages: Number of duplicates.
+    """
+
+    events: pa.Table
+    pages: pa.Table
+    pairs: pa.Table
+    implied: int
+    repeated_events: int
+    repeated_pages: int
+
+
+def take_up_items(rows: pa.Table, folding: Folding) -> tuple[pa.Table, int]:
+    """Write the facts of items to the store; of several rows of an item the last one counts.
+
+    Returns:
+        The rows that count, and how many do not.
+    """
+    reversed_rows = rows.take(pa.array(np.arange(rows.num_rows)[::-1]))
+    _, last = np.unique(string_ranks(reversed_rows.column("item_id")), return_index=True)
+    kept = reversed_rows.take(pa.array(last)).cast(ITEMS)
+    folding.open_store().write_items(item_facts(kept), version=folding.version)
+    return kept, rows.num_rows - kept.num_rows
+
+
+def fold_user_shard(events: pa.Table | None, pages: pa.Table | None, folding: Folding) -> FoldedShard:
+    """Fold the events and pages of some users into what the store holds of them, pages as the impressions they are."""
+    events = EVENTS.empty_table() if events is None else events
+    pages = PAGES.empty_table() if pages is None else pages
+    served = _fresh_pages(pages, folding)
+    implied = implied_impressions(served)
+    rows = _named(pa.concat_tables([events, implied]))
+    folded, pairs = _fold(rows, folding)
+    return FoldedShard(
+        events=folded,
+        pages=served,
+        pairs=pairs,
+        implied=implied.num_rows,
+        repeated_events=rows.num_rows - folded.num_rows,
+        repeated_pages=pages.num_rows - served.num_rows,
+    )
+
+
+def fold_logged(events: pa.Table, pages: pa.Table, folding: Folding) -> tuple[pa.Table, pa.Table]:
+    """Fold rows of the log, which have their ids and impressions, and return the events and pairs to fold by item."""
+    _fresh_pages(pages, folding)
+    return _fold(events, folding)
+
+
+def _fresh_pages(pages: pa.Table, folding: Folding) -> pa.Table:
+    if not pages.num_rows:
+        return pages
+    lateness_ms = folding.online.lateness_ms
+    fresh = fresh_pages(folding.open_store(), pages, version=folding.version, lateness_ms=lateness_ms)
+    return pages.filter(pa.array(fresh))
+
+
+def _fold(rows: pa.Table, folding: Folding) -> tuple[pa.Table, pa.Table]:
+    """Return the rows that are no duplicates, and co-visits."""
+    if not rows.num_rows:
+        return rows, PAIR_ROWS.empty_table()
+    # which of two rows of one key comes first must not depend on how Beam grouped them
+    rows = rows.sort_by([("timestamp", "ascending"), ("event_id", "ascending"), ("propensity", "ascending")])
+    store = folding.open_store()
+    keys = _item_keys(store, rows.column("item_id"))
+    folded = fold_users(store, rows, keys, version=folding.version, config=folding.online)
+    return rows.filter(pa.array(folded.fresh)), folded.pairs
+
+
+def fold_item_shard(events: pa.Table | None, pairs: pa.Table | None, folding: Folding) -> None:
+    """Fold what users did to some items into what the store holds of them."""
+    store = folding.open_store()
+    events = EVENTS.empty_table() if events is None else events
+    pairs = PAIR_ROWS.empty_table() if pairs is None else pairs
+    ids = pa.chunked_array([*events.column("item_id").chunks, *pairs.column("item_id").chunks], pa.string())
+    if len(ids):
+        keys = _item_keys(store, ids)
+        fold_items(store, events, pairs, keys, version=folding.version, midnight_ms=folding.midnight_ms)
+
+
+def refresh_item_shard(item_ids: pa.Array, midnight_ms: int, folding: Folding) -> None:
+    """Write the features of items as of a midnight that the range has passed."""
+    refresh_items(folding.open_store(), item_ids.to_pylist(), version=folding.version, midnight_ms=midnight_ms)
+
+
+def _named(rows: pa.Table) -> pa.Table:
+    """Give each impression of a page the id that says so, whoever speaks of it; others have theirs."""
+    shown = pc.and_(pc.equal(rows.column("event"), IMPRESSION), rows.column("request_id").is_valid()).combine_chunks()
+    if not pc.any(shown).as_py():
+        return rows
+    of_pages = rows.filter(shown)
+    ids = combine_hashes(*(hash_strings(of_pages.column(name)) for name in ("request_id", "item_id", "event")))
+    named = pc.replace_with_mask(rows.column("event_id").combine_chunks(), shown, hex_digits(ids))
+    return rows.set_column(rows.schema.get_field_index("event_id"), EVENTS.field("event_id"), named)
+
+
+def _item_keys(store: RedisStore, item_ids: pa.ChunkedArray) -> ItemKeys:
+    """Return the keys of items that the store has facts of."""
+    facts = [found for found in store.items(pc.unique(item_ids).to_pylist()) if found is not None]
+    columns = {
+        "item_id": pa.array([found.item_id for found in facts], pa.string()),
+        "category": pa.array([list(found.category) for found in facts], pa.list_(pa.string())),
+        "brand": pa.array([found.brand for found in facts], pa.string()),
+        "price": pa.array([found.price for found in facts], pa.float64()),
+    }
+    return ItemKeys.of_items(pa.table(columns))
+
+
+@lru_cache(maxsize=2)
+def _store(url: str, config: StoreConfig) -> RedisStore:
+    return RedisStore(url, config)
+
+
+@lru_cache(maxsize=2)
+def _stream(config: StreamConfig, store_url: str, store: StoreConfig) -> EventStream:
+    return open_stream(config, store_url, store.namespace, store.timeout_s)

@@ -1,0 +1,131 @@
+"""Messages of the stream as checked rows: JSON lines parsed, every row held against its table's contract.
+
+Events and items are checked by the batch pipelines' own code, pages by `page_checks`. A row that does not pass becomes
+a dead letter with the reason; a line that is no row at all is kept as it came.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.json as pajson
+
+from features import schemas
+from features.schemas import EVENTS, ITEMS, PAGES, TIMESTAMP
+from features.stream import records
+from features.stream.config import StreamConfig
+from pipelines.batch.arrow import milliseconds
+from pipelines.batch.checks import Checked, check_rows, dead_letters
+from pipelines.batch.raw import RawBatch, json_object
+from pipelines.streaming.log import Range
+from pipelines.streaming.page_checks import SOURCE, check_pages, dead_rows
+
+_HOUR_MS, _MINUTE_MS = 3_600_000, 60_000
+_SCHEMAS = {records.EVENTS: EVENTS, records.PAGES: PAGES, records.ITEMS: ITEMS}
+
+
+def check_messages(table: str, lines: bytes) -> Checked:
+    """Parse JSON lines of a table and check every row.
+
+    Args:
+        table: One of `features.stream.records.STREAM_TABLES`.
+        lines: What records of this table hold, joined by line ends.
+
+    Returns:
+        Good rows in the table's schema, and dead letters of the others.
+    """
+    if table not in _SCHEMAS:
+        return Checked(pa.table({}), dead_letters(table, schemas.MALFORMED, [None], SOURCE, [_text(lines)]))
+    if not lines.strip():
+        return Checked(_SCHEMAS[table].empty_table(), schemas.DEAD_LETTERS.empty_table())
+    batch = parse_lines(lines, _SCHEMAS[table])
+    return check_pages(batch) if table == records.PAGES else check_rows(table, batch)
+
+
+def parse_lines(lines: bytes, schema: pa.Schema) -> RawBatch:
+    """Parse JSON lines: all at once where they fit the schema, else halves of them, down to the lines to blame."""
+    try:
+        return RawBatch(_parse(lines, _plain(schema)), [], SOURCE)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass
+    middle = lines.find(b"\n", len(lines) // 2)
+    if middle < 0:
+        middle = lines.rfind(b"\n")
+    if middle < 0:
+        return _parse_one(lines, schema)
+    parts = [parse_lines(part, schema) for part in (lines[:middle], lines[middle + 1 :]) if part.strip()]
+    rows = pa.concat_tables([_plain(schema).empty_table(), *(part.rows for part in parts)])
+    return RawBatch(rows, [line for part in parts for line in part.broken_lines], SOURCE)
+
+
+def check_times(table: str, rows: pa.Table, taken: Range, config: StreamConfig) -> Checked:
+    """Tell apart the rows that come too late, and those from the future.
+
+    Args:
+        table: Of the rows, for the dead letters.
+        rows: Of events or pages.
+        taken: The range they came in: its watermark and its clock count, so that a range that is taken up again
+            decides alike.
+        config: Uses `lateness_hours` and `future_minutes`.
+    """
+    times = milliseconds(rows.column("timestamp"))
+    earliest = taken.watermark - config.lateness_hours * _HOUR_MS
+    latest = taken.opened + config.future_minutes * _MINUTE_MS
+    late, future = times < earliest, times > latest
+    if not (late.any() or future.any()):
+        return Checked(rows, schemas.DEAD_LETTERS.empty_table())
+    faults = [(schemas.TOO_LATE, late, f"at most {config.lateness_hours:g} hours before the newest event")]
+    faults.append((schemas.IN_THE_FUTURE, future, f"at most {config.future_minutes:g} minutes ahead of the clock"))
+    dead = [dead_rows(table, reason, rows, bad, "timestamp", expected) for reason, bad, expected in faults]
+    return Checked(rows.filter(pa.array(~(late | future))), pa.concat_tables(dead))
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Return the schema as JSON has it: times are whole numbers, maps are JSON within text."""
+    return pa.schema([pa.field(field.name, _plain_type(field.type)) for field in schema])
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if kind == TIMESTAMP:
+        return pa.int64()
+    if pa.types.is_map(kind):
+        return pa.string()
+    return pa.list_(_plain_type(kind.value_type)) if pa.types.is_list(kind) else kind
+
+
+def _parse(lines: bytes, plain: pa.Schema) -> pa.Table:
+    options = pajson.ParseOptions(explicit_schema=plain, unexpected_field_behavior="error")
+    block = max(len(lines), 1 << 16)
+    rows = pajson.read_json(pa.BufferReader(lines), pajson.ReadOptions(use_threads=False, block_size=block), options)
+    return rows.select(plain.names)
+
+
+def _parse_one(line: bytes, schema: pa.Schema) -> RawBatch:
+    """Parse a line that Arrow does not read; with unknown columns, or values of another type, it is no row."""
+    text, plain = _text(line), _plain(schema)
+    record = json_object(text)
+    try:
+        if record is not None:
+            return RawBatch(_fitted(record, plain), [], SOURCE)
+    except (ValueError, TypeError, OverflowError, pa.ArrowException):
+        pass
+    return RawBatch(plain.empty_table(), [text], SOURCE)
+
+
+def _fitted(record: dict[str, Any], plain: pa.Schema) -> pa.Table:
+    unknown = record.keys() - set(plain.names)
+    if unknown:
+        raise ValueError(f"unknown columns {', '.join(sorted(unknown))}")
+    values = []
+    for field in plain:
+        value = record.get(field.name)
+        if pa.types.is_string(field.type) and isinstance(value, dict | list):
+            value = json.dumps(value, ensure_ascii=False)
+        values.append(pa.array([value], field.type))
+    return pa.Table.from_arrays(values, schema=plain)
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace")

@@ -1,0 +1,241 @@
+"""The Beam side of a range: messages -> checked rows -> folds by user, then by item -> log files.
+
+Elements are tables, as in the batch pipelines. Every piece of work is named by its range and can be repeated: files are
+written under the range's name, what is folded carries its position.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Self
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.pvalue import AsIter, TaggedOutput
+
+from features.schemas import EVENT_LOG, ITEM_LOG, PAGE_LOG, STREAM_DEAD_LETTERS, STREAM_POSITION
+from features.stream.records import EVENTS, ITEMS, PAGES
+from features.workspace import Workspace
+from pipelines.batch.arrow import DAY_MS, Ints, decode, encode, milliseconds, split_by
+from pipelines.batch.transforms import open_workspace, split_by_shard
+from pipelines.streaming.compaction import write_log_file
+from pipelines.streaming.folding import Folding, fold_item_shard, fold_user_shard, take_up_items
+from pipelines.streaming.log import STREAM, LogFile, Range
+from pipelines.streaming.records import check_messages, check_times
+from pipelines.streaming.taking import joined
+
+LOG, DONE, BY_ITEM, PAIRS = "log", "done", "by_item", "pairs"
+"""Names of outputs: rows for the log, `Part` elements, rows for the folds by item, and which of these are co-visits."""
+TASK, SUMMARY = "task.json", "summary.json"
+_SORT_KEYS = {
+    EVENT_LOG: ("timestamp", "event_id"),
+    PAGE_LOG: ("timestamp", "request_id"),
+    ITEM_LOG: ("item_id",),
+    STREAM_DEAD_LETTERS: ("table", "reason", "row", "detail"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a piece of work did: `files` written, rows by name, the time of the newest event (0 for none)."""
+
+    files: tuple[LogFile, ...] = ()
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    newest: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a run of the pipeline is to do; written to a file by the driver, read by every piece of work.
+
+    Attributes:
+        taken: The range.
+        generation: Of the store, to fold into.
+        spans: First and last position of each piece of the range.
+    """
+
+    taken: Range
+    generation: int
+    spans: Sequence[tuple[int, int]]
+
+    def write(self, workspace: Workspace) -> None:
+        """Let this be the task."""
+        document = {"taken": self.taken.to_json().decode(), "generation": self.generation, "spans": self.spans}
+        workspace.write_bytes(json.dumps(document).encode(), STREAM, TASK)
+
+    @classmethod
+    def read(cls, workspace: Workspace) -> Self:
+        """Return the task."""
+        document = json.loads(workspace.read_bytes(STREAM, TASK))
+        spans = [(first, last) for first, last in document["spans"]]
+        return cls(taken=Range.from_json(document["taken"]), generation=document["generation"], spans=spans)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What stays the same from range to range: the workspace and the options."""
+
+    uri: str
+    options: Folding
+
+    def now(self) -> Folding:
+        """Return how to fold the range that is taken up."""
+        task = Task.read(open_workspace(self.uri))
+        return dataclasses.replace(self.options, taken=task.taken, generation=task.generation)
+
+
+class TakeUpRange(beam.PTransform):
+    """Takes up the range that `Task` names; then `read_summary` tells what was done.
+
+    It is the same pipeline for every range, so that it is built once.
+    """
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        self.work = work
+
+    def expand(self, start: beam.Pipeline) -> beam.PCollection:
+        """Check, then items, then users, then what users did to items; log all of it."""
+        work = self.work
+        spans = start | "start" >> beam.Create([0]) | "spans" >> beam.FlatMap(_spans, work)
+        checked = spans | "check" >> beam.FlatMap(_check, work).with_outputs(ITEMS, LOG, DONE, main=EVENTS)
+        items = (
+            checked[ITEMS]
+            | "items together" >> beam.GroupByKey()
+            | "take up items" >> beam.FlatMap(_items, work).with_outputs(LOG, DONE, main=ITEMS)
+        )
+        users = (
+            checked[EVENTS]
+            | "by user" >> beam.GroupByKey()
+            # facts of new items are in the store before anything is folded that counts by them
+            | "fold users" >> beam.FlatMap(_users, work, AsIter(items[ITEMS])).with_outputs(LOG, DONE, main=BY_ITEM)
+        )
+        folded = users[BY_ITEM] | "by item" >> beam.GroupByKey() | "fold items" >> beam.FlatMap(_by_item, work)
+        rows = (checked[LOG], items[LOG], users[LOG]) | "log rows" >> beam.Flatten()
+        written = rows | "by file" >> beam.GroupByKey() | "write" >> beam.Map(_write, work)
+        done = (folded, written, *(part[DONE] for part in (checked, items, users))) | "parts" >> beam.Flatten()
+        together = done | "one key" >> beam.Map(lambda part: (0, part)) | "all parts" >> beam.GroupByKey()
+        return together | "write summary" >> beam.Map(_write_summary, work)
+
+
+def read_summary(workspace: Workspace, taken: Range) -> Part:
+    """Return what was done to a range that was taken up."""
+    document = json.loads(workspace.read_bytes(STREAM, SUMMARY))
+    assert document["last"] == taken.last, document
+    files = tuple(LogFile(**file) for file in document["files"])
+    return Part(files=files, counts=document["counts"], newest=document["newest"])
+
+
+def _spans(_: int, work: Work) -> Sequence[tuple[int, int]]:
+    return Task.read(open_workspace(work.uri)).spans
+
+
+def _check(span: tuple[int, int], work: Work) -> Iterator[tuple[int, tuple[str, bytes]] | TaggedOutput]:
+    folding = work.now()
+    for table, lines in joined(folding.open_stream().read_range(*span)).items():
+        yield from _check_lines(table, lines, span[0], folding)
+
+
+def _check_lines(
+    table: str, lines: bytes, position: int, folding: Folding
+) -> Iterator[tuple[int, tuple[str, bytes]] | TaggedOutput]:
+    checked = check_messages(table, lines)
+    rows, dead = checked.rows, [checked.dead]
+    counts = {f"{table}.in": rows.num_rows + checked.dead.num_rows}
+    if table in (EVENTS, PAGES):
+        timed = check_times(table, rows, folding.taken, folding.stream)
+        dead.append(timed.dead)
+        for shard, piece in split_by_shard(timed.rows, "user_id", folding.stream.shards):
+            yield shard, (table, piece)
+    elif rows.num_rows:
+        yield TaggedOutput(ITEMS, (0, (position, encode(rows))))
+    letters = pa.concat_tables(dead)
+    if letters.num_rows:
+        yield from _logged(STREAM_DEAD_LETTERS, letters, folding)
+        for reason in letters.column("reason").value_counts().to_pylist():
+            counts[f"{table}.dropped.{reason['values']}"] = reason["counts"]
+    yield TaggedOutput(DONE, Part(counts=counts))
+
+
+def _items(keyed: tuple[int, Iterable[tuple[int, bytes]]], work: Work) -> Iterator[int | TaggedOutput]:
+    folding = work.now()
+    pieces = [decode([piece]) for _, piece in sorted(keyed[1])]
+    rows, replaced = take_up_items(pa.concat_tables(pieces), folding)
+    yield from _logged(ITEM_LOG, rows, folding)
+    yield TaggedOutput(DONE, Part(counts=_counts(ITEMS, rows, replaced)))
+    yield rows.num_rows
+
+
+def _users(
+    keyed: tuple[int, Iterable[tuple[str, bytes]]], work: Work, items: Iterable[int]
+) -> Iterator[tuple[int, tuple[str, bytes]] | TaggedOutput]:
+    del items  # waited for, not read
+    folding = work.now()
+    pieces: dict[str, list[bytes]] = {EVENTS: [], PAGES: []}
+    for table, piece in keyed[1]:
+        pieces[table].append(piece)
+    events, pages = (decode(pieces[table]) if pieces[table] else None for table in (EVENTS, PAGES))
+    folded = fold_user_shard(events, pages, folding)
+    yield from _logged(EVENT_LOG, folded.events, folding)
+    yield from _logged(PAGE_LOG, folded.pages, folding)
+    counts = {f"{EVENTS}.implied": folded.implied, **_counts(EVENTS, folded.events, folded.repeated_events)}
+    counts |= _counts(PAGES, folded.pages, folded.repeated_pages)
+    newest = int(milliseconds(folded.events.column("timestamp")).max(initial=0))
+    yield TaggedOutput(DONE, Part(counts=counts, newest=newest))
+    for kind, rows in ((EVENTS, folded.events), (PAIRS, folded.pairs)):
+        for shard, piece in split_by_shard(rows, "item_id", folding.stream.shards):
+            yield shard, (kind, piece)
+
+
+def _by_item(keyed: tuple[int, Iterable[tuple[str, bytes]]], work: Work) -> Iterator[Part]:
+    pieces: dict[str, list[bytes]] = {EVENTS: [], PAIRS: []}
+    for kind, piece in keyed[1]:
+        pieces[kind].append(piece)
+    events, pairs = (decode(pieces[kind]) if pieces[kind] else None for kind in (EVENTS, PAIRS))
+    fold_item_shard(events, pairs, work.now())
+    yield Part()
+
+
+def _counts(table: str, logged: pa.Table, duplicates: int) -> dict[str, int]:
+    return {f"{table}.logged": logged.num_rows, f"{table}.duplicates": duplicates}
+
+
+def _logged(table: str, rows: pa.Table, folding: Folding) -> Iterator[TaggedOutput]:
+    """Yield rows for the log by the folder of their file."""
+    if not rows.num_rows:
+        return
+    positions = pa.array(np.full(rows.num_rows, folding.taken.last, np.int64))
+    for day, part in split_by(rows.append_column(STREAM_POSITION, positions), _days(table, rows, folding)):
+        yield TaggedOutput(LOG, (f"{table}/date={np.datetime64(day, 'D')}", encode(part)))
+
+
+def _days(table: str, rows: pa.Table, folding: Folding) -> Ints:
+    if table in (EVENT_LOG, PAGE_LOG):
+        return milliseconds(rows.column("timestamp")) // DAY_MS
+    return np.full(rows.num_rows, folding.taken.opened // DAY_MS, np.int64)
+
+
+def _write(keyed: tuple[str, Iterable[bytes]], work: Work) -> Part:
+    folder, pieces = keyed
+    taken = work.now().taken
+    table = folder.split("/")[0]
+    rows = decode(pieces).sort_by([(name, "ascending") for name in _SORT_KEYS[table]])
+    file = write_log_file(open_workspace(work.uri), folder, taken.first, taken.last, rows)
+    return Part(files=(file,))
+
+
+def _write_summary(keyed: tuple[int, Iterable[Part]], work: Work) -> None:
+    together, counts = list(keyed[1]), Counter[str]()
+    for part in together:
+        counts.update(part.counts)
+    document = {
+        "last": work.now().taken.last,
+        "files": [dataclasses.asdict(file) for part in together for file in part.files],
+        "counts": counts,
+        "newest": max(part.newest for part in together),
+    }
+    open_workspace(work.uri).write_bytes(json.dumps(document).encode(), STREAM, SUMMARY)
