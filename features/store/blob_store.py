@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
-import redis
-
 from features.secrets import without_passwords
 from features.store.base import STATE, Freshness, Held, NewBlob, StoreUnavailableError, Version
 from features.store.codec import CorruptBlobError, Unpacked, layouts, pack, state_schema, unpack
 from features.store.config import StoreConfig
-from features.store.connections import Client, connect, server_of
+from features.store.connections import ERRORS, Client, connect, server_of
 from features.store.generations import Generations
 from features.store.keys import VALUE, Keys
 from features.store.leases import RedisLease
@@ -187,7 +185,7 @@ class BlobStore:
     def _answering(self) -> Iterator[None]:
         try:
             yield
-        except (redis.RedisError, OSError) as error:
+        except ERRORS as error:
             raise StoreUnavailableError(
                 f"the online store at {without_passwords(self.url)} does not answer: {error}; start that Redis, "
                 "correct store.url, or leave store.url out to use the embedded one"

@@ -13,13 +13,15 @@ from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
 from redis.connection import parse_url
 from redis.crc import key_slot
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from features.store.config import Address, address
 
 Client: TypeAlias = redis.Redis | redis.RedisCluster
+ERRORS = (redis.RedisError, RedisClusterException, OSError)
+"""What a client raises when its server does not answer; that of a cluster is no `RedisError`."""
 
 GUARD = """
 local function later(held, new)
@@ -136,19 +138,20 @@ def connect(url: str, timeout_s: float) -> Client:
         timeout_s: Seconds to wait for a connection and for each answer.
 
     Raises:
-        redis.RedisError: A cluster that does not answer.
+        ERRORS: A cluster that does not answer.
         ValueError: The URL is none of a Redis.
     """
     target = address(url)
-    # a connection that the server closed is opened again once; more would only delay the fallback page
     options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    # a connection that the server closed is opened again once; more would only delay the fallback page
+    retry = Retry(NoBackoff(), 1)
     if target.kind == "one":
-        return redis.Redis.from_url(url, **options, retry=Retry(NoBackoff(), 1))
+        return redis.Redis.from_url(url, **options, retry=retry)
     options |= _of_url(target)
     if target.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in target.hosts]
-        return redis.RedisCluster(startup_nodes=nodes, **options, cluster_error_retry_attempts=1)
-    return _master(target, options)
+        return redis.RedisCluster(startup_nodes=nodes, **options, retry=retry)
+    return _master(target, options, retry)
 
 
 def server_of(client: Client) -> Server:
@@ -164,10 +167,11 @@ def _of_url(target: Address) -> dict[str, Any]:
     return options | ({"ssl": True} if target.tls else {})
 
 
-def _master(target: Address, options: dict[str, Any]) -> redis.Redis:
+def _master(target: Address, options: dict[str, Any], retry: Retry) -> redis.Redis:
     """Return a client that asks the Sentinels for the master whenever it connects."""
     sentinel_password = options.pop("sentinel_password", None)
     asked = {name: value for name, value in options.items() if name not in ("username", "password", "db")}
-    sentinels = Sentinel(target.hosts, sentinel_kwargs={**asked, "password": sentinel_password}, **options)
-    master: redis.Redis = sentinels.master_for(target.service, retry=Retry(NoBackoff(), 1))
+    asked |= {"password": sentinel_password, "retry": Retry(NoBackoff(), 0)}  # the next Sentinel is asked instead
+    sentinels = Sentinel(target.hosts, sentinel_kwargs=asked, **options)
+    master: redis.Redis = sentinels.master_for(target.service, retry=retry)
     return master

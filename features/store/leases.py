@@ -9,10 +9,8 @@ import time
 import uuid
 from typing import Self
 
-import redis
-
 from features.store.base import LeaseHeldError, LeaseLostError
-from features.store.connections import Client
+from features.store.connections import ERRORS, Client
 
 RENEWALS = 3
 """Per lifetime: two may fail before the lease is lost."""
@@ -33,7 +31,7 @@ class RedisLease:
 
     Raises:
         LeaseHeldError: Another process holds the lease.
-        redis.RedisError: The server does not answer.
+        ERRORS: The server does not answer.
     """
 
     def __init__(self, client: Client, key: str, seconds: float, wait_s: float = 0.0) -> None:
@@ -63,7 +61,7 @@ class RedisLease:
         self._held_until = 0.0
         try:
             self._give_back(keys=[self._key], args=[self._token])
-        except redis.RedisError:  # it runs out by itself
+        except ERRORS:  # it runs out by itself
             return
 
     def __enter__(self) -> Self:
@@ -93,7 +91,7 @@ class RedisLease:
             asked = time.monotonic()
             try:
                 renewed = self._renew(keys=[self._key], args=[self._token, self._milliseconds])
-            except redis.RedisError:  # tried again; `check` tells when it has been too long
+            except ERRORS:  # tried again; `check` tells when it has been too long
                 continue
             if not renewed:
                 self._held_until = 0.0

@@ -17,7 +17,14 @@ from features.store.config import StoreConfig
 from features.store.redis_store import RedisStore, open_store
 from features.workspace import Workspace
 
-KINDS = ("embedded", "tcp", "tls", "sentinel", "cluster")
+KINDS = (
+    "embedded",
+    "sentinel",
+    "cluster",
+    # to a client like the embedded one, but for the way it connects
+    pytest.param("tcp", marks=pytest.mark.slow),
+    pytest.param("tls", marks=pytest.mark.slow),
+)
 
 
 @pytest.fixture(scope="session")
@@ -46,18 +53,20 @@ def cluster_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         yield url
 
 
+@pytest.fixture(scope="session")
+def embedded_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A workspace whose Redis stays up between tests."""
+    workspace = Workspace(tmp_path_factory.mktemp("embedded"))
+    with open_store(StoreConfig(), workspace):
+        yield workspace
+
+
 @pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest, tmp_path) -> Iterator[RedisStore]:
     """A store on each kind of server; what the conformance suite runs on."""
     url = None if request.param == "embedded" else request.getfixturevalue(f"{request.param}_redis_url")
-    config = StoreConfig(url=url, namespace=f"test-{tmp_path.name}", history_length=4)
-    with open_store(config, Workspace(tmp_path / "workspace")) as opened:
-        yield opened
-
-
-@pytest.fixture
-def embedded_store(tmp_path) -> Iterator[RedisStore]:
-    with open_store(StoreConfig(history_length=4), Workspace(tmp_path / "workspace")) as opened:
+    workspace = request.getfixturevalue("embedded_workspace") if url is None else Workspace(tmp_path / "workspace")
+    with open_store(StoreConfig(url=url, namespace=f"test-{tmp_path.name}", history_length=4), workspace) as opened:
         yield opened
 
 

@@ -5,56 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from store_tables import SHOWN, C, D, P, sequence, small_workspace, write
 
 from features import schemas
 from features.definitions import ITEM, features_of, state_layout
 from features.folds import NUMBER
-from features.schemas import CLICK, DISLIKE, EVENT_CODE, IMPRESSION, PURCHASE, TEST, TRAIN
+from features.schemas import TEST, TRAIN
 from features.semantic_ids import Catalogue
 from features.store.backfill import backfill
-from features.store.base import Freshness, ItemFacts
+from features.store.base import STATE, Freshness, ItemFacts
 from features.store.config import StoreConfig
 from features.workspace import MissingTableError, Workspace
+from kernels.hashing import hash_strings
 from models.recommend.requests import requests_from_sequences
-
-SHOWN, C, P, D = (EVENT_CODE[kind] for kind in (IMPRESSION, CLICK, PURCHASE, DISLIKE))
-
-
-def sequence(user: str, split: str, pages: list[list[tuple[str, int, int]]]) -> dict:
-    entries = [entry for page in pages for entry in page]
-    return {
-        "user_id": user,
-        "split": split,
-        "page_ids": [f"{user}{split}{number}" for number in range(len(pages))],
-        "page_times": [min(entry[2] for entry in page) for page in pages],
-        "page_lengths": [len(page) for page in pages],
-        "items": [entry[0] for entry in entries],
-        "events": [entry[1] for entry in entries],
-        "times": [entry[2] for entry in entries],
-    }
-
-
-def write(workspace: Workspace, name: str, rows: list[dict]) -> None:
-    table = workspace.table(name)
-    table.commit([table.write_part(pa.Table.from_pylist(rows, table.schema), shard=0)])
 
 
 @pytest.fixture
 def workspace(tmp_path):
-    workspace = Workspace(tmp_path / "w")
-    rows = [
-        sequence("ann", TEST, [[("i9", C, 90)]]),
-        sequence("bob", TRAIN, [[("i1", SHOWN, 5)]]),
-        sequence("ann", TRAIN, [[("i2", P, 20), ("i1", C, 10), ("i3", SHOWN, 11)], [("i4", C, 30), ("i5", D, 30)]]),
-        sequence("eve", TRAIN, [[("i1", C, 7)]]),
-    ]
-    write(workspace, "sequences", rows)
-    items = [
-        {"item_id": "i1", "title": "one", "category": ["a", "b"], "brand": "x", "price": 1.5, "available_from": 9},
-        {"item_id": "i2", "title": "two", "available": False},
-    ]
-    write(workspace, "clean_items", items)
-    return workspace
+    return small_workspace(tmp_path / "w")
 
 
 def test_all_splits_become_one_history_without_impressions(workspace, store):
@@ -94,6 +62,7 @@ def test_what_else_is_known_of_users_and_items_is_written(workspace, store):
     known = store.users(["ann", "bob", "eve"], 10)
     assert known.attributes == [{"plan": "gold"}, None, None]
     assert known.states == [None, None, layout + bytes(8)]
+    assert known.freshness[STATE].event_times.tolist() == [0, 0, 7]
     default = next(feature.default for feature in features_of(ITEM) if feature.name == number)
     assert store.item_features(["i2", "i1"]).numbers[number].tolist() == [default, 3.0]
     assert (before.filled.attributes, before.filled.states, before.filled.item_features) == (1, 1, 1)
@@ -102,15 +71,23 @@ def test_what_else_is_known_of_users_and_items_is_written(workspace, store):
     assert backfill(workspace, store, StoreConfig()).generation != before.generation
 
 
-def test_again_is_the_same_and_users_in_small_writes_too(workspace, store, monkeypatch):
-    first = backfill(workspace, store, StoreConfig())
+def test_users_in_small_writes_are_the_same(workspace, store, monkeypatch):
+    backfill(workspace, store, StoreConfig())
     before = store.histories(["ann", "eve"], 10)
     monkeypatch.setattr("features.store.filling.USERS_PER_WRITE", 1)
-    second = backfill(workspace, store, StoreConfig())
+    store.client.delete(store.keys.freshness(store.generations()[0]))
+    assert backfill(workspace, store, StoreConfig()).filled.users == 2
     after = store.histories(["ann", "eve"], 10)
-    assert first.generation == second.generation
     assert before.item_ids.equals(after.item_ids)
     np.testing.assert_array_equal(before.offsets, after.offsets)
+
+
+def test_pages_are_named_by_the_hashes_of_their_requests(workspace, store):
+    backfill(workspace, store, StoreConfig())
+    found = store.histories(["ann", "eve"], 10)
+    # ann's i2 stands on her first page of training, i4 and i5 on the second, i9 on the one of the test split
+    names = ["anntrain0", "anntrain1", "anntrain1", "anntest0", "evetrain0"]
+    assert found.pages.tolist() == hash_strings(pa.array(names)).tolist()
 
 
 def test_new_rows_are_a_new_generation(workspace, store):
