@@ -129,7 +129,7 @@ class Runs:
     def pointed_at(self, pointer: str) -> str | None:
         """Return the run that a pointer names, None where it names nothing."""
         file = self.workspace.local_path(*self._root, pointer)
-        return file.read_text().strip() if file.exists() else None
+        return file.read_text(errors="replace").strip() if file.exists() else None
 
     def note_tracked(self, name: str, run_id: str) -> None:
         """Keep the id of the MLflow run, for a resumption to go on with it."""
@@ -169,16 +169,28 @@ class Runs:
             known = sorted(path.parent.name for path in self.workspace.local_path(*self._root).glob(f"*/{MANIFEST}"))
             raise MissingRunError(
                 f"no finished {self._title} run {name!r} in workspace {self.workspace.uri}; finished runs: "
-                f"{', '.join(known) or 'none'}"
+                f"{', '.join(known) or 'none'}; `{self._command(name)}` makes one, {folder.parent / LATEST} names the "
+                "one that is taken"
             )
-        for file, digest in json.loads((folder / MANIFEST).read_bytes())["files"].items():
+        for file, digest in self._digests(name).items():
             path = folder / file
             if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
                 raise ValueError(
                     f"{path} is {'damaged: its digest is not the one' if path.exists() else 'missing: it is listed'} "
-                    f"in {MANIFEST}; delete {folder} and run `{self._command(name)}` again"
+                    f"in {MANIFEST}; {self._again(name)}"
                 )
         return FinishedRun(name=name, folder=folder, config=json.loads((folder / CONFIG).read_bytes()))
+
+    def _digests(self, name: str) -> dict[str, str]:
+        """Return what a finished run's manifest tells of its files."""
+        path = self.folder(name) / MANIFEST
+        try:
+            return dict(json.loads(path.read_bytes())["files"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{path} is damaged, it is no manifest; {self._again(name)}") from error
+
+    def _again(self, name: str) -> str:
+        return f"delete {self.folder(name)} and run `{self._command(name)}` again"
 
     @property
     def _title(self) -> str:

@@ -4,11 +4,11 @@ import json
 import pytest
 import torch
 
-from features.workspace import Workspace
+from features.workspace import MANIFEST, Workspace
 from models.training.export import load_weights
 from models.training.position import TrainReport
 from models.training.publish import train_and_publish
-from models.training.runs import WEIGHTS, MissingRunError, Runs
+from models.training.runs import LATEST, WEIGHTS, MissingRunError, Runs
 
 REPORT = TrainReport(
     steps=2,
@@ -68,6 +68,14 @@ def test_a_run_that_is_not_there(runs):
         runs.open("b")
 
 
+@pytest.mark.parametrize("content", [b"", b"b", b"\xff\xfe"])
+def test_a_pointer_to_no_run_says_what_to_do(runs, content):
+    write(runs)
+    (runs.folder("a").parent / LATEST).write_bytes(content)
+    with pytest.raises(MissingRunError, match=r"finished runs: a; `pagewise train ranker` makes one, .*LATEST names"):
+        runs.open()
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -79,6 +87,14 @@ def test_damaged_files_are_refused(runs, damage, told):
     write(runs, vocabulary_json=b"[]")
     damage(runs.folder("a") / "vocabulary.json")
     with pytest.raises(ValueError, match=told):
+        runs.open("a")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"files": {"wei', b"{}", b"[1]", b'{"files": 1}', b"\xff\xfe"])
+def test_a_damaged_manifest_is_refused(runs, content):
+    write(runs)
+    (runs.folder("a") / MANIFEST).write_bytes(content)
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged, .*; delete .*a and run `pagewise train ranker`"):
         runs.open("a")
 
 
