@@ -91,8 +91,12 @@ def curves(
         seed: Of the training.
         folder: Where `report.json` and `curves.png` go.
         progress: Told of each point.
+
+    Raises:
+        ValueError: A width does not fit the model's other sizes; nothing was trained or measured yet.
     """
     say = progress or (lambda line: None)
+    sizes = [_sized(genrec, width) for width in sorted({genrec.width, *config.widths})] if config.widths else []
     study = _Study(workspace, config, decode, say)
     trained = train_genrec(workspace, genrec, train, seed=seed, track=False, latest=False, progress=say)
     for beams in config.beams:
@@ -100,8 +104,7 @@ def curves(
     for items in sorted(config.histories):
         if items <= genrec.max_history:
             study.measure(HISTORY, items, trained.run, history=items)
-    for width in sorted({genrec.width, *config.widths} if config.widths else ()):
-        sized = dataclasses.replace(genrec, width=width, ffn_width=genrec.ffn_width * width // genrec.width)
+    for sized in sizes:
         other = train_genrec(workspace, sized, train, seed=seed, track=False, latest=False, progress=say)
         study.measure(PARAMETERS, other.parameters, other.run, seconds=other.train.seconds)
     study.points += _training(workspace, trained.run)
@@ -116,6 +119,14 @@ def curves(
     (folder / "report.json").write_text(json.dumps(dataclasses.asdict(report), indent=2))
     (folder / "curves.png").write_bytes(_draw(report))
     return report
+
+
+def _sized(genrec: GenRecConfig, width: int) -> GenRecConfig:
+    """Return the model with another width, feed-forward in proportion."""
+    try:
+        return dataclasses.replace(genrec, width=width, ffn_width=genrec.ffn_width * width // genrec.width)
+    except ValueError as error:
+        raise ValueError(f"curves.widths: {width} does not fit the model: {error}") from error
 
 
 class _Study:

@@ -111,6 +111,14 @@ def test_wrong_options_are_named_together() -> None:
         CurvesConfig(beams=(0,), split="tests")
 
 
+def test_a_width_that_no_model_can_have_is_told_before_anything_is_trained(settings, tmp_path) -> None:
+    empty = Workspace(tmp_path)
+    with pytest.raises(ValueError, match=r"curves\.widths: 97 does not fit the model: width: expected a multiple"):
+        curves(
+            empty, CurvesConfig(widths=(97,)), settings.genrec, settings.train, settings.decode, seed=5, folder=tmp_path
+        )
+
+
 def test_a_model_with_user_vectors_is_measured_with_its_two_tower(workspace, settings, tmp_path) -> None:
     towers = TwoTowerConfig(hidden=(8,), item_dimensions=4, feature_dimensions=4, history_windows=(1,), batch_size=16)
     train_two_tower(workspace, towers, TrainConfig(epochs=1, threads=1), seed=1, track=False)
