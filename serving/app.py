@@ -15,10 +15,13 @@ from models.recommend.release import load_release
 from serving.api import RecommendRequest, RecommendResponse
 from serving.backend import Backend
 from serving.config import ServeConfig
+from serving.health import Drain
 from serving.routes import build_api
 from serving.service import RecommendService
 
 DEPLOYMENT = "pages"
+PROBES = 32
+"""Requests of health checks and of metrics at once, beside those of users."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,7 @@ class Served:
         store_url: A Redis that stays up as long as the replica does.
         store: Namespace, history length and timeouts.
         serve: Batching and deadlines.
+        folder: The service's own folder.
     """
 
     release: Path
@@ -38,6 +42,7 @@ class Served:
     store_url: str
     store: StoreConfig
     serve: ServeConfig
+    folder: Path
 
 
 class PagesReplica:
@@ -45,6 +50,7 @@ class PagesReplica:
 
     def __init__(self, served: Served) -> None:
         torch.set_num_threads(served.serve.threads)
+        self._folder = served.folder
         # a read of the store and its one repetition end well before the request's deadline
         timeout_s = min(served.store.timeout_s, served.serve.request_timeout_s / 4)
         service = RecommendService(
@@ -59,7 +65,7 @@ class PagesReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP application (called by Ray Serve after the constructor)."""
-        return build_api(self._backend)
+        return build_api(self._backend, Drain(self._folder))
 
     @serve.batch
     async def _batched(self, requests: list[RecommendRequest]) -> list[RecommendResponse]:
@@ -72,10 +78,10 @@ def build_application(served: Served) -> serve.Application:
     deployment = serve.deployment(
         serve.ingress()(PagesReplica),
         name=DEPLOYMENT,
-        num_replicas=1,
+        num_replicas=config.replicas,
         max_surge_percent=100,  # another release starts beside this one, which answers until the other is loaded
-        max_ongoing_requests=config.max_ongoing_requests,
-        max_queued_requests=config.max_queued_requests,
+        # the gate refuses first, and everybody who may ask how the service fares is let in beyond it
+        max_ongoing_requests=config.max_in_flight + PROBES,
         # a release that cannot be loaded will not load better the third time
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=config.request_timeout_s,

@@ -22,14 +22,29 @@ class ServeConfig:
     """Milliseconds the first request of a batch waits for others; adds to every answer of a quiet service. With 0,
     requests that arrive while a batch is being answered still form the next one."""
 
-    max_ongoing_requests: int = 128
-    """Requests inside the replica at once; more wait outside. At least `max_batch`, or batches never fill."""
-
-    max_queued_requests: int = 512
-    """Requests that wait outside; more are refused with 503 at once."""
+    max_in_flight: int = 128
+    """Requests inside the service at once, waiting ones included; more are refused at once with 503 and Retry-After.
+    Divided by the pages per second of this machine it is the longest wait; at least `max_batch`, or batches never
+    fill."""
 
     request_timeout_s: float = 2.0
     """After this many seconds a request is answered from the popular list, and the answer says so."""
+
+    replicas: int = 1
+    """Processes that make pages; each holds the whole release."""
+
+    part_timeout_s: float = 1.0
+    """A retriever or ranker that takes longer for a batch is left out of its pages, which say so, and rests a while; at
+    most half of `request_timeout_s` counts."""
+
+    cursor_ttl_s: float = 600.0
+    """Seconds for which the next page of a list can be asked for; a list takes about 3 KB of Redis meanwhile."""
+
+    challenger_share: float = 0.0
+    """Share of the users, 0 to 1, that get their pages from the challenger, if there is one; 0 does not load it."""
+
+    challenger_salt: str = "1"
+    """Draws these users, by a hash; another text draws others."""
 
     replica_cpus: float = 0.5
     """CPUs that Ray reserves for the replica; a reservation, not a limit."""
@@ -43,20 +58,35 @@ class ServeConfig:
     deltas_s: float = 1.0
     """Seconds between looks whether the release has new catalogue deltas (`pagewise catalogue`)."""
 
+    keys_file: str | None = None
+    """File of API keys, one `name:sha256 of the key[:requests per second]` per line (`python -m serving.access NAME`
+    makes one); null asks for none, unless the environment variable PAGEWISE_API_KEYS holds such lines."""
+
+    max_body_bytes: int = 1_048_576
+    """Bytes of a request's body; more are refused with 413 before they are read."""
+
+    rate_per_s: float = 0.0
+    """Requests per second of one API key, or of one address where there are no keys; more are refused with 429 and
+    Retry-After. 0 sets no limit."""
+
+    log_file: str | None = None
+    """File that gets one line of JSON per request (`/proc/1/fd/1` is the output of a container); null writes none."""
+
     def __post_init__(self) -> None:
         """Collect every mistake into one error."""
         mistakes = []
         if not 0 <= self.port <= 65_535:
             mistakes.append(f"port: expected 0 to 65535, got {self.port}")
-        positive = ("max_batch", "max_ongoing_requests", "max_queued_requests", "request_timeout_s", "replica_cpus")
-        for name in (*positive, "threads", "refresh_s", "deltas_s"):
+        positive = ("max_batch", "max_in_flight", "request_timeout_s", "replicas", "replica_cpus", "threads")
+        for name in (*positive, "refresh_s", "deltas_s", "max_body_bytes", "part_timeout_s", "cursor_ttl_s"):
             if getattr(self, name) <= 0:
                 mistakes.append(f"{name}: expected a positive number, got {getattr(self, name)}")
-        if self.batch_wait_ms < 0:
-            mistakes.append(f"batch_wait_ms: expected 0 or more, got {self.batch_wait_ms}")
-        if self.max_ongoing_requests < self.max_batch:
-            mistakes.append(
-                f"max_ongoing_requests: expected at least max_batch = {self.max_batch}, got {self.max_ongoing_requests}"
-            )
+        for name in ("batch_wait_ms", "rate_per_s"):
+            if getattr(self, name) < 0:
+                mistakes.append(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        if self.max_in_flight < self.max_batch:
+            mistakes.append(f"max_in_flight: expected at least max_batch = {self.max_batch}, got {self.max_in_flight}")
+        if not 0 <= self.challenger_share <= 1:
+            mistakes.append(f"challenger_share: expected 0 to 1, got {self.challenger_share}")
         if mistakes:
             raise ValueError("serve: " + "; ".join(mistakes))

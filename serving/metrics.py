@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable that prometheus_client looks at when it is imported."""
+
+PREFIX = "pagewise_"
 
 Together = Literal["livemax", "livesum"]
 """How one gauge of several replicas becomes one number."""
@@ -75,15 +79,15 @@ class ServiceMetrics:
         return text_of(self.registry)
 
     def _counter(self, name: str, help: str, labels: list[str] | None = None) -> Counter:
-        return Counter(f"pagewise_{name}", help, labels or [], registry=self.registry)
+        return Counter(f"{PREFIX}{name}", help, labels or [], registry=self.registry)
 
     def _gauge(self, name: str, help: str, labels: list[str] | None = None, together: Together = "livemax") -> Gauge:
-        return Gauge(f"pagewise_{name}", help, labels or [], registry=self.registry, multiprocess_mode=together)
+        return Gauge(f"{PREFIX}{name}", help, labels or [], registry=self.registry, multiprocess_mode=together)
 
     def _histogram(
         self, name: str, help: str, buckets: tuple[float, ...], labels: list[str] | None = None
     ) -> Histogram:
-        return Histogram(f"pagewise_{name}", help, labels or [], buckets=buckets, registry=self.registry)
+        return Histogram(f"{PREFIX}{name}", help, labels or [], buckets=buckets, registry=self.registry)
 
 
 class GateMetrics:
@@ -119,8 +123,20 @@ def text_of(registry: CollectorRegistry) -> bytes:
         return generate_latest(registry)
     _forget_ended(Path(folder))
     together = CollectorRegistry()
-    MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]
+    together.register(_Shared(folder))
     return generate_latest(together)
+
+
+class _Shared(Collector):
+    """What processes of the service keep in a folder; Ray's own processes find it too, and are left out."""
+
+    def __init__(self, folder: str) -> None:
+        self._all = MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
+
+    def collect(self) -> list[Metric]:
+        """Return the metrics of all processes as one."""
+        found = self._all.collect()  # type: ignore[no-untyped-call]
+        return [metric for metric in found if metric.name.startswith(PREFIX)]
 
 
 def _forget_ended(folder: Path) -> None:

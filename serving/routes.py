@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request, Response
@@ -24,14 +25,26 @@ from serving.api import (
     error_responses,
 )
 from serving.backend import Backend
+from serving.exchange import LOG_HEADER, App, Message, Receive, Scope, Send
+from serving.health import Drain
+from serving.metrics import ServiceMetrics
 
 MAX_SIMILAR = 100
+NOTED = "pagewise.noted"
+"""Key of a request's scope: what the request log says of its answer."""
+LOGGED = {"release", "arm", "fallback"}
+"""Parts of a page's answer that go there beside its id."""
 
 _NAMES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 422: "invalid_request"}
 
 
-def build_api(backend: Backend) -> FastAPI:
-    """Return the HTTP application around a backend; it runs under Ray Serve and under any ASGI server."""
+def build_api(backend: Backend, drain: Drain | None = None) -> FastAPI:
+    """Return the HTTP application around a backend; it runs under Ray Serve and under any ASGI server.
+
+    Args:
+        backend: Makes the answers.
+        drain: What `POST /drain` begins; None leaves it out, where no gate would heed it.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -42,20 +55,24 @@ def build_api(backend: Backend) -> FastAPI:
 
     api = FastAPI(title="Pagewise", description="Pages of recommendations.", lifespan=lifespan)
     _add_errors(api)
-    _add_measurements(api, backend)
+    api.add_middleware(_Measured, metrics=backend.service.metrics)
     _add_pages(api, backend)
     _add_operations(api, backend)
+    if drain is not None:
+        _add_drain(api, drain)
     return api
 
 
 def _add_pages(api: FastAPI, backend: Backend) -> None:
     @api.post("/v1/recommend", responses=error_responses(400, 422, 503))
     async def recommend(
+        http: Request,
         request: RecommendRequest,
         explain: Annotated[bool, Query(description="Add each retriever's share of every score.")] = False,
     ) -> RecommendResponse:
         """Make a page for a user."""
         answer = await backend.recommend(request)
+        http.scope[NOTED] = {"page": answer.request_id, **answer.model_dump(include=LOGGED)}
         if not explain:
             for item in answer.items:
                 item.parts = None
@@ -93,22 +110,45 @@ def _add_operations(api: FastAPI, backend: Backend) -> None:
         return Response(backend.service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_measurements(api: FastAPI, backend: Backend) -> None:
-    metrics = backend.service.metrics
+def _add_drain(api: FastAPI, drain: Drain) -> None:
+    @api.post("/drain", status_code=202, responses=error_responses(403))
+    async def begin_to_drain() -> dict[str, str]:
+        """Take nothing new from now on: /ready turns 503, requests in flight end, new ones get 503 and Retry-After."""
+        drain.begin()
+        return {"status": "draining"}
 
-    @api.middleware("http")
-    async def measure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        began = time.perf_counter()
-        status = 500
+
+class _Measured:
+    """Counts and times answers, and tells the gate what its log says of them."""
+
+    def __init__(self, app: App, metrics: ServiceMetrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                noted = {"route": _route(scope), **scope.get(NOTED, {})}
+                message["headers"] = [*message["headers"], (LOG_HEADER, json.dumps(noted).encode())]
+            await send(message)
+
         try:
-            response = await call_next(request)
-            status = response.status_code
-            return response
+            await self._app(scope, receive, send_noted)
         finally:
-            # the route's pattern, not the path: an item id per label would never end
-            route = getattr(request.scope.get("route"), "path", "unmatched")
-            metrics.requests.labels(route, str(status)).inc()
-            metrics.request_seconds.labels(route).observe(time.perf_counter() - began)
+            self._metrics.requests.labels(_route(scope), str(status)).inc()
+            self._metrics.request_seconds.labels(_route(scope)).observe(time.perf_counter() - began)
+
+
+def _route(scope: Scope) -> str:
+    """Return the route's pattern, not the path: an item id per label would never end."""
+    return getattr(scope.get("route"), "path", "unmatched")
 
 
 def _add_errors(api: FastAPI) -> None:

@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # ray reads these when it is imported
@@ -28,14 +28,19 @@ from features.store.embedded import EmbeddedRedis
 from features.store.redis_store import RedisStore
 from features.workspace import Workspace
 from models.recommend.release import read_manifest
+from serving.access import Keys
 from serving.app import DEPLOYMENT, Served, build_application
 from serving.config import ServeConfig
 from serving.folders import take_folder
+from serving.gate import ENVIRONMENT, GateSettings
+from serving.health import Drain
+from serving.metrics import SHARED_FOLDER
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """Requests and answers travel inside messages; Ray's default would take 30 % of the machine's memory."""
 PROXY_SLACK_S = 5.0
-"""The proxy gives up this long after the deadline at which the replica answers from the popular list."""
+"""The proxy gives up this long after the deadline at which the replica answers from the popular list: the gate has
+answered by then."""
 WATCH_S = 1.0
 APPLICATION = "pagewise"
 
@@ -101,12 +106,13 @@ def start_background(
         arm: Name logged with every page: the alias by which the release was found.
 
     Raises:
-        FileNotFoundError: There is no release there.
+        FileNotFoundError: There is no release there, or no file of API keys.
         StoreUnavailableError: The online store does not answer.
-        ValueError: The port is taken.
+        ValueError: The port is taken, or the file of API keys holds something else.
         ServiceError: The replica did not start; its reason is in the message.
     """
     read_manifest(release)
+    Keys.of(serve_config.keys_file)
     _free_port(serve_config.host, serve_config.port)  # a port that is taken is told before anything is started
     with contextlib.ExitStack() as cleanup:
         embedded = None
@@ -115,9 +121,15 @@ def start_background(
         store_url = store_config.url or (embedded.url if embedded else "")
         with RedisStore(store_url, store_config) as store:
             store.ping()
-        port = _start_ray(cleanup, serve_config)
+        folder = take_folder(cleanup)
+        port = _start_ray(cleanup, serve_config, folder)
         served = Served(
-            release=release.absolute(), arm=arm, store_url=store_url, store=store_config, serve=serve_config
+            release=release.absolute(),
+            arm=arm,
+            store_url=store_url,
+            store=store_config,
+            serve=serve_config,
+            folder=folder,
         )
         _deploy(served)
         return RunningService(f"http://{serve_config.host}:{port}", served, cleanup.pop_all(), embedded)
@@ -162,22 +174,22 @@ def serve_forever(
                 signal.signal(number, handler)
 
 
-def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig) -> int:
+def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig, folder: Path) -> int:
     """Start Ray and its proxy; return the port that it listens on."""
     if ray.is_initialized():
         raise ServiceError("this process runs Ray already; stop the other service first, or use another process")
-    folder = take_folder(cleanup)
     cleanup.callback(ray.shutdown)
-    ray.init(
-        address="local",
-        num_cpus=math.ceil(2 * config.replica_cpus),  # two while releases are swapped
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=str(folder / "r"),  # Ray opens its own folder to everybody, the one around it stays closed
-    )
-    cleanup.callback(_stop_serving)
+    with _environment(config, folder):
+        ray.init(
+            address="local",
+            num_cpus=math.ceil(2 * config.replicas * config.replica_cpus),  # twice while releases are swapped
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(folder / "r"),  # Ray opens its own folder to everybody, the one around it stays closed
+        )
+    cleanup.callback(_stop_serving, Drain(folder))
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Ray's own processes take free ports while they start: one that was chosen before may be theirs by now
     port = _free_port(config.host, config.port)
@@ -188,6 +200,29 @@ def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig) -> int:
         logging_config=_quiet(),
     )
     return port
+
+
+@contextlib.contextmanager
+def _environment(config: ServeConfig, folder: Path) -> Iterator[None]:
+    """Tell the processes that Ray starts meanwhile where the gate is and where metrics are kept."""
+    metrics = folder / "metrics"
+    metrics.mkdir()
+    told = {
+        SHARED_FOLDER: str(metrics),
+        ENVIRONMENT: GateSettings(serve=config, folder=folder).to_json(),
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.gate:middlewares",
+        "RAY_worker_niceness": "0",  # Ray's 15 lets everything else on the machine go before whoever waits for a page
+    }
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _follow(service: RunningService, current: Callable[[], Path], refused: set[Path]) -> None:
@@ -211,8 +246,9 @@ def _deploy(served: Served) -> None:
         raise ServiceError(f"release {served.release} could not be served: {reason}") from error
 
 
-def _stop_serving() -> None:
+def _stop_serving(drain: Drain) -> None:
     """Let requests in flight end; Ray's own end takes care of the rest (`serve.shutdown` would print false alarms)."""
+    drain.begin()
     if serve.status().applications:
         serve.delete(APPLICATION)
 

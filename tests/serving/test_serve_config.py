@@ -9,9 +9,9 @@ from serving.config import ServeConfig
 
 
 def test_all_mistakes_are_named_at_once():
-    expected = r"serve: port: .*got 70000; request_timeout_s: .*got 0; max_ongoing_requests: .*max_batch = 64, got 10"
+    expected = r"serve: port: .*got 70000; request_timeout_s: .*got 0; max_in_flight: .*max_batch = 64, got 10"
     with pytest.raises(ValueError, match=expected):
-        ServeConfig(port=70_000, request_timeout_s=0, max_batch=64, max_ongoing_requests=10)
+        ServeConfig(port=70_000, request_timeout_s=0, max_batch=64, max_in_flight=10)
 
 
 def test_configs_import_nothing_heavy():
