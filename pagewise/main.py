@@ -48,6 +48,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("rollback", "rollback", "make the previous champion the champion again"),
     Verb("catalogue", "catalogue", "append items to a release without training, withdraw some, or show what was"),
     Verb("run", "run", "the daily job: every stage in order, skipping what is up to date"),
+    Verb("stream", "stream", "take up the event stream: logs, online features, new items; until it is stopped"),
     Verb("serve", "serve", "answer recommendation requests over HTTP"),
     Verb("doctor", "doctor", "check this machine and print the mend for each failure"),
 )

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from features.store.config import StoreConfig
+from features.stream.config import StreamConfig
 from models.alignment.config import AlignConfig
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.ranker.config import RankerConfig
@@ -83,6 +84,8 @@ class Settings:
     """From candidates to a page."""
     store: StoreConfig = dataclasses.field(default_factory=StoreConfig)
     """Online features."""
+    stream: StreamConfig = dataclasses.field(default_factory=StreamConfig)
+    """The event stream, and the pipeline that takes it up."""
     serve: ServeConfig = dataclasses.field(default_factory=ServeConfig)
     """The HTTP service."""
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)

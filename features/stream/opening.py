@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from features.stream.base import EventStream
-from features.stream.config import KAFKA, StreamConfig
+from features.stream.config import DIRECTORY, KAFKA, StreamConfig
+from features.stream.directory import DirectoryStream
 from features.stream.redis_stream import RedisStream
 
 
@@ -17,6 +18,7 @@ def open_stream(config: StreamConfig, store_url: str, namespace: str, timeout_s:
         timeout_s: Seconds to wait for Redis to accept a connection or to answer.
 
     Raises:
+        StreamUnavailableError: It does not answer.
         ValueError: The source needs a Beam runner that is not at hand.
     """
     if config.source == KAFKA:
@@ -25,4 +27,7 @@ def open_stream(config: StreamConfig, store_url: str, namespace: str, timeout_s:
             "but the pipeline runs in this process; use source=redis, or have a Kafka consumer write files for "
             "source=directory"
         )
+    if config.source == DIRECTORY:
+        assert config.folder is not None
+        return DirectoryStream(config.folder)
     return RedisStream.connect(store_url, namespace=namespace, max_messages=config.max_messages, timeout_s=timeout_s)

@@ -71,12 +71,15 @@ class StreamDriver:
         self._helper = concurrent.futures.ThreadPoolExecutor(1, "compaction")
         self._compaction: concurrent.futures.Future[Range] | None = None
 
-    def run(self, stopping: threading.Event, progress: Callable[[Range], None]) -> None:
+    def run(
+        self, stopping: threading.Event, progress: Callable[[Range], None], revive: Callable[[], None] | None = None
+    ) -> None:
         """Take up ranges until `stopping` is set, or with `stream.until_empty` until nothing waits.
 
         Args:
             stopping: Set from a signal handler or another thread; the present range is finished first.
             progress: Called after each range.
+            revive: Called while Redis does not answer: what can be done about it.
 
         Raises:
             LeaseLostError: Another process may be writing by now.
@@ -92,6 +95,8 @@ class StreamDriver:
                         raise
                     self._metrics.retries.inc()
                     stopping.wait(RETRY_S)
+                    if revive is not None:
+                        revive()
                     continue
                 if done is not None:
                     progress(done)
@@ -119,8 +124,7 @@ class StreamDriver:
         self._lease.check()
         done = self.log.finish(part.files, part.counts, part.newest)
         self._store.write_progress(generation, done.last, done.newest or None)
-        self._metrics.done(done, messages, time.monotonic() - began)
-        self._metrics.backlog.set(self._stream.backlog(done.last))
+        self._metrics.done(done, messages, time.monotonic() - began, self._stream.backlog(done.last))
         if done.counts.get("items.logged"):
             self._on_items()
         return done

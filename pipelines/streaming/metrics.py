@@ -31,6 +31,8 @@ class StreamMetrics:
         items_appended: Items appended to the champion's catalogue.
         append_failures: Times that could not be done.
         generation: Of the store, folded into.
+        last_lag: Longest lag of the last range, seconds.
+        last_backlog: Messages that waited after the last range.
     """
 
     def __init__(self) -> None:
@@ -47,6 +49,8 @@ class StreamMetrics:
         self.append_failures = self._counter("append_failures", "Appends to the champion's catalogue that failed")
         self.generation = self._gauge("store_generation", "Generation of the online store that is folded into")
 
+        self.last_lag, self.last_backlog = 0.0, 0
+
     def serve(self, port: int) -> int:
         """Answer `/metrics` on a port of this machine, 0 for any free one, and return it.
 
@@ -62,14 +66,17 @@ class StreamMetrics:
             ) from error
         return int(server.server_port)
 
-    def done(self, taken: Range, messages: Sequence[Message], seconds: float) -> None:
-        """Record a range that is done."""
+    def done(self, taken: Range, messages: Sequence[Message], seconds: float, backlog: int) -> None:
+        """Record a range that is done, and how many messages wait behind it."""
         now = time.time()
         self.ranges.inc()
         self.range_seconds.observe(seconds)
         self.watermark.set(taken.newest / 1000)
         self.position_time.set(parts_of(taken.last)[0] / 1000)
         self._count(taken.counts)
+        self.backlog.set(backlog)
+        self.last_backlog = backlog
+        self.last_lag = max(0.0, now - parts_of(messages[0].position)[0] / 1000) if messages else 0.0
         for message in messages[:: max(1, len(messages) // LAG_SAMPLES)]:
             self.lag.observe(max(0.0, now - parts_of(message.position)[0] / 1000))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -23,8 +24,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
 
 
 @pytest.fixture
-def stream(server: EmbeddedRedis, request: pytest.FixtureRequest) -> Iterator[EventStream]:
+def redis_stream(server: EmbeddedRedis, request: pytest.FixtureRequest) -> Iterator[EventStream]:
     with open_stream(StreamConfig(max_messages=3000), server.url, request.node.name) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["redis", "directory"])
+def stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EventStream]:
+    """What the conformance suite runs on."""
+    if request.param == "redis":
+        yield request.getfixturevalue("redis_stream")
+        return
+    with open_stream(StreamConfig(source="directory", folder=str(tmp_path / "in")), "", "") as opened:
         yield opened
 
 
@@ -52,11 +63,11 @@ def test_reading_goes_on_behind_a_position(stream: EventStream) -> None:
     assert stream.read_after(positions[3], 10, 0) == []
 
 
-def test_many_messages_are_read_in_pieces(stream: EventStream) -> None:
+def test_many_messages_are_read_in_pieces(redis_stream: EventStream) -> None:
     wanted = [str(number) for number in range(2500)]
-    positions = stream.append(records(*wanted))
-    assert names(stream.read_after(0, 2100, 0)) == wanted[:2100]
-    assert names(stream.read_range(positions[1], positions[-1])) == wanted[1:]
+    positions = redis_stream.append(records(*wanted))
+    assert names(redis_stream.read_after(0, 2100, 0)) == wanted[:2100]
+    assert names(redis_stream.read_range(positions[1], positions[-1])) == wanted[1:]
 
 
 def test_nothing_there_is_waited_for(stream: EventStream) -> None:
@@ -73,47 +84,47 @@ def test_backlog_counts_what_lies_behind(stream: EventStream) -> None:
     assert [stream.backlog(position) for position in (0, *positions)] == [3, 2, 1, 0]
 
 
-def test_trimmed_messages_are_gone(stream: EventStream) -> None:
-    positions = stream.append(records("a", "b", "c"))
-    stream.trim(positions[1])
-    stream.trim(positions[1])
-    assert names(stream.read_after(0, 10, 0)) == ["c"]
-    assert stream.backlog(positions[1]) == 1
+def test_trimmed_messages_are_gone(redis_stream: EventStream) -> None:
+    positions = redis_stream.append(records("a", "b", "c"))
+    redis_stream.trim(positions[1])
+    redis_stream.trim(positions[1])
+    assert names(redis_stream.read_after(0, 10, 0)) == ["c"]
+    assert redis_stream.backlog(positions[1]) == 1
 
 
-def test_a_full_stream_refuses_all_or_nothing(stream: EventStream) -> None:
-    positions = stream.append(records(*map(str, range(2999))))
+def test_a_full_stream_refuses_all_or_nothing(redis_stream: EventStream) -> None:
+    positions = redis_stream.append(records(*map(str, range(2999))))
     with pytest.raises(StreamFullError, match=r"3,000 messages .* raise stream\.max_messages"):
-        stream.append(records("a", "b"))
-    assert stream.backlog(0) == 2999
-    stream.trim(positions[0])
-    assert len(stream.append(records("a", "b"))) == 2
+        redis_stream.append(records("a", "b"))
+    assert redis_stream.backlog(0) == 2999
+    redis_stream.trim(positions[0])
+    assert len(redis_stream.append(records("a", "b"))) == 2
 
 
-def test_new_messages_come_behind_a_position_that_was_trimmed(stream: EventStream) -> None:
+def test_new_messages_come_behind_a_position_that_was_trimmed(redis_stream: EventStream) -> None:
     """Redis lost its data, and the clock was set back: what comes then must not lie where nobody reads any more."""
     ahead = position_of(4_000_000_000_000, 7)
-    stream.trim(ahead)
-    (position,) = stream.append(records("a"))
+    redis_stream.trim(ahead)
+    (position,) = redis_stream.append(records("a"))
     assert position > ahead
-    assert names(stream.read_after(ahead, 10, 0)) == ["a"]
+    assert names(redis_stream.read_after(ahead, 10, 0)) == ["a"]
 
 
-def test_a_millisecond_never_runs_out_of_positions(stream: EventStream) -> None:
+def test_a_millisecond_never_runs_out_of_positions(redis_stream: EventStream) -> None:
     last = position_of(4_000_000_000_000, MAX_SEQUENCE - 1)
-    stream.trim(last)
-    positions = stream.append(records("a", "b", "c"))
+    redis_stream.trim(last)
+    positions = redis_stream.append(records("a", "b", "c"))
     assert [parts_of(position) for position in positions] == [
         (4_000_000_000_000, MAX_SEQUENCE),
         (4_000_000_000_001, 0),
         (4_000_000_000_001, 1),
     ]
-    assert names(stream.read_after(last, 10, 0)) == ["a", "b", "c"]
+    assert names(redis_stream.read_after(last, 10, 0)) == ["a", "b", "c"]
 
 
-def test_the_group_stands_where_the_pipeline_is(server: EmbeddedRedis, stream: EventStream, request) -> None:
-    positions = stream.append(records("a", "b"))
-    stream.trim(positions[0])
+def test_the_group_stands_where_the_pipeline_is(server: EmbeddedRedis, redis_stream: EventStream, request) -> None:
+    positions = redis_stream.append(records("a", "b"))
+    redis_stream.trim(positions[0])
     with redis.Redis.from_url(server.url) as client:
         (group,) = client.xinfo_groups(f"{request.node.name}:stream")
     assert group["name"] == GROUP.encode()

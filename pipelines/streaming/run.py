@@ -1,0 +1,165 @@
+"""The streaming pipeline as a process: Redis, the lease, the driver, and what happens when it is told to end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from features.online.config import OnlineConfig
+from features.store.backfill import STREAM
+from features.store.config import StoreConfig
+from features.store.embedded import EmbeddedRedis
+from features.store.redis_store import RedisStore
+from features.stream.config import StreamConfig
+from features.stream.opening import open_stream
+from features.workspace import Workspace
+from pipelines.batch.config import PagesConfig
+from pipelines.streaming.driver import StreamDriver
+from pipelines.streaming.folding import Folding
+from pipelines.streaming.growth import CatalogueGrowth
+from pipelines.streaming.log import Range, committed_log
+from pipelines.streaming.metrics import StreamMetrics
+
+LEASE_S = 10.0
+"""Seconds after which another process may take over from one that was killed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamReport:
+    """What a run took up.
+
+    Attributes:
+        counts: Rows by table and what became of them (`pipelines.streaming.log.Range`), of this run.
+        position: Everything up to this position of the stream is done.
+        log: Where the log lies.
+        ranges: Ranges taken up.
+    """
+
+    counts: dict[str, int]
+    position: int
+    log: str
+    ranges: int
+
+    def lines(self) -> list[str]:
+        """Return the report as lines for a terminal."""
+        lines = [f"stream: {self.ranges:,} ranges, log in {self.log}"]
+        for table in dict.fromkeys(name.split(".")[0] for name in sorted(self.counts)):
+            named = {name.split(".", 1)[1]: rows for name, rows in self.counts.items() if name.startswith(f"{table}.")}
+            lines.append(f"{table}: " + ", ".join(f"{what} {rows:,}" for what, rows in sorted(named.items()) if rows))
+        return lines
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Running:
+    """A pipeline that has started.
+
+    Attributes:
+        metrics_url: Where Prometheus can ask; None without `stream.metrics_port`.
+        position: Where it goes on.
+        backlog: Messages that wait.
+    """
+
+    metrics_url: str | None
+    position: int
+    backlog: int
+
+
+def online_config(stream: StreamConfig, pages: PagesConfig, store: StoreConfig) -> OnlineConfig:
+    """Return the options of the online folds: those of the stream, the batch pipelines and the store."""
+    return OnlineConfig(
+        lateness_hours=stream.lateness_hours,
+        gap_minutes=pages.gap_minutes,
+        cap=pages.cap,
+        history_length=store.history_length,
+    )
+
+
+def run_stream(
+    workspace: Workspace,
+    stream_config: StreamConfig,
+    store_config: StoreConfig,
+    pages_config: PagesConfig,
+    *,
+    stopping: threading.Event,
+    champion: Callable[[], Path | None] = lambda: None,
+    ready: Callable[[Running], None] = lambda running: None,
+    progress: Callable[[Range, StreamMetrics], None] = lambda done, metrics: None,
+    say: Callable[[str], None] = lambda line: None,
+    lease_s: float = LEASE_S,
+    beam_options: Sequence[str] = (),
+) -> StreamReport:
+    """Take up the event stream until `stopping` is set, or, with `stream.until_empty`, until nothing waits.
+
+    Args:
+        workspace: Takes the log; its embedded Redis is used unless `store_config` names another.
+        stream_config: The stream.
+        store_config: The online store.
+        pages_config: How events without a request id form pages.
+        stopping: Set from elsewhere; the present range is finished first.
+        champion: Returns the champion's release folder, whose catalogue takes new items; None while there is none.
+        ready: Called once the first message can be taken up.
+        progress: Called after each range.
+        say: Takes lines for the terminal.
+        lease_s: Seconds after which another process may take over from this one, should it be killed.
+        beam_options: Beam's own options; default: in this process.
+
+    Raises:
+        LeaseHeldError: Another process takes up the same stream.
+        LeaseLostError: Redis did not answer for too long, and another process may have taken over.
+        StoreUnavailableError: Redis does not answer at the start.
+        ValueError: The source needs what is not at hand, or a port is taken.
+    """
+    with contextlib.ExitStack() as cleanup:
+        url, revive = store_config.url, None
+        if url is None:
+            embedded = cleanup.enter_context(EmbeddedRedis(workspace.local_path("store"), store_config.durability))
+            url, revive = embedded.url, embedded.ensure_running
+        store = cleanup.enter_context(RedisStore(url, store_config))
+        stream = cleanup.enter_context(open_stream(stream_config, url, store_config.namespace, store_config.timeout_s))
+        lease = cleanup.enter_context(store.writer_lease(STREAM, lease_s, wait_s=1.5 * lease_s))
+        metrics = StreamMetrics()
+        metrics_url = None
+        if stream_config.metrics_port is not None:
+            metrics_url = f"http://127.0.0.1:{metrics.serve(stream_config.metrics_port)}/metrics"
+        growth = CatalogueGrowth(workspace, champion, metrics, say)
+        cleanup.callback(growth.close)
+        folding = Folding(
+            store_url=url,
+            store=store_config,
+            stream=stream_config,
+            online=online_config(stream_config, pages_config, store_config),
+        )
+        driver = StreamDriver(workspace, store, stream, folding, lease, metrics, growth.wake, beam_options)
+        before = committed_log(workspace)
+        growth.wake()
+        ready(
+            Running(metrics_url=metrics_url, position=driver.log.position, backlog=stream.backlog(driver.log.position))
+        )
+        ranges = 0
+
+        def done(taken: Range) -> None:
+            nonlocal ranges
+            ranges += 1
+            progress(taken, metrics)
+
+        driver.run(stopping, done, revive)
+        after = committed_log(workspace)
+        counts = {name: rows - before.counts.get(name, 0) for name, rows in after.counts.items()}
+        return StreamReport(counts=counts, position=after.position, log=workspace.path("stream", "log"), ranges=ranges)
+
+
+@contextlib.contextmanager
+def stopping_on_signals() -> Iterator[threading.Event]:
+    """Return an event that SIGTERM and Ctrl-C set while the block runs."""
+    stopping = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda *_: stopping.set()) for number in signals}
+    try:
+        yield stopping
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
