@@ -46,6 +46,25 @@ class ItemEvents:
     pairs: Events
     retracted: Events
 
+    def of_items(self, chosen: Mask) -> ItemEvents:
+        """Return what happened to the chosen items, which keep their numbers."""
+        return ItemEvents(**{name: part.take(chosen[part.entity]) for name, part in self._parts().items()})
+
+    def of_range(self, first: int, last: int) -> ItemEvents:
+        """Return what happened to items first to last - 1, numbered from 0; events lie by item."""
+        parts = {}
+        for name, part in self._parts().items():
+            rows = part.take(np.arange(*np.searchsorted(part.entity, [first, last])))
+            parts[name] = dataclasses.replace(rows, entity=rows.entity - first)
+        return ItemEvents(**parts)
+
+    def newest_time(self) -> int:
+        """Return the time of the newest event or co-visit, 0 without any."""
+        return max(int(part.time.max(initial=0)) for part in self._parts().values())
+
+    def _parts(self) -> dict[str, Events]:
+        return {"events": self.events, "pairs": self.pairs, "retracted": self.retracted}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemStates:
@@ -117,8 +136,7 @@ def fold_item_states(
     chosen, today = features_of(ITEM), midnight_ms // DAY_MS
     memories = memories_of(chosen)
     held = unpack_states(payloads, [(*memory.columns, _DAY) for memory in memories], item_layout(chosen))
-    newest = max([today - 1, *(int(part.time.max(initial=0)) // DAY_MS for part in _parts(happened))])
-    newest = max([newest, *(int(state[_DAY].max(initial=0)) for state in held)])
+    newest = max([today - 1, happened.newest_time() // DAY_MS, *(int(state[_DAY].max(initial=0)) for state in held)])
     days = newest - today + 2
     states = []
     for memory, state in zip(memories, held, strict=True):
@@ -144,7 +162,3 @@ def _new_rows(memory: Memory, happened: ItemEvents, today: int, days: int) -> li
         return [rows_of(happened.events)]
     retracted = rows_of(happened.retracted)
     return [rows_of(happened.pairs), {**retracted, "count": -retracted["count"]}]
-
-
-def _parts(happened: ItemEvents) -> tuple[Events, ...]:
-    return happened.events, happened.pairs, happened.retracted

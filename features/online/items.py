@@ -50,11 +50,11 @@ def fold_items(
     names = items.to_pylist()
     held = store.read_blobs([(ITEM_STATE, name) for name in names], generation=version.generation)
     behind = np.array([blob is None or blob.version < version for blob in held], dtype=bool)
-    states = fold_item_states(_payloads(held), _of_items(happened, behind), midnight_ms)
+    states = fold_item_states(_payloads(held), happened.of_items(behind), midnight_ms)
     newest = _newest(happened, held)
-    store.write_blobs(_state_blobs(names, states, np.flatnonzero(behind), newest, version))
+    store.write_blobs(state_blobs(names, states, np.flatnonzero(behind), newest, version))
     late = [part.entity[part.time < midnight_ms] for part in (happened.events, happened.pairs, happened.retracted)]
-    return _write_features(store, names, states, np.unique(np.concatenate(late)), version)
+    return write_features(store, names, states, np.unique(np.concatenate(late)), version)
 
 
 def refresh_items(
@@ -82,7 +82,7 @@ def refresh_items(
     found = [row for row, blob in enumerate(held) if blob is not None]
     payloads = _payloads([held[row] for row in found])
     states = fold_item_states(payloads, _NOTHING, midnight_ms)
-    return _write_features(store, [item_ids[row] for row in found], states, np.arange(len(found)), version)
+    return write_features(store, [item_ids[row] for row in found], states, np.arange(len(found)), version)
 
 
 def item_events(events: pa.Table, pairs: pa.Table, keys: ItemKeys) -> tuple[pa.StringArray, ItemEvents]:
@@ -103,28 +103,25 @@ def item_events(events: pa.Table, pairs: pa.Table, keys: ItemKeys) -> tuple[pa.S
     return names.dictionary, ItemEvents(events=own, pairs=co_visits.take(made), retracted=co_visits.take(retracted))
 
 
-def _state_blobs(
+def state_blobs(
     names: list[str], states: ItemStates, chosen: IntArray, newest: IntArray, version: Version
 ) -> Iterator[NewBlob]:
+    """Yield the view `item_state` of the chosen items; `newest` is the time of each item's newest event."""
     payloads = states.payloads().take(pa.array(chosen)).to_pylist()
     for item, payload in zip(chosen.tolist(), payloads, strict=True):
         yield NewBlob(ITEM_STATE, names[item], version, int(newest[item]), payload)
 
 
-def _write_features(
+def write_features(
     store: OnlineStore, names: Sequence[str], states: ItemStates, items: IntArray, version: Version
 ) -> int:
+    """Write the features of items with events before the midnight of their states; returns their number."""
     columns, known = states.finish(items)
     wanted = np.flatnonzero(known)
     chosen = [names[item] for item in items[wanted].tolist()]
     times = [states.midnight_ms] * len(chosen)
     store.write_item_features(chosen, columns.take(wanted), event_times=times, version=version)
     return len(chosen)
-
-
-def _of_items(happened: ItemEvents, chosen: np.ndarray) -> ItemEvents:
-    parts = {name: getattr(happened, name) for name in ("events", "pairs", "retracted")}
-    return ItemEvents(**{name: events.take(chosen[events.entity]) for name, events in parts.items()})
 
 
 def _newest(happened: ItemEvents, held: Sequence[Held | None]) -> IntArray:

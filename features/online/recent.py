@@ -152,8 +152,11 @@ class Recent:
         """Return these rows and those of `other`, in order."""
         names = [field.name for field in dataclasses.fields(self) if field.name != "ids"]
         columns = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in names}
-        both = Recent(**columns, ids=pa.concat_arrays([self.ids, other.ids]))
-        return both.take(sorted_order([both.entity, both.time, both.position, both.code.astype(np.int64), both.item]))
+        return Recent(**columns, ids=pa.concat_arrays([self.ids, other.ids])).in_order()
+
+    def in_order(self) -> Recent:
+        """Return the rows by user, time, position, kind and item."""
+        return self.take(sorted_order([self.entity, self.time, self.position, self.code.astype(np.int64), self.item]))
 
     @property
     def positive(self) -> Mask:
