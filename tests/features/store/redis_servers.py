@@ -46,13 +46,10 @@ def eventually(done: Callable[[], object], what: str, seconds: float = 30.0) -> 
 @contextlib.contextmanager
 def one_server(folder: Path, port: int, *options: str) -> Iterator[subprocess.Popen]:
     folder.mkdir(parents=True, exist_ok=True)
-    common = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    command = [SERVER, *options, *common] if options[:1] == ("sentinel.conf",) else [SERVER, *common, "--save", ""]
-    command += options if options[:1] != ("sentinel.conf",) else ["--sentinel"]
+    command = [SERVER, *options, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as server:
         try:
-            with redis.Redis(port=port) as client:
-                eventually(client.ping, f"redis on port {port} answers")
+            eventually(lambda: socket.create_connection(("127.0.0.1", port)).close() is None, f"port {port} listens")
             yield server
         finally:
             server.kill()
@@ -92,7 +89,7 @@ def sentinel(folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
             f"sentinel down-after-milliseconds {MASTER} 500\n"
             f"sentinel failover-timeout {MASTER} 3000\n"
         )
-        with one_server(folder / "watcher", watcher, "sentinel.conf"), redis.Redis(port=watcher) as asked:
+        with one_server(folder / "watcher", watcher, "sentinel.conf", "--sentinel"), redis.Redis(port=watcher) as asked:
             eventually(lambda: asked.sentinel_slaves(MASTER), "the sentinel knows the replica")
             yield f"redis+sentinel://127.0.0.1:{watcher}/{MASTER}", master
 

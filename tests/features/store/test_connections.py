@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import redis
-from redis_servers import eventually, sentinel
+from redis_servers import eventually, free_port, one_server, sentinel
 
 from features.store.base import SEEN, NewBlob, StoreUnavailableError, Version
 from features.store.config import StoreConfig, address
 from features.store.connections import connect
 from features.store.redis_store import RedisStore, open_store
 from features.workspace import Workspace
+from pagewise.probes import PROBES
 
 
 @pytest.mark.parametrize(
@@ -114,3 +117,21 @@ def test_a_cluster_keeps_all_views_of_an_entity_on_one_node(cluster_redis_url):
     with RedisStore(cluster_redis_url, StoreConfig()) as store:
         slots = {store.client.keyslot(store.keys.blob(7, view, "ann")) for view in ("history", "state", "user", "seen")}
         assert slots == {store.client.keyslot("ann")}
+
+
+@pytest.mark.parametrize(("kind", "said"), [("tcp", ""), ("sentinel", ""), ("cluster", ", 3 nodes")])
+def test_the_doctor_reaches_every_kind_of_redis(kind, said, request, monkeypatch):
+    url = request.getfixturevalue(f"{kind}_redis_url")
+    monkeypatch.setenv("PAGEWISE_PROBE_REDIS", url)
+    assert re.fullmatch(rf"redis [\d.]+ at {re.escape(url)}{said}", PROBES["redis"]())
+
+
+def test_the_doctor_names_a_server_that_drops_entries_and_no_password(tmp_path, monkeypatch):
+    port = free_port()
+    with one_server(tmp_path, port, "--requirepass", "secret", "--maxmemory-policy", "allkeys-lru"):
+        monkeypatch.setenv("PAGEWISE_PROBE_REDIS", f"redis://:secret@127.0.0.1:{port}")
+        said = PROBES["redis"]()
+    assert "secret" not in said
+    assert said.endswith(
+        f"at redis://127.0.0.1:{port}; its allkeys-lru loses features when memory is short: set noeviction"
+    )

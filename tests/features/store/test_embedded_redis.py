@@ -120,6 +120,23 @@ def test_killed_server_comes_back_with_its_data(folder):
         assert server.pid != killed
 
 
+def test_durability_is_the_last_one_asked_for(folder):
+    def fsync(server: EmbeddedRedis) -> str:
+        with redis.Redis.from_url(server.url) as client:
+            return client.config_get("appendfsync")["appendfsync"]
+
+    with EmbeddedRedis(folder) as first:
+        assert fsync(first) == "everysec"
+        with EmbeddedRedis(folder, "always") as second:
+            assert fsync(first) == "always"
+            with EmbeddedRedis(folder):
+                assert fsync(first) == "always"
+            os.kill(second.pid, signal.SIGKILL)
+            wait_until_gone(second.pid)
+            second.ensure_running()
+            assert fsync(second) == "always"
+
+
 def test_stale_files_of_a_crash_of_both_are_recovered(folder):
     killed = Holder(folder)
     killed.kill()

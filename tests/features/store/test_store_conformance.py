@@ -255,7 +255,12 @@ def test_histories_must_fit_their_offsets():
 
 
 def test_config_names_all_mistakes_at_once():
-    with pytest.raises(
-        ValueError, match=r"url: .*'http://x'; namespace: .*'a:b'; ttl_days: .*got 0; history_length: .*-1"
-    ):
-        StoreConfig(url="http://x", namespace="a:b", ttl_days=0, history_length=-1)
+    found = r"url: .*'http://x'; namespace: .*'a:b'; ttl_days: .*got 0; history_length: .*-1; durability: .*'maybe'"
+    with pytest.raises(ValueError, match=found):
+        StoreConfig(url="http://x", namespace="a:b", ttl_days=0, history_length=-1, durability="maybe")
+
+
+@pytest.mark.parametrize("name", ["", "{a}", "a*", "a[b]", "a?", "a\\b"])
+def test_a_namespace_means_nothing_else_to_redis(name):
+    with pytest.raises(ValueError, match="namespace: expected a name without colons, brackets, stars"):
+        StoreConfig(namespace=name)
