@@ -139,7 +139,12 @@ def cases_from_table(
     history = _History(log)
     relevant, left_out = _relevant_entries(log, history, len(catalogue), exclude_seen)
     if not len(relevant):
-        raise ValueError(f"no page of split {split!r} has a positive item of the catalogue; left out: {left_out}")
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "none"
+        raise ValueError(
+            f"no page of split {split!r} has a click, cart or purchase of a catalogue item that counts as a target "
+            f"(left out: {reasons}): expected at least one; add events or items, change batch.split, or set "
+            "evaluate.exclude_seen=false"
+        )
     pages_B = np.flatnonzero(log.in_split_P) if every_page else np.unique(log.page_X[relevant])
     relevant_offsets = np.append(np.searchsorted(log.page_X[relevant], pages_B), len(relevant))
     order_B = np.lexsort((pages_B, log.time_P[pages_B], log.user_P[pages_B]))

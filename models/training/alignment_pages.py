@@ -77,6 +77,11 @@ class AlignmentPages:
         """
         run = run or Runs(workspace, KIND).latest()
         _, supervised = load_genrec(workspace, run)
+        if supervised.aligned_from is not None:
+            raise ValueError(
+                f"expected a supervised GenRec, but run {run} is aligned itself, from {supervised.aligned_from}: "
+                "name the supervised one, or run `pagewise train genrec`"
+            )
         bundle = Bundle.load(workspace, supervised.generation)
         catalogue = catalogue_of(bundle, workspace)
         users = None if supervised.two_tower is None else load_two_tower(workspace, supervised.two_tower)[0]

@@ -51,13 +51,18 @@ class GenRecRun:
     """How it was aligned."""
     reward: str | None = None
     """The reward model's run."""
+    warm_from: str | None = None
+    """The run whose weights it started from."""
+    split: dict[str, Any] | None = None
+    """How the sequences were split."""
     decode: DecodeConfig | None = None
     """How held-out pages were answered, by which the aligned weights were chosen; None for a supervised run."""
 
     @property
     def name(self) -> str:
         """The run's name: the generation's number and a digest of all inputs but the code version."""
-        apart = {"code_version", *(_ALIGNMENT if self.aligned_from is None else ())}
+        apart = {"code_version", "split", *(_ALIGNMENT if self.aligned_from is None else ())}
+        apart |= {"warm_from"} if self.warm_from is None else set()
         inputs = {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
         digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
         return f"{self.generation.split('-')[0]}-{digest}"
@@ -101,7 +106,12 @@ def newest_genrec(workspace: Workspace, say: Callable[[str], None] | None = None
         if say is not None:
             say(f"GenRec run {latest}, supervised; left out: {aligned}, aligned but gone; run `pagewise align`")
         return latest
-    parent = runs.open(aligned).config["aligned_from"]
+    parent = runs.open(aligned).config.get("aligned_from")
+    if parent is None:
+        raise ValueError(
+            f"{runs.folder(ALIGNED)}: expected it to name an aligned run, but {aligned} is none; remove that file, or "
+            "run `pagewise align`"
+        )
     if say is not None and parent == latest:
         say(f"GenRec run {aligned}, aligned from {latest}")
     elif say is not None:

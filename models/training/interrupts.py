@@ -17,6 +17,9 @@ def deferred_interrupt() -> Iterator[list[int]]:
         yield received
         return
     previous = signal.getsignal(signal.SIGINT)
+    if previous is signal.SIG_IGN:  # started in the background by a shell: Ctrl-C there is for others
+        yield received
+        return
 
     def note(number: int, _: FrameType | None) -> None:
         received.append(number)

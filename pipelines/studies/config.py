@@ -55,7 +55,7 @@ class GenRecStudyConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CurvesConfig:
-    """What the newest GenRec is measured against."""
+    """What the GenRec that the settings make is measured against."""
 
     beams: tuple[int, ...] = (10, 20, 50, 100, 200, 400)
     """Beam widths, at the model's own history length."""

@@ -273,3 +273,15 @@ def test_several_processes_are_refused_before_anything_is_read(alignment_worker,
 def test_without_a_supervised_run_the_command_that_makes_one_is_named(alignment_worker, tmp_path):
     with pytest.raises(MissingRunError, match=r"has no trained GenRec: .*; run `pagewise train genrec`"):
         alignment_worker.align(Workspace(tmp_path))
+
+
+def test_pointers_at_a_run_of_the_other_kind_are_told(shop, supervised, alignment_worker):
+    runs, report = Runs(supervised, KIND), shop[2]
+    runs.point_to(report.aligned_from, ALIGNED)
+    with pytest.raises(ValueError, match=f"ALIGNED: expected it to name an aligned run, but {report.aligned_from} is"):
+        newest_genrec(supervised)
+    runs.forget(ALIGNED)
+    shutil.copytree(Runs(shop[0], KIND).folder(report.run), runs.folder(report.run))
+    runs.point_to(report.run)
+    with pytest.raises(ValueError, match=f"run {report.run} is aligned itself, from {report.aligned_from}"):
+        alignment_worker.align(supervised)
