@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -124,6 +125,8 @@ class VersionResponse(BaseModel):
     items: int
     store_generation: str | None
     store_newest_event_time: int | None
+    challenger: str | None = Field(default=None, description="The release that serves a share of the users instead.")
+    challenger_share: float = 0.0
 
 
 class ErrorResponse(BaseModel):
@@ -131,6 +134,20 @@ class ErrorResponse(BaseModel):
 
     error: str
     detail: str
+
+
+def describe(mistakes: Sequence[Mapping[str, Any]]) -> str:
+    """Return all mistakes of a request in one line: where, what is wrong, what came.
+
+    Example:
+        >>> describe([{"loc": ("body", "page_size"), "msg": "Input should be a valid integer", "input": "x"}])
+        "body.page_size: Input should be a valid integer, got 'x'"
+    """
+    parts = []
+    for mistake in mistakes:
+        came = "" if mistake.get("type") == "missing" else f", got {str(mistake.get('input'))[:100]!r}"
+        parts.append(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}{came}")
+    return "; ".join(parts)
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -10,14 +10,13 @@ from fastapi import FastAPI
 from ray import serve
 
 from features.store.config import StoreConfig
-from features.store.redis_store import RedisStore
-from models.recommend.release import load_release
-from serving.api import RecommendRequest, RecommendResponse
-from serving.backend import Backend
+from features.stream.config import StreamConfig
+from serving.api import ApiError, RecommendRequest
+from serving.assembly import make_backend
 from serving.config import ServeConfig
 from serving.health import Drain
+from serving.pages import Answer
 from serving.routes import build_api
-from serving.service import RecommendService
 
 DEPLOYMENT = "pages"
 PROBES = 32
@@ -35,6 +34,8 @@ class Served:
         store: Namespace, history length and timeouts.
         serve: Batching and deadlines.
         folder: The service's own folder.
+        stream: Where events and served pages go.
+        challenger: Folder of the release that serves a share of the users (`serve.challenger_share`), if there is one.
     """
 
     release: Path
@@ -43,6 +44,8 @@ class Served:
     store: StoreConfig
     serve: ServeConfig
     folder: Path
+    stream: StreamConfig = dataclasses.field(default_factory=StreamConfig)
+    challenger: Path | None = None
 
 
 class PagesReplica:
@@ -51,24 +54,25 @@ class PagesReplica:
     def __init__(self, served: Served) -> None:
         torch.set_num_threads(served.serve.threads)
         self._folder = served.folder
-        # a read of the store and its one repetition end well before the request's deadline
-        timeout_s = min(served.store.timeout_s, served.serve.request_timeout_s / 4)
-        service = RecommendService(
-            load_release(served.release),
-            RedisStore(served.store_url, dataclasses.replace(served.store, timeout_s=timeout_s)),
-            history_length=served.store.history_length,
-            arm=served.arm,
-        )
         self._batched.set_max_batch_size(served.serve.max_batch)
         self._batched.set_batch_wait_timeout_s(served.serve.batch_wait_ms / 1000)
-        self._backend = Backend(service, served.serve, self._batched)
+        self._backend = make_backend(
+            served.release,
+            served.store_url,
+            served.store,
+            served.stream,
+            served.serve,
+            arm=served.arm,
+            challenger=served.challenger,
+            enqueue=self._batched,
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP application (called by Ray Serve after the constructor)."""
         return build_api(self._backend, Drain(self._folder))
 
     @serve.batch
-    async def _batched(self, requests: list[RecommendRequest]) -> list[RecommendResponse]:
+    async def _batched(self, requests: list[RecommendRequest]) -> list[Answer | ApiError]:
         return await self._backend.make_pages(requests)
 
 

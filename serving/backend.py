@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from features.store.base import StoreUnavailableError
 from serving.api import ApiError, RecommendRequest, RecommendResponse, SimilarResponse, VersionResponse
+from serving.arms import Arms
 from serving.config import ServeConfig
+from serving.events import EventIntake, Verdict
 from serving.fallbacks import DEADLINE
 from serving.pages import Answer
 from serving.service import RecommendService
+from serving.users import UserResponse
 
 Enqueue = Callable[[RecommendRequest], Awaitable[Answer | ApiError]]
 Result = TypeVar("Result")
@@ -25,21 +28,33 @@ class Backend:
     """Answers single requests without ever computing on the event loop.
 
     Pages are made in one thread (torch must not run twice at once on few cores); everything quick, fallback pages
-    included, in another, so that it is never behind a long batch. What will be served next is made in a third.
+    included, in another, so that it is never behind a long batch. What will be served next is made in a third, and
+    events wait for the stream in two of their own.
 
     Args:
         service: The core.
         config: The deadline and how often to look for newer items and catalogue deltas.
         enqueue: Puts a request into a batch that ends in `make_pages`; None makes each page alone.
+        intake: Takes events; None refuses them.
+        on_close: Called by `close`, after the last page.
     """
 
-    def __init__(self, service: RecommendService, config: ServeConfig, enqueue: Enqueue | None = None) -> None:
+    def __init__(
+        self,
+        service: RecommendService | Arms,
+        config: ServeConfig,
+        enqueue: Enqueue | None = None,
+        intake: EventIntake | None = None,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
         self.service = service
+        self._intake, self._on_close = intake, on_close
         self._config = config
         self._enqueue = enqueue or self._alone
         self._pages = ThreadPoolExecutor(1, thread_name_prefix="pages")
         self._quick = ThreadPoolExecutor(1, thread_name_prefix="quick")
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="beside")
+        self._events = ThreadPoolExecutor(2, thread_name_prefix="events")
 
     async def recommend(self, request: RecommendRequest) -> RecommendResponse:
         """Answer one request; after the deadline from the popular list.
@@ -65,6 +80,20 @@ class Backend:
     async def similar(self, item_id: str, k: int) -> SimilarResponse:
         """See `RecommendService.similar`."""
         return await self._run(self.service.similar, item_id, k)
+
+    async def user(self, user_id: str, limit: int) -> UserResponse:
+        """See `RecommendService.user`."""
+        return await self._run(self.service.user, user_id, limit)
+
+    async def take_events(self, rows: Sequence[object]) -> list[Verdict]:
+        """See `EventIntake.take`.
+
+        Raises:
+            ApiError: 503.
+        """
+        if self._intake is None:
+            raise ApiError(503, "no_stream", "this service was started without an event stream; see `pagewise serve`")
+        return await asyncio.get_running_loop().run_in_executor(self._events, self._intake.take, rows)
 
     async def version(self) -> VersionResponse:
         """See `RecommendService.version`."""
@@ -94,8 +123,10 @@ class Backend:
     def close(self) -> None:
         """Let the threads end after what they are doing."""
         self._pages.shutdown(wait=False)
-        self._quick.shutdown(wait=False)
-        self._beside.shutdown(wait=False)
+        for threads in (self._quick, self._beside, self._events):
+            threads.shutdown(wait=False)
+        if self._on_close is not None:
+            self._on_close()
 
     async def _alone(self, request: RecommendRequest) -> Answer | ApiError:
         (answer,) = await self.make_pages([request])

@@ -71,8 +71,10 @@ class ServiceMetrics:
         self.store_failures = self._counter("store_failures", "Reads the store did not answer")
         self.newest_event = self._gauge("store_newest_event_time_seconds", "Newest event in the store, Unix seconds")
         self.release = self._gauge("release_info", "What is served", ["release", "arm"])
-        self.delta = self._gauge("catalogue_delta", "Newest catalogue delta served")
-        self.delta_refused = self._gauge("catalogue_delta_refused", "1 while a newer catalogue delta cannot be used")
+        self.delta = self._gauge("catalogue_delta", "Newest catalogue delta served", ["arm"])
+        self.delta_refused = self._gauge(
+            "catalogue_delta_refused", "1 while a newer catalogue delta cannot be used", ["arm"]
+        )
 
     def text(self) -> bytes:
         """Return everything in Prometheus's text format, of all processes where a folder is shared."""

@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Mapping
 
-from features.stream.base import EventStream, StreamUnavailableError
+from features.stream.base import EventStream
 from features.stream.records import PAGES, StreamRecord
 from models.recommend.deltas import CatalogueState, catalogue_version
 from models.recommend.policy import Policy
@@ -129,11 +129,11 @@ class PageLog:
     def _sent(self, rows: list[Mapping[str, object]]) -> bool:
         try:
             self._stream.append([StreamRecord.of_rows(PAGES, rows)])
-        except StreamUnavailableError as error:
+        except Exception as error:  # whatever it is: an end of this thread would go unnoticed
             _log.warning("%d pages wait for the stream: %s", len(self._rows), error)
             return False
         with self._changed:
-            # some of the rows may have been dropped meanwhile: the oldest go first in either case
+            # the oldest may have been dropped meanwhile
             sent = {id(row) for row in rows}
             while self._rows and id(self._rows[0]) in sent:
                 self._rows.popleft()

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -22,12 +22,15 @@ from serving.api import (
     RecommendResponse,
     SimilarResponse,
     VersionResponse,
+    describe,
     error_responses,
 )
 from serving.backend import Backend
+from serving.events import add_events
 from serving.exchange import LOG_HEADER, App, Message, Receive, Scope, Send
 from serving.health import Drain
 from serving.metrics import ServiceMetrics
+from serving.users import add_users
 
 MAX_SIMILAR = 100
 NOTED = "pagewise.noted"
@@ -57,6 +60,8 @@ def build_api(backend: Backend, drain: Drain | None = None) -> FastAPI:
     _add_errors(api)
     api.add_middleware(_Measured, metrics=backend.service.metrics)
     _add_pages(api, backend)
+    add_events(api, backend)
+    add_users(api, backend)
     _add_operations(api, backend)
     if drain is not None:
         _add_drain(api, drain)
@@ -64,7 +69,7 @@ def build_api(backend: Backend, drain: Drain | None = None) -> FastAPI:
 
 
 def _add_pages(api: FastAPI, backend: Backend) -> None:
-    @api.post("/v1/recommend", responses=error_responses(400, 422, 503))
+    @api.post("/v1/recommend", responses=error_responses(400, 410, 422, 503))
     async def recommend(
         http: Request,
         request: RecommendRequest,
@@ -154,7 +159,7 @@ def _route(scope: Scope) -> str:
 def _add_errors(api: FastAPI) -> None:
     @api.exception_handler(ApiError)
     async def known(_: Request, error: ApiError) -> JSONResponse:
-        return _error(error.status, error.error, error.detail)
+        return _error(error.status, error.error, error.detail, error.headers)
 
     @api.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -170,20 +175,6 @@ def _add_errors(api: FastAPI) -> None:
     @api.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> JSONResponse:
         return _error(500, "internal", f"{type(error).__name__}: the service failed, not the request; see its log")
-
-
-def describe(mistakes: Sequence[Mapping[str, Any]]) -> str:
-    """Return all mistakes of a request in one line: where, what is wrong, what came.
-
-    Example:
-        >>> describe([{"loc": ("body", "page_size"), "msg": "Input should be a valid integer", "input": "x"}])
-        "body.page_size: Input should be a valid integer, got 'x'"
-    """
-    parts = []
-    for mistake in mistakes:
-        came = "" if mistake.get("type") == "missing" else f", got {str(mistake.get('input'))[:100]!r}"
-        parts.append(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}{came}")
-    return "; ".join(parts)
 
 
 def _error(status: int, error: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

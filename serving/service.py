@@ -24,10 +24,11 @@ from models.recommend.release import Release
 from models.recommend.rules import Filters
 from serving.api import ApiError, RecommendRequest, SimilarItem, SimilarResponse, VersionResponse
 from serving.cursors import Cursors
-from serving.fallbacks import Guards
+from serving.fallbacks import STORE_UNAVAILABLE, Guards
 from serving.metrics import ServiceMetrics
 from serving.page_log import PageLog
 from serving.pages import Answer, Pages, Served
+from serving.users import UserResponse, user_response
 
 FACTS_PER_READ = 5000
 STORE_REST_S = 1.0
@@ -147,6 +148,18 @@ class RecommendService:
         release_id = state.release.manifest.release_id
         return SimilarResponse(item_id=item_id, items=items, release=release_id, delta=state.delta)
 
+    def user(self, user_id: str, limit: int) -> UserResponse:
+        """Say what is known of a user.
+
+        Raises:
+            ApiError: 503.
+        """
+        try:
+            users = self.store.users([user_id], limit)
+        except StoreUnavailableError as error:
+            raise ApiError(503, STORE_UNAVAILABLE, str(error), retry_after_s=1) from error
+        return user_response(users, self._served.state.recommender, self._now())
+
     def version(self) -> VersionResponse:
         """Say what is running; what the store holds is left out while it does not answer."""
         try:
@@ -180,7 +193,7 @@ class RecommendService:
         try:
             self.store.ping()
         except StoreUnavailableError as error:
-            raise ApiError(503, "store_unavailable", str(error)) from error
+            raise ApiError(503, STORE_UNAVAILABLE, str(error), retry_after_s=1) from error
 
     def refresh_facts(self) -> bool:
         """Take item facts and features from the store if it holds another generation; those in use fill the gaps.
@@ -217,7 +230,7 @@ class RecommendService:
         newer, error = caught_up(state, self._features_of)
         self._use(newer)
         self._refused = (stamp, str(error)) if error is not None else ((), None)
-        self.metrics.delta_refused.set(error is not None)
+        self.metrics.delta_refused.labels(self.arm).set(error is not None)
         if error is not None:
             _log.error("catalogue delta %d is served on: %s", newer.delta, error)
         return newer is not state
@@ -232,7 +245,7 @@ class RecommendService:
         maker = state.recommender
         popular_only = Recommender(maker.catalogue, [maker.retrievers[POPULAR]], maker.config, maker.facts)
         self._served = Served(state=state, maker=self._guards.around(maker), popular_only=popular_only)
-        self.metrics.delta.set(state.delta)
+        self.metrics.delta.labels(self.arm).set(state.delta)
 
     def _features_of(self, item_ids: pa.Array) -> Columns | None:
         """Return the item features of new items by now, where the ranker has those of the others."""

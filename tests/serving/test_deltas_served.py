@@ -63,7 +63,7 @@ def test_deltas_are_followed_and_facts_of_the_store_do_not_undo_them(service, fo
         service.refresh_facts()
     assert service.version().delta == service.similar("i09", 5).delta == 2
     assert service.version().items == 13
-    assert b"pagewise_catalogue_delta 2.0" in service.metrics.text()
+    assert b'pagewise_catalogue_delta{arm="champion"} 2.0' in service.metrics.text()
 
 
 def test_a_service_starts_with_the_deltas_there_are(service, folder, store):
@@ -86,7 +86,7 @@ def test_a_damaged_delta_is_refused_once_and_taken_when_it_is_mended(service, fo
     assert "codes.parquet has digest" in caplog.text
     assert page(service, "u0") == before
     assert "codes.parquet has digest" in service.version().delta_refused
-    assert b"pagewise_catalogue_delta_refused 1.0" in service.metrics.text()
+    assert b'pagewise_catalogue_delta_refused{arm="champion"} 1.0' in service.metrics.text()
     file.write_bytes(whole)
     assert service.follow_deltas()
     assert page(service, "nobody", NOVA) == ["n1"]
