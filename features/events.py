@@ -135,9 +135,25 @@ def co_visits(events: Events) -> tuple[IntArray, Events]:
         Per pair and direction: the row in `events` whose item it is an event of; and the event (time and kind of the
         later one, `item` is the other item, `entity` the user).
     """
+    first, second = close_rows(events, positive_order(events))
+    rows, others = np.append(first, second), np.append(second, first)
+    return rows, dataclasses.replace(events.take(np.append(second, second)), item=events.item[others])
+
+
+def positive_order(events: Events) -> IntArray:
+    """Return the rows of positive events by entity, time, item and kind."""
     positive = np.flatnonzero(np.isin(events.code, POSITIVE_CODES))
-    order = positive[np.lexsort((*(getattr(events, name)[positive] for name in ("code", "item", "time", "entity")),))]
-    own, others, later = [], [], []
+    return positive[np.lexsort([getattr(events, name)[positive] for name in ("code", "item", "time", "entity")])]
+
+
+def close_rows(events: Events, order: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the earlier and the later row of each pair of events that are co-visits.
+
+    Args:
+        events: Of users.
+        order: Some of their positive events, in the order of `positive_order`.
+    """
+    earlier, later = [], []
     for distance in range(1, PAIR_DISTANCE + 1):
         first, second = order[:-distance], order[distance:]
         close = (
@@ -145,12 +161,9 @@ def co_visits(events: Events) -> tuple[IntArray, Events]:
             & (events.item[first] != events.item[second])
             & (events.time[second] - events.time[first] <= PAIR_GAP_MS)
         )
-        own += [first[close], second[close]]
-        others += [second[close], first[close]]
-        later += [second[close], second[close]]
-    rows, moment = np.concatenate(own), np.concatenate(later)
-    pairs = dataclasses.replace(events.take(moment), item=events.item[np.concatenate(others)])
-    return rows, pairs
+        earlier.append(first[close])
+        later.append(second[close])
+    return np.concatenate(earlier), np.concatenate(later)
 
 
 def category_prefixes(paths: pa.ChunkedArray | pa.Array) -> pa.Array:

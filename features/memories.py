@@ -89,7 +89,10 @@ class Counts(Memory):
 
     def combine(self, rows: State) -> State:
         """Add up equal keys, kinds and buckets; what has been taken back (count -1) leaves no row."""
-        sums = sum_rows(rows, (ENTITY, "key", "code", "time"), "count")
+        # buckets have small numbers, their times have not: so all of them sort by one key
+        buckets = {**rows, "time": rows["time"] // self.bucket_ms}
+        sums = sum_rows(buckets, (ENTITY, "key", "code", "time"), "count")
+        sums = {**sums, "time": sums["time"] * self.bucket_ms}
         counted = sums["count"] != 0
         return drop_old(sums if counted.all() else take_rows(sums, counted), self.keep_ms)
 

@@ -1,8 +1,7 @@
 """Co-visits that new events make, and those that they take back.
 
-A pair of items is found from a user's consecutive positive events (`features.events.co_visits`), so a late event
-between two others makes pairs with both and may part them: what is emitted is the difference between the pairs of all
-events and those of the events before, a row with count 1 or -1 each.
+A pair of items is found from consecutive positive events of a user (`features.events.co_visits`). A new event makes pairs
+with its neighbours; a late one, between two others, also parts them: what they had made is taken back.
 """
 
 from __future__ import annotations
@@ -10,15 +9,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from features.events import CO_VISIT_ROWS, Events, co_visits
+from features.events import CO_VISIT_ROWS, PAIR_DISTANCE, Events, close_rows, positive_order
 from features.online.recent import NO_KEYS, Recent
 from features.schemas import TIMESTAMP
-from features.states import ENTITY, State, concat_states, sum_rows, take_rows
-from kernels.jagged import IntArray
 
 PAIR_ROWS = CO_VISIT_ROWS.append(pa.field("count", pa.int64()))
 """Rows of `CO_VISIT_ROWS` and how often each was made (1) or taken back (-1)."""
-_KEYS = (ENTITY, "own", "other", "time", "code")
 
 
 def new_pairs(recent: Recent) -> pa.Table:
@@ -29,36 +25,24 @@ def new_pairs(recent: Recent) -> pa.Table:
     """
     touched = np.zeros(int(recent.entity.max(initial=-1)) + 1, bool)
     touched[recent.entity[recent.latest & recent.positive]] = True
-    rows = np.flatnonzero(recent.positive & touched[recent.entity])
-    after, before = _pairs(recent, rows, 1), _pairs(recent, rows[~recent.latest[rows]], -1)
-    sums = sum_rows(concat_states([after, before]), _KEYS, "count")
-    changed = take_rows(sums, np.flatnonzero(sums["count"]))
-    items, named = np.unique(recent.item[rows], return_index=True)
+    rows = recent.take(touched[recent.entity])
+    events = Events(entity=rows.entity, time=rows.time, code=rows.code, item=rows.item, keys=NO_KEYS)
+    order = positive_order(events)
+    place = np.empty(len(rows), np.int64)
+    place[order] = np.arange(len(order))
+    earlier, later = close_rows(events, order)
+    made = rows.latest[earlier] | rows.latest[later]
+    before, after = close_rows(events, order[~rows.latest[order]])
+    parted = place[after] - place[before] > PAIR_DISTANCE
+    first = np.append(earlier[made], before[parted])
+    second = np.append(later[made], after[parted])
+    count = np.repeat([1, -1], [made.sum(), parted.sum()])
+    own, others, moment = np.append(first, second), np.append(second, first), np.append(second, second)
     columns = [
-        recent.ids.take(pa.array(rows[named[np.searchsorted(items, changed["own"])]])),
-        pa.array(changed["time"]).cast(TIMESTAMP),
-        pa.array(changed["code"].astype(np.int8)),
-        changed["other"],
-        changed["count"],
+        rows.ids.take(pa.array(own)),
+        pa.array(rows.time[moment]).cast(TIMESTAMP),
+        pa.array(rows.code[moment]),
+        rows.item[others],
+        np.append(count, count),
     ]
     return pa.table(columns, schema=PAIR_ROWS)
-
-
-def _pairs(recent: Recent, rows: IntArray, count: int) -> State:
-    """Return a row per co-visit among these events: of the item `own`, about the item `other`."""
-    events = Events(
-        entity=recent.entity[rows],
-        time=recent.time[rows],
-        code=recent.code[rows],
-        item=recent.item[rows],
-        keys=NO_KEYS,
-    )
-    own, pairs = co_visits(events)
-    return {
-        ENTITY: pairs.entity,
-        "own": events.item[own],
-        "other": pairs.item,
-        "time": pairs.time,
-        "code": pairs.code.astype(np.int64),
-        "count": np.full(len(own), count, np.int64),
-    }
