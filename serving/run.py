@@ -26,6 +26,7 @@ from ray.serve.schema import LoggingConfig
 from features.store.config import StoreConfig
 from features.store.embedded import EmbeddedRedis
 from features.store.redis_store import RedisStore
+from features.stream.config import StreamConfig
 from features.workspace import Workspace
 from models.recommend.release import read_manifest
 from serving.access import Keys
@@ -42,6 +43,7 @@ PROXY_SLACK_S = 5.0
 """The proxy gives up this long after the deadline at which the replica answers from the popular list: the gate has
 answered by then."""
 WATCH_S = 1.0
+DEFAULT_STREAM = StreamConfig()
 APPLICATION = "pagewise"
 
 _log = logging.getLogger(__name__)
@@ -57,25 +59,31 @@ class RunningService:
     Attributes:
         url: `http://host:port`.
         release: Id of the release served.
+        challenger: Id of the release that a share of the users is served by instead, None for none.
     """
 
     def __init__(self, url: str, served: Served, cleanup: contextlib.ExitStack, embedded: EmbeddedRedis | None) -> None:
         self.url = url
         self.release = read_manifest(served.release).release_id
+        self.challenger = _id(served.challenger)
         self._served = served
         self._cleanup = cleanup
         self._embedded = embedded
 
-    def swap(self, release: Path) -> None:
-        """Serve another release from now on; the old one answers until the new one is loaded.
+    def swap(self, release: Path, challenger: Path | None = None) -> None:
+        """Serve other releases from now on; the old ones answer until the new ones are loaded.
+
+        Args:
+            release: Folder of the release.
+            challenger: Of the one that serves a share of the users; without it, they get the other one.
 
         Raises:
             FileNotFoundError: There is no release there.
             ServiceError: It cannot be loaded; the old one stays.
         """
-        manifest = read_manifest(release)
-        _deploy(dataclasses.replace(self._served, release=release.absolute()))
-        self.release = manifest.release_id
+        manifest, other = read_manifest(release), None if challenger is None else challenger.absolute()
+        _deploy(dataclasses.replace(self._served, release=release.absolute(), challenger=other))
+        self.release, self.challenger = manifest.release_id, _id(other)
 
     def keep_redis_alive(self) -> None:
         """Start the embedded Redis again if it died; a Redis of somebody else is theirs to watch."""
@@ -94,7 +102,14 @@ class RunningService:
 
 
 def start_background(
-    workspace: Workspace, release: Path, store_config: StoreConfig, serve_config: ServeConfig, *, arm: str = "champion"
+    workspace: Workspace,
+    release: Path,
+    store_config: StoreConfig,
+    serve_config: ServeConfig,
+    *,
+    stream_config: StreamConfig = DEFAULT_STREAM,
+    arm: str = "champion",
+    challenger: Path | None = None,
 ) -> RunningService:
     """Start the service and return once it answers; one per process.
 
@@ -103,7 +118,9 @@ def start_background(
         release: Folder of the release to serve.
         store_config: The online store.
         serve_config: The service.
+        stream_config: Where events and served pages go.
         arm: Name logged with every page: the alias by which the release was found.
+        challenger: Folder of the release that serves a share of the users (`serve.challenger_share`); None for none.
 
     Raises:
         FileNotFoundError: There is no release there, or no file of API keys.
@@ -130,6 +147,8 @@ def start_background(
             store=store_config,
             serve=serve_config,
             folder=folder,
+            stream=stream_config,
+            challenger=None if challenger is None else challenger.absolute(),
         )
         _deploy(served)
         return RunningService(f"http://{serve_config.host}:{port}", served, cleanup.pop_all(), embedded)
@@ -141,9 +160,11 @@ def serve_forever(
     store_config: StoreConfig,
     serve_config: ServeConfig,
     *,
+    stream_config: StreamConfig = DEFAULT_STREAM,
     arm: str = "champion",
     ready: Callable[[RunningService], None],
     current: Callable[[], Path] | None = None,
+    challenger: Callable[[], Path | None] = lambda: None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; errors as in `start_background`.
 
@@ -152,22 +173,26 @@ def serve_forever(
         release: See `start_background`.
         store_config: See `start_background`.
         serve_config: See `start_background`.
+        stream_config: See `start_background`.
         arm: See `start_background`.
         ready: Called once the service answers.
         current: Asked every `refresh_s` for the release to serve by now; None stays with the first.
+        challenger: Asked likewise, and at the start, for the release that a share of the users is to get.
     """
     stopping = threading.Event()
-    with start_background(workspace, release, store_config, serve_config, arm=arm) as service:
+    with start_background(
+        workspace, release, store_config, serve_config, stream_config=stream_config, arm=arm, challenger=challenger()
+    ) as service:
         # after ray.init, which puts its own handler there
         signals = (signal.SIGINT, signal.SIGTERM)
         previous = {number: signal.signal(number, lambda *_: stopping.set()) for number in signals}
         try:
             ready(service)
-            asked, refused = time.monotonic(), set[Path]()
+            asked, refused = time.monotonic(), set[tuple[Path, Path | None]]()
             while not stopping.wait(WATCH_S):
                 service.keep_redis_alive()
                 if current is not None and time.monotonic() - asked > serve_config.refresh_s:
-                    _follow(service, current, refused)
+                    _follow(service, current, challenger, refused)
                     asked = time.monotonic()
         finally:
             for number, handler in previous.items():
@@ -225,16 +250,26 @@ def _environment(config: ServeConfig, folder: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _follow(service: RunningService, current: Callable[[], Path], refused: set[Path]) -> None:
-    """Swap releases if there is another one to serve; whatever goes wrong, the present one is served on."""
+def _follow(
+    service: RunningService,
+    current: Callable[[], Path],
+    challenger: Callable[[], Path | None],
+    refused: set[tuple[Path, Path | None]],
+) -> None:
+    """Swap releases if there are others to serve; whatever goes wrong, the present ones are served on."""
     try:
-        release = current()
-        if release not in refused and read_manifest(release).release_id != service.release:
-            refused.add(release)  # until it is loaded: one that cannot be is not tried again and again
-            service.swap(release)
-            refused.discard(release)
+        wanted = current(), challenger()
+        ids = read_manifest(wanted[0]).release_id, _id(wanted[1])
+        if wanted not in refused and ids != (service.release, service.challenger):
+            refused.add(wanted)  # until they are loaded: what cannot be is not tried again and again
+            service.swap(*wanted)
+            refused.discard(wanted)
     except Exception:
         _log.exception("release %s is served on", service.release)
+
+
+def _id(release: Path | None) -> str | None:
+    return None if release is None else read_manifest(release).release_id
 
 
 def _deploy(served: Served) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from pagewise.console import Console
 from pagewise.settings import Settings
 
-SECTIONS = ("serve", "store", "tracking")
+SECTIONS = ("serve", "store", "stream", "tracking")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     from features.workspace import Workspace
-    from models.registry import Registry
+    from models.registry import CHALLENGER, Registry
     from serving.run import RunningService, serve_forever
 
     console, workspace = Console(), Workspace(args.workspace)
     registry = Registry(workspace, settings.tracking.uri)
     release = registry.resolve(args.alias)
     console.say(f"starting release {release.name} ({args.alias})")
+
+    def challenger() -> Path | None:
+        if settings.serve.challenger_share == 0 or registry.version(CHALLENGER) is None:
+            return None
+        folder = registry.resolve(CHALLENGER)
+        return None if folder == registry.resolve(args.alias) else folder
 
     def ready(service: RunningService) -> None:
         console.say(
@@ -37,10 +44,12 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         release,
         settings.store,
         settings.serve,
+        stream_config=settings.stream,
         arm=args.alias,
         ready=ready,
         # a promotion or a rollback takes effect while the service runs
         current=lambda: registry.resolve(args.alias),
+        challenger=challenger,
     )
     console.say("stopped")
     return 0
