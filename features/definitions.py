@@ -39,6 +39,7 @@ from features.schemas import (
     EVENT_KINDS,
     HISTORY_CODES,
     IMPRESSION,
+    ITEMS,
     POSITIVE_CODES,
     PURCHASE,
     TIMESTAMP,
@@ -47,7 +48,8 @@ from features.schemas import (
 USER, ITEM = "user", "item"
 CROSSES: dict[str, tuple[str, ...]] = {NUMBER: (PRICE,), WEIGHTS: (CATEGORY, BRAND, ITEM_ID), IDS: ()}
 """What of a candidate item a user feature of each kind can be held against."""
-PAGE_FEATURES, ITEM_FEATURES, USER_STATES = "page_features", "item_features", "user_states"
+PAGE_FEATURES, ITEM_FEATURES = "page_features", "item_features"
+USER_STATES, ITEM_STATES = "user_states", "item_states"
 _STATE_VERSION = 1
 
 
@@ -225,6 +227,8 @@ def feature_schemas(features: Sequence[Feature] | None = None) -> dict[str, pa.S
         changed; they hold until the item's next row.
         `user_states`: a row per user: time of the last event, and the packed state of all user features
         (`features.states`).
+        `item_states`: a row per item with events: what features of users are keyed by, and the packed state of all
+        item features (`pipelines.batch.fold_new`).
     """
     return {
         PAGE_FEATURES: pa.schema(
@@ -249,6 +253,13 @@ def feature_schemas(features: Sequence[Feature] | None = None) -> dict[str, pa.S
                 pa.field("state", pa.binary(), nullable=False),
             ]
         ),
+        ITEM_STATES: pa.schema(
+            [
+                pa.field("item_id", pa.string(), nullable=False),
+                *(ITEMS.field(name) for name in (CATEGORY, BRAND, PRICE)),
+                pa.field("state", pa.binary(), nullable=False),
+            ]
+        ),
     }
 
 
@@ -257,7 +268,12 @@ def state_layout(features: Sequence[Feature] | None = None) -> int:
 
     A feature that shares another's memory changes nothing; a new memory makes older states unreadable.
     """
-    text = repr((_STATE_VERSION, memories_of(features_of(USER, features))))
+    return layout_of(memories_of(features_of(USER, features)))
+
+
+def layout_of(memories: Sequence[Memory]) -> int:
+    """Return the 64 bits that name the layout of packed states of these memories."""
+    text = repr((_STATE_VERSION, list(memories)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 

@@ -40,6 +40,10 @@ class Anchors:
     def __len__(self) -> int:
         return len(self.entity)
 
+    def take(self, rows: np.ndarray) -> Anchors:
+        """Return some of them, in their order."""
+        return Anchors(entity=self.entity[rows], time=self.time[rows])
+
     def first_after(self, entity: IntArray, time: IntArray) -> IntArray:
         """Return the first anchor of each entity that lies later than the time; any other anchor, if none does."""
         size = len(self)
@@ -52,13 +56,19 @@ class Anchors:
         return found[size:]
 
 
-def values_at(features: Sequence[Feature], streams: Mapping[str, Events], anchors: Anchors) -> Columns:
+def values_at(
+    features: Sequence[Feature],
+    streams: Mapping[str, Events],
+    anchors: Anchors,
+    earlier: Mapping[Memory, State] | None = None,
+) -> Columns:
     """Return the features' values at the anchors.
 
     Args:
         features: Of the entities in the events.
         streams: Stream of `features.memories` -> its events, in any order.
         anchors: `A` moments.
+        earlier: States of further events, all before their entity's first anchor.
 
     Returns:
         `A` rows, columns named as the features.
@@ -66,7 +76,8 @@ def values_at(features: Sequence[Feature], streams: Mapping[str, Events], anchor
     parts: dict[str, list[Numbers | IdColumn]] = {feature.name: [] for feature in features}
     for memory in memories_of(features):
         sharing = [feature for feature in features if feature.fold.memory == memory]
-        for first, last, state in _states_at(memory, streams[memory.stream], anchors):
+        held = None if earlier is None else earlier[memory]
+        for first, last, state in _states_at(memory, streams[memory.stream], anchors, held):
             for feature in sharing:
                 parts[feature.name].append(feature.fold.finish(state, last - first, anchors.time[first:last]))
     return gather_columns(features, parts, len(anchors))
@@ -99,12 +110,16 @@ def gather_columns(
     return Columns(rows=rows, ids=ids, numbers=numbers)
 
 
-def _states_at(memory: Memory, events: Events, anchors: Anchors) -> Iterator[tuple[int, int, State]]:
+def _states_at(
+    memory: Memory, events: Events, anchors: Anchors, earlier: State | None
+) -> Iterator[tuple[int, int, State]]:
     """Yield the states of anchors first to last - 1, entities numbered from 0, in steps of bounded size."""
     after = anchors.first_after(events.entity, events.time)
     owned = np.flatnonzero(after < len(anchors))
     owned = owned[anchors.entity[after[owned]] == events.entity[owned]]
     pieces = memory.add(memory.empty(), dataclasses.replace(events.take(owned), entity=after[owned]))
+    if earlier is not None:
+        pieces = memory.merge(pieces, _at_first_anchor(earlier, anchors))
     # the pieces of anchor q hold events before q: only those of anchors within reach can hold what still counts
     oldest = anchors.first_after(anchors.entity, anchors.time - memory.keep_ms)
     parts = _Parts.of_ranges(memory, pieces, oldest, len(anchors))
@@ -115,6 +130,14 @@ def _states_at(memory: Memory, events: Events, anchors: Anchors) -> Iterator[tup
         last = max(int(np.searchsorted(sizes, done + ROWS_AT_ONCE, side="right")), min(first + 1, len(anchors)))
         yield first, last, memory.combine(parts.gather(first, last))
         first = max(last, 1)
+
+
+def _at_first_anchor(state: State, anchors: Anchors) -> State:
+    """Return the rows of entities that have an anchor, as pieces of their first one."""
+    first = np.searchsorted(anchors.entity, state[ENTITY])
+    owned = np.flatnonzero(first < len(anchors))
+    owned = owned[anchors.entity[first[owned]] == state[ENTITY][owned]]
+    return {**take_rows(state, owned), ENTITY: first[owned]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

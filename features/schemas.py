@@ -203,6 +203,7 @@ TABLES: dict[str, pa.Schema] = {
     **RAW_TABLES,
     **{clean: RAW_TABLES[raw] for raw, clean in CLEAN_TABLES.items()},
     "import_rejects": DEAD_LETTERS,
+    "fresh_events": EVENTS,
     "dead_letters": DEAD_LETTERS,
     "pages": PAGES,
     "sequences": SEQUENCES,
@@ -211,8 +212,8 @@ TABLES: dict[str, pa.Schema] = {
     "recommendations": PAGES,
 }
 """Every table of a workspace by name, but those whose columns are features (`features.definitions.feature_schemas`).
-`import_rejects` is written by importers, `dead_letters` by `validate`; `recommendations` holds pages that nobody has
-seen yet: without events."""
+`fresh_events` are those of `clean_events` that the newest `validate` added; `import_rejects` is written by importers,
+`dead_letters` by `validate`; `recommendations` holds pages that nobody has seen yet: without events."""
 
 STREAM_POSITION = "stream_position"
 _POSITION = pa.field(STREAM_POSITION, pa.int64(), nullable=False)

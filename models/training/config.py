@@ -55,6 +55,9 @@ class TrainConfig:
     """Stop after so many evaluations in a row without a new best `monitor`. None: never."""
     log_every_steps: int = 50
     """Steps between progress lines and logged metrics, which are means over these steps."""
+    warm_start: float | None = None
+    """Where days were added to a log and nothing else has changed, start from the weights of the last run, and take
+    this share of `epochs`. None: every run starts from new weights."""
     threads: int | None = None
     """Threads of matrix products in this process. None: torch's default."""
 
@@ -75,6 +78,8 @@ class TrainConfig:
             mistakes.append(f"warmup_fraction: expected 0 <= fraction < 1, got {self.warmup_fraction}")
         if not self.weight_decay >= 0:
             mistakes.append(f"weight_decay: expected >= 0, got {self.weight_decay}")
+        if self.warm_start is not None and not 0 < self.warm_start <= 1:
+            mistakes.append(f"warm_start: expected 0 < share <= 1 or none, got {self.warm_start}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             mistakes.append(f"ema_decay: expected 0 < decay < 1 or none, got {self.ema_decay}")
         if self.column_wise_from_dimensions is not None and self.table_optimizer == "rowwise_adagrad":

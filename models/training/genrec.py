@@ -29,10 +29,12 @@ from models.training.genrec_users import newest_users, with_users
 from models.training.loop import Evaluate
 from models.training.position import PublishedTraining, described_counts
 from models.training.publish import train_and_publish
-from models.training.runs import Runs
+from models.training.runs import WEIGHTS, Runs
 from models.training.streams import ORDER, stream_seed
 from models.training.tracking import code_version
+from models.training.two_tower_run import KIND as TWO_TOWER
 from models.training.validation import validation_cases
+from models.training.warm import WARM_FROM, find_start, load_fitting, split_of
 from models.two_tower.model import TwoTower
 
 __all__ = ["GenRecRun", "GenRecTraining", "load_genrec", "train_genrec"]
@@ -103,6 +105,7 @@ def train_genrec(
     data = load_sequences(workspace, catalogue, model_config)
     users, two_tower = newest_users(workspace, model_config)
     checkpoint = _checkpoint(model_config)
+    say = progress or (lambda line: None)
     run = GenRecRun(
         model=model_config,
         train=train_config,
@@ -116,13 +119,24 @@ def train_genrec(
         code_version=code_version(),
         two_tower=two_tower,
         pretrained=None if checkpoint is None else checkpoint.digest(),
+        split=split_of(workspace),
     )
+    start = find_start(
+        workspace,
+        KIND,
+        train_config,
+        run.to_json(),
+        vary=("sequences", "two_tower"),
+        fits=lambda before: _users_reason(workspace, before.config["two_tower"], two_tower),
+        say=say,
+    )
+    run = dataclasses.replace(run, warm_from=start.warm_from)
     tracking = train_and_publish(
         workspace,
         KIND,
         run.name,
         config=run.to_json(),
-        build=lambda: _build(run, checkpoint),
+        build=lambda: _build(run, checkpoint, Runs(workspace, KIND)),
         source=lambda rank, world_size: PackedSource(
             with_users(workspace, catalogue, data, users),
             catalogue,
@@ -131,9 +145,9 @@ def train_genrec(
             rank=rank,
             world_size=world_size,
         ),
-        train_config=train_config,
+        train_config=start.train,
         seed=seed,
-        evaluate=lambda model: _validation(workspace, run, model, catalogue, users, progress or (lambda line: None)),
+        evaluate=lambda model: _validation(workspace, run, model, catalogue, users, say),
         tags={"semantic_ids": run.generation, "catalogue": run.catalogue, "sequences": run.sequences},
         track=track,
         tracking_uri=tracking_uri,
@@ -167,12 +181,22 @@ def _checkpoint(config: GenRecConfig) -> Checkpoint | None:
     return checkpoint
 
 
-def _build(run: GenRecRun, checkpoint: Checkpoint | None) -> GenRec:
+def _users_reason(workspace: Workspace, before: str | None, now: str | None) -> str | None:
+    """Return why user vectors mean something else now, None where they do not: their model has been trained on."""
+    if before == now or now is None:
+        return None if before == now else "it had user vectors"
+    earlier = Runs(workspace, TWO_TOWER).open(now).config.get(WARM_FROM)
+    return None if earlier == before else f"user vectors are those of another two-tower model, {now}"
+
+
+def _build(run: GenRecRun, checkpoint: Checkpoint | None, runs: Runs) -> GenRec:
     from models.training.tables import TorchRecTables
 
     specs = GenRec.table_specs(run.model, run.items)
     model = run.build(TorchRecTables(specs) if specs else None)
-    if checkpoint is not None:
+    if run.warm_from is not None:
+        load_fitting(model, runs.folder(run.warm_from) / WEIGHTS)
+    elif checkpoint is not None:
         start_from(model, checkpoint)
     return model
 

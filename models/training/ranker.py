@@ -26,6 +26,7 @@ from models.ranker.calibration import Calibration
 from models.ranker.config import HEADS, RankerConfig
 from models.ranker.data import RankerData, Sides
 from models.ranker.examples import RankerExamples, load_examples
+from models.ranker.layout import Layout, Side
 from models.ranker.measure import METRICS, HeadCalibration, calibrate, metrics, predict
 from models.ranker.model import UnifiedRanker
 from models.ranker.source import PageSource
@@ -37,9 +38,10 @@ from models.training.position import PublishedTraining, described_counts
 from models.training.publish import train_and_publish
 from models.training.ranker_run import CALIBRATION, KIND, REWARD, RankerRun, load_ranker
 from models.training.reward_days import RewardDays
-from models.training.runs import Runs
+from models.training.runs import WEIGHTS, Runs
 from models.training.streams import CASES, ORDER, stream_seed
 from models.training.tracking import code_version
+from models.training.warm import find_start, load_fitting, split_of
 
 __all__ = ["RankerRun", "RankerTraining", "load_ranker", "train_ranker"]
 
@@ -123,7 +125,7 @@ def train_ranker(
         config=job.config,
         build=job.build,
         source=job.source,
-        train_config=train_config,
+        train_config=job.start.train,
         seed=seed,
         evaluate=job.evaluation,
         files=job.files,
@@ -165,6 +167,19 @@ class _Job:
         self.table = table_statistics(
             model_config, self.layout, {"request": sides.request, "item": sides.item, "moment": sides.moment}
         )
+        self.runs = Runs(workspace, KIND if reward is None else REWARD)
+        self.warm_from: str | None = None
+        self.split = split_of(workspace)
+        self.start = find_start(
+            workspace,
+            self.runs.kind,
+            train_config if reward is None else dataclasses.replace(train_config, warm_start=None),
+            self.config,
+            vary=("inputs", "items", "layout", "log_odds", "data", "table"),
+            fits=lambda run: _layout_reason(Layout.from_json(run.config["layout"]), self.layout),
+            say=say,
+        )
+        self.warm_from = self.start.warm_from
         self.validation: RankerData | None = None
         try:
             held_out = self._examples(workspace, *held_out_pages)
@@ -186,6 +201,8 @@ class _Job:
         inputs = [dataclasses.asdict(self.model_config), dataclasses.asdict(self.train_config), self.seed, self.inputs]
         if self.reward is not None:
             inputs.append(dataclasses.asdict(self.reward))
+        if self.warm_from is not None:
+            inputs.append(self.warm_from)
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -202,6 +219,8 @@ class _Job:
             "layout": dataclasses.asdict(self.layout),
             "log_odds": list(self.log_odds),
             "code_version": code_version(),
+            "warm_from": self.warm_from,
+            "split": self.split,
             "data": {
                 "pages": len(examples),
                 "candidates": len(examples.items_R),
@@ -216,7 +235,10 @@ class _Job:
         from models.training.tables import TorchRecTables
 
         tables = TorchRecTables(UnifiedEmbedding.table_specs(self.model_config))
-        return UnifiedRanker(self.model_config, self.layout, tables, self.log_odds)
+        model = UnifiedRanker(self.model_config, self.layout, tables, self.log_odds)
+        if self.warm_from is not None:
+            load_fitting(model, self.runs.folder(self.warm_from) / WEIGHTS)
+        return model
 
     def source(self, rank: int, world_size: int) -> PageSource:
         """Return the batches of a process."""
@@ -256,6 +278,17 @@ class _Job:
             "popularity_auc": popularity_auc,
         }
         return {CALIBRATION: json.dumps(document, indent=2).encode()}
+
+
+def _layout_reason(before: Layout, now: Layout) -> str | None:
+    """Return why the weights of a layout do not fit another: numbers may have other scales, ids must be the same."""
+    sides = [(name, getattr(before, name), getattr(now, name)) for name in ("request", "item", "moment", "pair")]
+    changed = [name for name, old, new in sides if _shape(old) != _shape(new)]
+    return f"other features, or other values of exact ones: {', '.join(changed)}" if changed else None
+
+
+def _shape(side: Side) -> tuple[object, ...]:
+    return side.ids, [(number.name, number.missing) for number in side.numbers]
 
 
 def _periods(reward: RewardDays | None) -> tuple[tuple[str, _Between], tuple[str, _Between]]:

@@ -28,11 +28,12 @@ from models.training.config import TrainConfig, check_monitor
 from models.training.loop import Evaluate
 from models.training.position import PublishedTraining, described_counts
 from models.training.publish import train_and_publish
-from models.training.runs import Runs
+from models.training.runs import WEIGHTS, Runs
 from models.training.streams import ORDER, SAMPLE, stream_seed
 from models.training.tracking import code_version
-from models.training.two_tower_run import KIND, TwoTowerRun, load_two_tower, run_files
+from models.training.two_tower_run import FEATURES, KIND, TwoTowerRun, load_two_tower, run_files
 from models.training.validation import validation_cases
+from models.training.warm import Rows, find_start, load_fitting, matched_rows, split_of
 from models.two_tower.config import TwoTowerConfig
 from models.two_tower.inputs import ItemRows, positive_history, tower_columns
 from models.two_tower.model import TwoTower
@@ -130,17 +131,28 @@ def train_two_tower(
         inputs={table.name: table.manifest().fingerprint for table in tables},
         schema=hashlib.sha256(data.schema.to_bytes()).hexdigest()[:16],
         code_version=code_version(),
+        split=split_of(workspace),
     )
+    start = find_start(
+        workspace,
+        KIND,
+        train_config,
+        run.to_json(),
+        vary=("items", "inputs", "schema"),
+        fits=lambda before: _schema_reason(Schema.load(str(before.folder / FEATURES)), data.schema),
+        say=say,
+    )
+    run = dataclasses.replace(run, warm_from=start.warm_from)
     tracking = train_and_publish(
         workspace,
         KIND,
         run.name,
         config=run.to_json(),
-        build=lambda: _build(run, data.schema),
+        build=lambda: _build(run, data.schema, Runs(workspace, KIND)),
         source=lambda rank, world_size: TowerSource(
             data.cases, data.items, model_config, seed=stream_seed(seed, ORDER), rank=rank, world_size=world_size
         ),
-        train_config=train_config,
+        train_config=start.train,
         seed=seed,
         evaluate=lambda net: _validation(workspace, run, net, data, say),
         files=lambda weights: run_files(run, data.schema, data.catalogue.item_ids, data.items, weights),
@@ -193,10 +205,33 @@ def _parameters(schema: Schema, config: TwoTowerConfig) -> int:
         return sum(parameter.numel() for parameter in TwoTowerNet(schema, config, 1).parameters())
 
 
-def _build(run: TwoTowerRun, schema: Schema) -> TwoTowerNet:
+def _build(run: TwoTowerRun, schema: Schema, runs: Runs) -> TwoTowerNet:
     from models.training.bags import TorchRecBags
 
-    return TwoTowerNet(schema, run.model, run.items, TorchRecBags(*bag_specs(schema, run.model)))
+    net = TwoTowerNet(schema, run.model, run.items, TorchRecBags(*bag_specs(schema, run.model)))
+    if run.warm_from is not None:
+        folder = runs.folder(run.warm_from)
+        rows = _matched_tables(Schema.load(str(folder / FEATURES)), schema)
+        load_fitting(net, folder / WEIGHTS, rows, own=lambda name: name.startswith("frequency."))
+    return net
+
+
+def _schema_reason(before: Schema, now: Schema) -> str | None:
+    """Return why the towers of two schemas differ in shape, None where they do not."""
+    blocks = [[(block.name, block.width) for block in (*schema.item, *schema.user)] for schema in (before, now)]
+    if blocks[0] == blocks[1] and before.tables == now.tables:
+        return None
+    names = sorted({name for name, _ in {*blocks[0]} ^ {*blocks[1]}})
+    return f"other features: {', '.join(names) or 'in another order'}"
+
+
+def _matched_tables(before: Schema, now: Schema) -> dict[str, Rows]:
+    """Return the rows of common values, by the names of the tables' weights."""
+    old, new = ({**schema.item_values, **schema.user_values} for schema in (before, now))
+    return {
+        f"bags.collection.embedding_bags.{table}.weight": matched_rows(new[column], old[column])
+        for column, table in now.tables.items()
+    }
 
 
 def _validation(

@@ -51,11 +51,16 @@ class TwoTowerRun:
     schema: str
     """Digest of features, vocabularies and scales."""
     code_version: str
+    warm_from: str | None = None
+    """The run whose weights it started from."""
+    split: dict[str, Any] | None = None
+    """How the sequences were split."""
 
     @property
     def name(self) -> str:
         """The run's name: a digest of all inputs but the code version."""
-        inputs = {key: value for key, value in dataclasses.asdict(self).items() if key != "code_version"}
+        apart = {"code_version", "split", *(("warm_from",) if self.warm_from is None else ())}
+        inputs = {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:

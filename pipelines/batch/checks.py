@@ -57,7 +57,7 @@ def check_rows(table: str, batch: RawBatch) -> Checked:
         if len(found):
             rejected = batch.rows.take(pa.array(found))
             details = [_detail(fault, value) for value in rejected.column(fault.column).to_pylist()]
-            dead.append(dead_letters(table, fault.reason, details, batch.source, _json_rows(rejected)))
+            dead.append(dead_letters(table, fault.reason, details, batch.source, json_rows(rejected)))
     rows = parsed.rows if good.all() else parsed.rows.filter(pa.array(good))
     if table == "events":
         rows = _with_event_ids(rows)
@@ -77,11 +77,15 @@ def keep_first(table: str, rows: pa.Table) -> Checked:
     kept, extra = _choose(table, rows.take(pa.array(order[repeated])))
     single = rows.take(pa.array(order[~repeated]))
     clean = pa.concat_tables([single, kept]).combine_chunks()
-    details = [
-        f"{key} {value!r} occurs more than once; the first row was kept" for value in extra.column(key).to_pylist()
-    ]
-    dead = dead_letters(table, schemas.DUPLICATE, details, None, _json_rows(extra))
+    dead = duplicates(table, extra, "the first row was kept")
     return Checked(clean.take(pc.sort_indices(clean, [(key, "ascending")])), dead)
+
+
+def duplicates(table: str, rows: pa.Table, kept: str) -> pa.Table:
+    """Make dead letters of rows whose ids other rows have, saying which of them `kept` its place."""
+    key = KEYS[table]
+    details = [f"{key} {value!r} occurs more than once; {kept}" for value in rows.column(key).to_pylist()]
+    return dead_letters(table, schemas.DUPLICATE, details, None, json_rows(rows))
 
 
 def dead_letters(
@@ -96,7 +100,7 @@ def dead_letters(
 
 def _choose(table: str, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     times = _times(rows, _EARLIEST_FIRST.get(table))
-    text = string_ranks(pa.array(_json_rows(rows), pa.string()))
+    text = string_ranks(pa.array(json_rows(rows), pa.string()))
     ranks = string_ranks(rows.column(KEYS[table]))
     order = np.lexsort((text, times, ranks))
     first = np.zeros(len(order), dtype=bool)
@@ -221,6 +225,7 @@ def _detail(fault: _Fault, value: object) -> str:
     return f"{fault.column}: expected {fault.expected}, got {value!r}"
 
 
-def _json_rows(rows: pa.Table) -> list[str]:
+def json_rows(rows: pa.Table) -> list[str]:
+    """Return each row as JSON, without what is null."""
     records = ({name: value for name, value in row.items() if value is not None} for row in rows.to_pylist())
     return [json.dumps(record, default=str, sort_keys=True, ensure_ascii=False) for record in records]

@@ -1,4 +1,4 @@
-"""Clean events -> pages -> statistics, transitions, sequences: the Beam side."""
+"""Pages -> statistics, transitions, sequences: the Beam side."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
 
 from features.schemas import AFTER_SPLIT
-from pipelines.batch.config import BatchConfig, PagesConfig, TransitionsConfig
+from pipelines.batch.config import BatchConfig, TransitionsConfig
 from pipelines.batch.entries import Entries, make_entries
-from pipelines.batch.pages import pages_from_events
 from pipelines.batch.runner import Counted
 from pipelines.batch.sequences import sequences_from_entries
 from pipelines.batch.split import Splitter
@@ -27,27 +26,6 @@ from pipelines.batch.statistics import (
 from pipelines.batch.transforms import COUNTS, ROWS, ShardRows
 
 ITEM_STATISTICS, TRANSITIONS = "item_statistics", "transitions"
-
-
-class BuildPages(beam.PTransform):
-    """Clean events -> (shard of users, their pages).
-
-    Args:
-        config: Gap, cap and shards.
-        by_day: See `pages_from_events`.
-    """
-
-    def __init__(self, config: BatchConfig, *, by_day: bool) -> None:
-        super().__init__()
-        self.config, self.by_day = config, by_day
-
-    def expand(self, events: beam.PCollection) -> beam.PCollection:
-        """Bring users together, then build their pages."""
-        return (
-            events
-            | "users" >> ShardRows("user_id", self.config.shards)
-            | "pages" >> beam.Map(_pages, self.config.pages, self.by_day)
-        )
 
 
 class BuildStatistics(beam.PTransform):
@@ -94,10 +72,6 @@ class BuildSequences(beam.PTransform):
         """Bring users together, then split and nest their pages."""
         built = beam.FlatMap(_sequences, self.splitter).with_outputs(COUNTS, main=ROWS)
         return pages | "users" >> ShardRows("user_id", self.config.shards) | "sequences" >> built
-
-
-def _pages(shard: tuple[int, pa.Table], config: PagesConfig, by_day: bool) -> tuple[int, pa.Table]:
-    return shard[0], pages_from_events(shard[1], config, by_day=by_day)
 
 
 def _train(shard: tuple[int, pa.Table], splitter: Splitter) -> Iterator[pa.Table | TaggedOutput]:

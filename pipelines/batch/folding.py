@@ -5,7 +5,7 @@ Rows come out sorted by id and time, so they do not depend on the order in which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +24,10 @@ from features.definitions import (
     state_layout,
 )
 from features.events import CO_VISIT_ROWS, Events, ItemKeys, co_visits
-from features.memories import CO_VISITS, EVENTS
+from features.memories import CO_VISITS, EVENTS, Memory
 from features.point_in_time import Anchors, values_at
 from features.schemas import ITEMS, TIMESTAMP
-from features.states import pack_states
+from features.states import State, pack_states
 from features.values import to_arrays
 from kernels.jagged import IntArray
 from pipelines.batch.arrow import DAY_MS, milliseconds
@@ -39,12 +39,16 @@ KEY_COLUMNS = ["item_id", "category", "brand", "price"]
 
 def user_events(rows: pa.Table, keys: ItemKeys) -> tuple[pa.Array, Events]:
     """Return the users of some events, sorted, and the events with users as entities."""
-    users, entity = _numbered(rows.column("user_id"))
+    users, entity = numbered(rows.column("user_id"))
     return users, Events.of_rows(rows, entity, keys)
 
 
 def page_features(
-    pages: pa.Table, users: pa.Array, events: Events, features: Sequence[Feature] | None = None
+    pages: pa.Table,
+    users: pa.Array,
+    events: Events,
+    features: Sequence[Feature] | None = None,
+    earlier: Mapping[Memory, State] | None = None,
 ) -> pa.Table:
     """Return rows of `page_features`, sorted by user, time and request id.
 
@@ -53,13 +57,14 @@ def page_features(
         users: What `user_events` returns.
         events: The same.
         features: Default `FEATURES`.
+        earlier: States of further events, which lie before all pages of their users.
     """
     order = [(name, "ascending") for name in ("user_id", "timestamp", "request_id")]
     ordered = pages.select(ANCHOR_COLUMNS).sort_by(order)
     entity = np.asarray(pc.index_in(ordered.column("user_id"), value_set=users), dtype=np.int64)
     chosen = features_of(USER, features)
     anchors = Anchors(entity=entity, time=milliseconds(ordered.column("timestamp")))
-    values = values_at(chosen, {EVENTS: events}, anchors)
+    values = values_at(chosen, {EVENTS: events}, anchors, earlier)
     schema = feature_schemas(features)[PAGE_FEATURES]
     return pa.table([*ordered.columns, *to_arrays(values, chosen)], schema=schema)
 
@@ -92,7 +97,7 @@ def item_features(
         end_ms: The last midnight, behind the last event of all items.
         features: Default `FEATURES`.
     """
-    items, entity = _numbered(pa.chunked_array([*rows.column("item_id").chunks, *pairs.column("item_id").chunks]))
+    items, entity = numbered(pa.chunked_array([*rows.column("item_id").chunks, *pairs.column("item_id").chunks]))
     streams = {
         EVENTS: Events.of_rows(rows, entity[: rows.num_rows], keys),
         CO_VISITS: Events(
@@ -104,33 +109,60 @@ def item_features(
         ),
     }
     chosen = features_of(ITEM, features)
-    anchors = item_anchors(chosen, streams, end_ms)
-    values = values_at(chosen, streams, anchors)
+    days = {name: np.stack([events.entity, events.time // DAY_MS], axis=1) for name, events in streams.items()}
+    return item_features_at(items, streams, item_moments(chosen, days, end_ms), features)
+
+
+def item_features_at(
+    items: pa.Array,
+    streams: Mapping[str, Events],
+    anchors: Anchors,
+    features: Sequence[Feature] | None = None,
+    earlier: Mapping[Memory, State] | None = None,
+) -> pa.Table:
+    """Return rows of `item_features`: the values of items, numbered as the events have them, at midnights."""
+    chosen = features_of(ITEM, features)
+    values = values_at(chosen, streams, anchors, earlier)
     columns = [items.take(pa.array(anchors.entity)), pa.array(anchors.time).cast(TIMESTAMP)]
     return pa.table([*columns, *to_arrays(values, chosen)], schema=feature_schemas(features)[ITEM_FEATURES])
 
 
-def item_anchors(features: Sequence[Feature], streams: dict[str, Events], end_ms: int) -> Anchors:
-    """Return the midnights at which a feature of an item may change: behind an event's day, and some steps later."""
+def item_moments(features: Sequence[Feature], days: Mapping[str, np.ndarray], end_ms: int) -> Anchors:
+    """Return the midnights at which a feature of an item may change: behind an event's day, and some steps later.
+
+    Args:
+        features: Of items.
+        days: Stream -> pairs of item and day of its events.
+        end_ms: The last midnight.
+    """
     found = [np.zeros((0, 2), np.int64)]
-    for stream, events in streams.items():
-        steps = {0} | {step for f in features if f.fold.memory.stream == stream for step in f.fold.steps_ms()}
-        days = _distinct(np.stack([events.entity, events.time // DAY_MS + 1], axis=1))
-        found += [days + np.array([0, -(-step // DAY_MS)]) for step in sorted(steps)]
+    for stream, pairs in days.items():
+        distinct = _distinct(pairs + np.array([0, 1]))
+        found += [distinct + np.array([0, -(-step // DAY_MS)]) for step in sorted(steps_of(features, stream))]
     moments = _distinct(np.concatenate(found))
     moments = moments[moments[:, 1] * DAY_MS <= end_ms]
     return Anchors(entity=moments[:, 0], time=moments[:, 1] * DAY_MS)
 
 
+def steps_of(features: Sequence[Feature], stream: str) -> set[int]:
+    """Return the ages, in milliseconds, at which an event of the stream may change a value."""
+    return {0} | {step for f in features if f.fold.memory.stream == stream for step in f.fold.steps_ms()}
+
+
 def item_keys(tables: Iterable[pa.Table]) -> ItemKeys:
     """Return the keys of the whole catalogue, given in parts."""
-    return ItemKeys.of_items(pa.concat_tables([_KEYS.empty_table(), *(table.cast(_KEYS) for table in tables)]))
+    return ItemKeys.of_items(catalogue_rows(tables))
+
+
+def catalogue_rows(tables: Iterable[pa.Table]) -> pa.Table:
+    """Return columns `KEY_COLUMNS` of the whole catalogue, given in parts."""
+    return pa.concat_tables([_KEYS.empty_table(), *(table.cast(_KEYS) for table in tables)]).combine_chunks()
 
 
 _KEYS = pa.schema([ITEMS.field(name).with_nullable(True) for name in KEY_COLUMNS])
 
 
-def _numbered(ids: pa.ChunkedArray) -> tuple[pa.Array, IntArray]:
+def numbered(ids: pa.ChunkedArray) -> tuple[pa.Array, IntArray]:
     """Return the distinct ids, sorted, and the number of each row's id."""
     distinct = pc.unique(ids)
     distinct = distinct.take(pc.sort_indices(distinct))

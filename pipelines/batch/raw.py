@@ -79,12 +79,23 @@ def fingerprint(workspace: Workspace, name: str) -> str:
     table = workspace.table(name)
     if table.exists():
         return table.manifest().fingerprint
+    lines = [f"{path} {digest}" for path, digest in file_digests(workspace, name).items()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def file_digests(workspace: Workspace, name: str) -> dict[str, str]:
+    """Return a digest of each file of a raw table, by its path below the table's folder, in order."""
+    table = workspace.table(name)
+    if table.exists():
+        return {entry.path: entry.digest for entry in table.manifest().files}
+    return {path.removeprefix(f"{table.root}/"): _digest(workspace, path) for path in raw_files(workspace, name)}
+
+
+def _digest(workspace: Workspace, path: str) -> str:
     digest = hashlib.sha256()
-    for path in raw_files(workspace, name):
-        digest.update(path.removeprefix(table.root).encode())
-        with workspace.filesystem.open_input_stream(path, compression=None) as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
+    with workspace.filesystem.open_input_stream(path, compression=None) as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
     return digest.hexdigest()[:16]
 
 

@@ -35,11 +35,24 @@ class Counted:
 
 
 @dataclasses.dataclass(frozen=True)
+class Touched:
+    """A day of a table whose file, if it still has one, is written anew."""
+
+    table: str
+    date: str
+
+
+Result = Written | Counted | Touched
+
+
+@dataclasses.dataclass(frozen=True)
 class Summary:
     """What a pipeline wrote and counted."""
 
     files: dict[str, list[FileEntry]]
     counts: dict[str, int]
+    days: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    """Table -> days that were written anew, of tables that others were added to."""
 
     def rows(self, table: str) -> int:
         """Rows written to a table."""
@@ -48,6 +61,10 @@ class Summary:
     def count(self, name: str) -> int:
         """Rows counted under a name, 0 if none."""
         return self.counts.get(name, 0)
+
+    def touched(self, table: str) -> set[str]:
+        """Days of a table that were written anew."""
+        return set(self.days.get(table, []))
 
 
 def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
@@ -98,9 +115,11 @@ def running_pipeline(flags: Sequence[str]) -> Iterator[beam.Pipeline]:
 
 
 def write_summary(results: beam.PCollection, uri: str, *path: str) -> None:
-    """Collect `Written` and `Counted` elements into one file, which `read_summary` reads."""
+    """Collect `Written`, `Counted` and `Touched` elements into one file, which `read_summary` reads."""
+    first = results.pipeline | "at least one result" >> beam.Create([Touched("", "")])
     _ = (
-        results
+        (first, results)
+        | "all results" >> beam.Flatten()
         | "count rows" >> beam.Map(_count)
         # One key instead of a CombineGlobally, which would double the number of transforms.
         | "collect" >> beam.GroupByKey()
@@ -112,24 +131,28 @@ def read_summary(workspace: Workspace, *path: str) -> Summary:
     """Read what `write_summary` wrote."""
     document = json.loads(workspace.read_bytes(*path))
     files = {table: [FileEntry(**entry) for entry in entries] for table, entries in document["files"].items()}
-    return Summary(files, document["counts"])
+    document["days"].pop("")
+    return Summary(files, document["counts"], document["days"])
 
 
-def _count(result: Written | Counted) -> tuple[int, Written | Counted]:
+def _count(result: Result) -> tuple[int, Result]:
     if isinstance(result, Counted):
         beam.metrics.Metrics.counter("pagewise", result.name).inc(result.rows)
     return 0, result
 
 
-def _write_summary(keyed: tuple[int, Iterable[Written | Counted]], uri: str, path: tuple[str, ...]) -> None:
+def _write_summary(keyed: tuple[int, Iterable[Result]], uri: str, path: tuple[str, ...]) -> None:
     files: dict[str, list[dict[str, str | int]]] = {}
     counts: dict[str, int] = {}
+    days: dict[str, list[str]] = {}
     for result in keyed[1]:
         if isinstance(result, Counted):
             counts[result.name] = counts.get(result.name, 0) + result.rows
+        elif isinstance(result, Touched):
+            days.setdefault(result.table, []).append(result.date)
         else:
             files.setdefault(result.table, []).append(dataclasses.asdict(result.entry))
-    Workspace(uri).write_bytes(json.dumps({"files": files, "counts": counts}).encode(), *path)
+    Workspace(uri).write_bytes(json.dumps({"files": files, "counts": counts, "days": days}).encode(), *path)
 
 
 def _original(error: Exception) -> Exception:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.definitions import Feature
+from features.definitions import ITEM_FEATURES, PAGE_FEATURES, Feature
 from features.workspace import FileEntry, Table, Workspace
 from pipelines.batch.arrow import DAY_MS, decode, encode, milliseconds, shard_of, split_by
 from pipelines.batch.raw import BATCH_ROWS
@@ -26,9 +26,15 @@ ROWS, DEAD, COUNTS = "rows", "dead", "counts"
 """Names of outputs: rows that pass, dead letters, `Counted` elements."""
 SORT_KEYS: dict[str, list[str]] = {
     "clean_events": ["timestamp", "event_id"],
+    "fresh_events": ["timestamp", "event_id"],
     "pages": ["timestamp", "user_id", "request_id"],
+    PAGE_FEATURES: ["timestamp", "user_id", "request_id"],
+    ITEM_FEATURES: ["as_of", "item_id"],
     "dead_letters": ["table", "reason", "row", "detail", "source"],
 }
+"""Of tables whose files are sorted; of those by days they tell every row apart."""
+DAY_COLUMN = {ITEM_FEATURES: "as_of"}
+"""What the days of a table are days of, where it is not `timestamp`."""
 
 
 class CountRows(beam.PTransform):
@@ -50,19 +56,29 @@ class ReadTable(beam.PTransform):
         uri: The workspace.
         table: Handle of the table; the driver reads its manifest, workers its files.
         columns: What to read, default everything.
+        since: Of a table by days, the first day to read, `YYYY-MM-DD`; default all.
+        before: The day to end before; default none.
     """
 
-    def __init__(self, uri: str, table: Table, columns: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        table: Table,
+        columns: list[str] | None = None,
+        *,
+        since: str | None = None,
+        before: str | None = None,
+    ) -> None:
         super().__init__()
         self.uri, self.columns = uri, columns
-        self.groups = _file_groups(table)
+        self.groups = _file_groups(table, since, before)
 
     def expand(self, start: beam.Pipeline) -> beam.PCollection:
         """Create file groups, read each."""
         return (
             start
             | "file groups" >> beam.Create(self.groups)
-            | "read" >> beam.FlatMap(_read_group, self.uri, self.columns)
+            | "read" >> beam.FlatMap(read_files, self.uri, self.columns)
         )
 
 
@@ -87,19 +103,26 @@ class GroupRows(beam.PTransform):
 
 
 class WriteByDay(beam.PTransform):
-    """Tables -> one Parquet file per UTC day of `timestamp`, sorted; emits `Written`."""
+    """Tables -> one Parquet file per UTC day, sorted; emits `Written`.
 
-    def __init__(self, uri: str, name: str, shards: int) -> None:
+    Args:
+        uri: The workspace.
+        name: The table.
+        shards: Parts into which days are put.
+        features: See `Workspace.table`.
+    """
+
+    def __init__(self, uri: str, name: str, shards: int, features: Sequence[Feature] | None = None) -> None:
         super().__init__()
-        self.uri, self.name, self.shards = uri, name, shards
+        self.uri, self.name, self.shards, self.features = uri, name, shards, features
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Bring the rows of a day together, whichever worker they were made by."""
         return (
             rows
-            | "split by day" >> beam.FlatMap(_split_by_day, self.shards)
+            | "split by day" >> beam.FlatMap(split_by_day, self.name, self.shards)
             | "days" >> GroupRows()
-            | "write" >> beam.FlatMap(_write_days, self.uri, self.name)
+            | "write" >> beam.FlatMap(_write_days, self.uri, self.name, self.features)
         )
 
 
@@ -133,10 +156,12 @@ def split_by_shard(rows: pa.Table, column: str, shards: int) -> Iterator[tuple[i
         yield shard, encode(piece)
 
 
-def _file_groups(table: Table) -> list[list[str]]:
+def _file_groups(table: Table, since: str | None, before: str | None) -> list[list[str]]:
     groups: list[list[str]] = []
     rows = BATCH_ROWS
     for entry in table.manifest().files:
+        if (since and entry.path < f"date={since}") or (before and entry.path >= f"date={before}"):
+            continue
         if rows >= BATCH_ROWS:
             groups.append([])
             rows = 0
@@ -145,7 +170,8 @@ def _file_groups(table: Table) -> list[list[str]]:
     return groups
 
 
-def _read_group(paths: list[str], uri: str, columns: list[str] | None) -> Iterator[pa.Table]:
+def read_files(paths: Sequence[str], uri: str, columns: list[str] | None) -> Iterator[pa.Table]:
+    """Yield the rows of Parquet files in tables of about `BATCH_ROWS` rows."""
     pending: list[pa.RecordBatch] = []
     for path in paths:
         with open_workspace(uri).filesystem.open_input_file(path) as handle:
@@ -166,20 +192,24 @@ def _concatenate(key: int, pieces: Iterable[bytes]) -> tuple[int, pa.Table]:
     return key, decode(pieces)
 
 
-def _days(rows: pa.Table) -> np.ndarray:
-    return milliseconds(rows.column("timestamp")) // DAY_MS
+def days_of(rows: pa.Table, name: str) -> np.ndarray:
+    """Return the UTC day of each row of a table by days, counted from 1970."""
+    return milliseconds(rows.column(DAY_COLUMN.get(name, "timestamp"))) // DAY_MS
 
 
-def _split_by_day(rows: pa.Table, shards: int) -> Iterator[tuple[int, bytes]]:
-    for shard, piece in split_by(rows, _days(rows) % shards):
+def split_by_day(rows: pa.Table, name: str, shards: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (shard, IPC bytes of the rows whose day it holds)."""
+    for shard, piece in split_by(rows, days_of(rows, name) % shards):
         yield shard, encode(piece)
 
 
-def _write_days(shard: tuple[int, pa.Table], uri: str, name: str) -> Iterator[Written]:
+def _write_days(
+    shard: tuple[int, pa.Table], uri: str, name: str, features: Sequence[Feature] | None
+) -> Iterator[Written]:
     rows = sorted_rows(shard[1], name)
-    for day, part in split_by(rows, _days(rows)):
+    for day, part in split_by(rows, days_of(rows, name)):
         date = str(np.datetime64(day, "D"))
-        yield Written(name, open_workspace(uri).table(name).write_part(part, shard=0, date=date))
+        yield Written(name, open_workspace(uri).table(name, features).write_part(part, shard=0, date=date))
 
 
 def _write_shard(

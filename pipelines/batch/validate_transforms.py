@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import TaggedOutput
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam.pvalue import AsList, TaggedOutput
 
-from features.schemas import CLEAN_TABLES
-from pipelines.batch.checks import KEYS, Checked, check_rows, keep_first
+from features.schemas import CLEAN_TABLES, DEAD_LETTERS
+from features.workspace import Table
+from kernels.hashing import HashArray, hash_strings
+from pipelines.batch.arrow import decode
+from pipelines.batch.checks import KEYS, Checked, check_rows, duplicates, keep_first
 from pipelines.batch.raw import read_batches
+from pipelines.batch.raw_inputs import Source, between_positions
 from pipelines.batch.runner import Counted
 from pipelines.batch.transforms import (
     COUNTS,
@@ -21,33 +28,48 @@ from pipelines.batch.transforms import (
     WriteShards,
     open_workspace,
     sorted_rows,
+    split_by_shard,
 )
+
+REPLACED = "replaced"
+_NEW, _OLD = "new", "old"
 
 
 class CheckFiles(beam.PTransform):
     """Read raw files and apply the table's contract to every row: outputs `rows`, `dead`, `counts`."""
 
-    def __init__(self, uri: str, table: str, files: list[str]) -> None:
+    def __init__(self, uri: str, table: str, sources: Sequence[Source]) -> None:
         super().__init__()
-        self.uri, self.table, self.files = uri, table, files
+        self.uri, self.table, self.sources = uri, table, sources
 
     def expand(self, start: beam.Pipeline) -> beam.pvalue.DoOutputsTuple:
-        """Create paths, read and check each."""
+        """Create sources, read and check each."""
         checked = beam.FlatMap(_check_file, self.uri, self.table).with_outputs(DEAD, COUNTS, main=ROWS)
-        return start | "files" >> beam.Create(self.files) | "read and check" >> checked
+        return start | "files" >> beam.Create(self.sources) | "read and check" >> checked
 
 
 class KeepFirst(beam.PTransform):
-    """Keep one row of each id of a raw table: outputs `rows`, keyed by shard, and `dead`, `counts`."""
+    """Keep one row of each id of a raw table: outputs `rows`, keyed by shard, and `dead`, `counts`.
 
-    def __init__(self, table: str, shards: int) -> None:
+    Args:
+        table: Its name.
+        shards: Parts into which ids are hashed.
+        newer: Rows, one per id, that take the place of others.
+    """
+
+    def __init__(self, table: str, shards: int, newer: pa.Table | None = None) -> None:
         super().__init__()
-        self.table, self.shards = table, shards
+        self.table, self.shards, self.newer = table, shards, newer
 
     def expand(self, rows: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         """Shard by id, sort each shard, keep the first of each id."""
+        newer = rows.pipeline | "newer" >> beam.Create([] if self.newer is None else [self.newer])
+        pieces = {
+            kind: part | f"{kind} by id" >> beam.FlatMap(split_by_shard, KEYS[self.table], self.shards)
+            for kind, part in ((_NEW, newer), (_OLD, rows))
+        }
         kept = beam.FlatMap(_keep_first, self.table).with_outputs(DEAD, COUNTS, main=ROWS)
-        return rows | "by id" >> ShardRows(KEYS[self.table], self.shards) | "keep first" >> kept
+        return pieces | "ids" >> beam.CoGroupByKey() | "keep first" >> kept
 
 
 class WriteDeadLetters(beam.PTransform):
@@ -68,16 +90,26 @@ class WriteDeadLetters(beam.PTransform):
 
 
 class ValidateTable(beam.PTransform):
-    """Raw files of one table -> its clean table; outputs `rows` as `Written` elements, `dead` and `counts`."""
+    """Raw files of one table -> its clean table; outputs `rows` as `Written` elements, `dead` and `counts`.
 
-    def __init__(self, uri: str, table: str, files: list[str], shards: int) -> None:
+    Args:
+        uri: The workspace.
+        table: The raw table.
+        sources: Its files.
+        shards: Parts into which ids are hashed.
+        newer: Rows, one per id, that take the place of others.
+    """
+
+    def __init__(
+        self, uri: str, table: str, sources: Sequence[Source], shards: int, newer: pa.Table | None = None
+    ) -> None:
         super().__init__()
-        self.uri, self.table, self.files, self.shards = uri, table, files, shards
+        self.uri, self.table, self.sources, self.shards, self.newer = uri, table, sources, shards, newer
 
     def expand(self, start: beam.Pipeline) -> dict[str, beam.PCollection]:
         """Check rows, drop repeated ids, write."""
-        checked = start | "check" >> CheckFiles(self.uri, self.table, self.files)
-        unique = checked[ROWS] | "unique" >> KeepFirst(self.table, self.shards)
+        checked = start | "check" >> CheckFiles(self.uri, self.table, self.sources)
+        unique = checked[ROWS] | "unique" >> KeepFirst(self.table, self.shards, self.newer)
         clean = CLEAN_TABLES[self.table]
         if self.table == "events":
             tables = unique[ROWS] | "drop shard" >> beam.Values()
@@ -91,18 +123,120 @@ class ValidateTable(beam.PTransform):
         }
 
 
-def _check_file(path: str, uri: str, table: str) -> Iterator[pa.Table | TaggedOutput]:
-    for batch in read_batches(open_workspace(uri).filesystem, path):
+class FreshEvents(beam.PTransform):
+    """New raw events beside the clean ones that stand -> outputs `rows`, those to add, `dead` and `counts`.
+
+    Where a new event has the id of a standing one and comes before it (`keep_first`), that one would have to go: such
+    ids are counted as `REPLACED`.
+
+    Args:
+        uri: The workspace.
+        sources: Of new raw events.
+        clean: Handle of `clean_events`.
+        shards: Parts into which ids are hashed.
+    """
+
+    def __init__(self, uri: str, sources: Sequence[Source], clean: Table, shards: int) -> None:
+        super().__init__()
+        self.uri, self.sources, self.clean, self.shards = uri, sources, clean.files(), shards
+
+    def expand(self, start: beam.Pipeline) -> dict[str, beam.PCollection]:
+        """Check new rows, find the standing ones of their ids, keep the first of each id."""
+        checked = start | "check" >> CheckFiles(self.uri, "events", self.sources)
+        ids = AsList(checked[ROWS] | "new ids" >> beam.Map(_id_hashes))
+        same = (
+            start | "clean files" >> beam.Create(self.clean) | "same ids" >> beam.FlatMap(_rows_of_ids, self.uri, ids)
+        )
+        pieces = {
+            kind: rows | f"{kind} by id" >> beam.FlatMap(split_by_shard, KEYS["events"], self.shards)
+            for kind, rows in ((_NEW, checked[ROWS]), (_OLD, same))
+        }
+        kept = beam.FlatMap(_keep_fresh).with_outputs(DEAD, COUNTS, main=ROWS)
+        fresh = pieces | "ids" >> beam.CoGroupByKey() | "keep fresh" >> kept
+        return {
+            ROWS: fresh[ROWS],
+            DEAD: (checked[DEAD], fresh[DEAD]) | "dead letters" >> beam.Flatten(),
+            COUNTS: (checked[COUNTS], fresh[COUNTS]) | "counts" >> beam.Flatten(),
+        }
+
+
+class RowsOf(beam.PTransform):
+    """Dead letters -> those that were meant for one of some tables, or for none of them."""
+
+    def __init__(self, tables: Sequence[str], *, among: bool) -> None:
+        super().__init__()
+        self.tables, self.among = list(tables), among
+
+    def expand(self, dead: beam.PCollection) -> beam.PCollection:
+        """Filter."""
+        return dead | "choose" >> beam.Map(_rows_of_tables, self.tables, self.among)
+
+
+def _check_file(source: Source, uri: str, table: str) -> Iterator[pa.Table | TaggedOutput]:
+    for batch in read_batches(open_workspace(uri).filesystem, source.path):
+        batch = between_positions(batch, source)
         size = batch.rows.num_rows + len(batch.broken_lines)
         yield TaggedOutput(COUNTS, Counted(f"{table}.in", size))
         yield from _outputs(check_rows(table, batch), table)
 
 
-def _keep_first(shard: tuple[int, pa.Table], table: str) -> Iterator[tuple[int, pa.Table] | TaggedOutput]:
-    key, rows = shard
-    kept = keep_first(table, rows)
+def _keep_first(
+    shard: tuple[int, Mapping[str, Iterable[bytes]]], table: str
+) -> Iterator[tuple[int, pa.Table] | TaggedOutput]:
+    key, (newer, old) = shard[0], (list(shard[1][kind]) for kind in (_NEW, _OLD))
+    kept = keep_first(table, decode(old)) if old else Checked(decode(newer).slice(0, 0), DEAD_LETTERS.empty_table())
+    if newer:
+        kept = _replaced(kept, decode(newer), table)
     for output in _outputs(kept, table):
         yield output if isinstance(output, TaggedOutput) else (key, output)
+
+
+def _replaced(kept: Checked, newer: pa.Table, table: str) -> Checked:
+    """Let rows take the place of those of their ids."""
+    again = pc.is_in(kept.rows.column(KEYS[table]), value_set=newer.column(KEYS[table]).combine_chunks())
+    rows = pa.concat_tables([kept.rows.filter(pc.invert(again)), newer.cast(kept.rows.schema)]).combine_chunks()
+    rows = rows.take(pc.sort_indices(rows, [(KEYS[table], "ascending")]))
+    dead = duplicates(table, kept.rows.filter(again), "the newest of the stream was kept")
+    return Checked(rows, pa.concat_tables([kept.dead, dead]))
+
+
+def _id_hashes(rows: pa.Table) -> HashArray:
+    return hash_strings(rows.column(KEYS["events"]))
+
+
+def _rows_of_ids(path: str, uri: str, hashes: list[HashArray]) -> Iterator[pa.Table]:
+    """Yield the rows of a file whose ids may be among those of the hashes."""
+    if not hashes:
+        return
+    wanted = np.unique(np.concatenate(hashes))
+    with open_workspace(uri).filesystem.open_input_file(path) as handle:
+        file = pq.ParquetFile(handle)
+        found = np.isin(hash_strings(file.read([KEYS["events"]]).column(0)), wanted)
+        if found.any():
+            yield file.read().filter(pa.array(found))
+
+
+def _keep_fresh(shard: tuple[int, Mapping[str, Iterable[bytes]]]) -> Iterator[pa.Table | TaggedOutput]:
+    new, old = (list(shard[1][kind]) for kind in (_NEW, _OLD))
+    if not new:
+        return
+    rows, key = decode(new), KEYS["events"]
+    if not old:
+        yield from _outputs(keep_first("events", rows), "events")
+        return
+    standing = decode(old).cast(rows.schema)
+    standing = standing.filter(pc.is_in(standing.column(key), value_set=rows.column(key).combine_chunks()))
+    kept = keep_first("events", pa.concat_tables([standing, rows]).combine_chunks())
+    known = pc.is_in(kept.rows.column(key), value_set=standing.column(key).combine_chunks())
+    again = kept.rows.filter(known)
+    same = again.equals(standing.take(pc.sort_indices(standing, [(key, "ascending")])).cast(again.schema))
+    yield TaggedOutput(COUNTS, Counted(REPLACED, 0 if same else again.num_rows))
+    yield from _outputs(Checked(kept.rows.filter(pc.invert(known)), kept.dead), "events")
+
+
+def _rows_of_tables(dead: pa.Table, tables: list[str], among: bool) -> pa.Table:
+    chosen = pc.is_in(dead.column("table"), value_set=pa.array(tables, pa.string()))
+    return dead.filter(chosen if among else pc.invert(chosen))
 
 
 def _outputs(checked: Checked, table: str) -> Iterator[pa.Table | TaggedOutput]:

@@ -16,6 +16,7 @@ from models.recommend.recommender import PAGE
 from models.recommend.release import ReleaseManifest, latest_release, write_release
 from models.recommend.release_parts import RANKER, latest_runs
 from models.registry import CHAMPION, Registry
+from pipelines.batch.raw_inputs import stream_position
 from pipelines.jobs.inputs import StageInputs
 from pipelines.jobs.model_stages import REPORT
 from pipelines.jobs.settings import DailySettings, answers_of
@@ -76,7 +77,8 @@ class ReleaseStages:
 
         def run(folder: Path) -> list[str]:
             with open_store(config, self.workspace) as store:
-                return backfill(self.workspace, store, config).lines()
+                position = stream_position(self.workspace.table("clean_events").manifest())
+                return backfill(self.workspace, store, config, position=position).lines()
 
         def outputs(folder: Path) -> Mapping[str, str]:
             with open_store(config, self.workspace) as store:

@@ -1,0 +1,214 @@
+"""The stage `validate`: raw tables and the stream's log, row by row against their contract.
+
+Where events were only added, they alone are read; they join the tables of the run before (`fold`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from features.schemas import CLEAN_TABLES, DUPLICATE, ITEM_LOG
+from features.workspace import FileEntry, Workspace
+from pipelines.batch.checks import duplicates
+from pipelines.batch.config import BatchConfig
+from pipelines.batch.increment import BEFORE, CLEAN, FRESH, CannotFoldError, date_of, merged_entries
+from pipelines.batch.merge import ADDED, REMOVED, MergeByDay
+from pipelines.batch.raw_inputs import REJECTS, RawInputs, clean_before, logged_items
+from pipelines.batch.runner import Counted, Summary
+from pipelines.batch.stage import check_equal, dropped_counts, make_report, run_stage
+from pipelines.batch.transforms import COUNTS, DEAD, ROWS, CountRows, ReadTable, WriteByDay
+from pipelines.batch.validate_transforms import (
+    REPLACED,
+    FreshEvents,
+    RowsOf,
+    ValidateTable,
+    WriteDeadLetters,
+)
+from pipelines.report import StageReport
+
+
+def validate(workspace: Workspace, config: BatchConfig, beam_options: Sequence[str] = ()) -> StageReport:
+    """Check raw tables row by row: `clean_events`, `clean_items`, `clean_users` and `dead_letters`.
+
+    Where there are no `users` any more, a `clean_users` of an earlier run becomes empty. Where nothing but events was
+    added since the last run, only these are read; the result is the same.
+
+    Args:
+        workspace: Holds the raw tables `events`, `items` and perhaps `users`, committed or as plain files, and perhaps
+            the stream's log.
+        config: Uses `shards`.
+        beam_options: Beam's own options; default: in this process.
+
+    Raises:
+        FileNotFoundError: There is no `events` or no `items` table.
+        ValueError: A table has no rows, a file cannot be read, columns are missing or unknown.
+    """
+    started = time.monotonic()
+    job = _Validation(workspace, config, beam_options)
+    try:
+        counts, note = job.fold()
+    except CannotFoldError as reason:
+        counts, note = job.compute(), f"all rows were read: {reason}"
+    notes = [note, *_time_span(workspace)]
+    written = [*(CLEAN_TABLES[name] for name in job.raw.sources), "dead_letters"]
+    return make_report("validate", workspace, counts, started, written, notes)
+
+
+class _Validation:
+    """One run of the stage."""
+
+    def __init__(self, workspace: Workspace, config: BatchConfig, beam_options: Sequence[str]) -> None:
+        self.workspace, self.config, self.beam_options = workspace, config, beam_options
+        self.raw = RawInputs.of(workspace, config)
+        self.shards = config.shards
+
+    def compute(self) -> dict[str, int]:
+        """Read everything."""
+        present, rejects = list(self.raw.sources), self.workspace.table(REJECTS)
+
+        def build(pipeline: beam.Pipeline, uri: str) -> list[beam.PCollection]:
+            outputs = [self._checked(pipeline, uri, name) for name in present]
+            dead, results = [output[DEAD] for output in outputs], []
+            if rejects.exists():
+                dead.append(pipeline | "import rejects" >> ReadTable(uri, rejects))
+                results.append(dead[-1] | "count import rejects" >> CountRows(f"{REJECTS}.in"))
+            letters = dead | "all dead letters" >> beam.Flatten()
+            results.append(letters | "write dead letters" >> WriteDeadLetters(uri, self.shards))
+            return [*results, *(output[kind] for output in outputs for kind in (ROWS, COUNTS))]
+
+        summary = self._run(build)
+        counts = {name: _counted(summary, name) for name in present}
+        files = {name: summary.files.get(CLEAN_TABLES[name], []) for name in present}
+        if self.workspace.table(FRESH).exists():
+            self.workspace.table(FRESH).commit([])
+        return self._commit(files, summary.files.get("dead_letters", []), counts, summary.count(f"{REJECTS}.in"))
+
+    def fold(self) -> tuple[dict[str, int], str]:
+        """Read what is new.
+
+        Raises:
+            CannotFoldError: Other than added events something changed, or one of them takes the place of an older one.
+        """
+        before = clean_before(self.workspace)
+        events = before[CLEAN]
+        sources, changed = self.raw.fresh(self.workspace, events), self.raw.changed(events)
+        tables = {name: self.workspace.table(name) for name in (CLEAN, REJECTS, "dead_letters")}
+        anew = [name for name in changed if name in self.raw.sources]
+
+        def build(pipeline: beam.Pipeline, uri: str) -> list[beam.PCollection]:
+            fresh = pipeline | "fresh events" >> FreshEvents(uri, sources, tables[CLEAN], self.shards)
+            none = pipeline | "nothing to remove" >> beam.Create([])
+            merged = {ADDED: fresh[ROWS], REMOVED: none} | "merge" >> MergeByDay(uri, tables[CLEAN], self.shards)
+            listed = fresh[ROWS] | "write fresh" >> WriteByDay(uri, FRESH, self.shards)
+            outputs = [self._checked(pipeline, uri, name) for name in anew]
+            kept = pipeline | "dead letters before" >> ReadTable(uri, tables["dead_letters"])
+            dead = [kept | "of events" >> RowsOf(changed, among=False), fresh[DEAD], *(part[DEAD] for part in outputs)]
+            if tables[REJECTS].exists():
+                rejects = pipeline | "import rejects" >> ReadTable(uri, tables[REJECTS])
+                dead.append(rejects | "of others" >> RowsOf(changed, among=True))
+            letters = dead | "all dead letters" >> beam.Flatten()
+            results = [
+                merged,
+                listed,
+                fresh[COUNTS],
+                letters | "write dead letters" >> WriteDeadLetters(uri, self.shards),
+            ]
+            return [*results, *(output[kind] for output in outputs for kind in (ROWS, COUNTS))]
+
+        summary = self._run(build)
+        if summary.count(REPLACED):
+            raise CannotFoldError(f"{summary.count(REPLACED)} events take the place of older ones of their ids")
+        added = _counted(summary, "events", FRESH)
+        check_equal("events", added["in"], added["out"] + _dropped(added))
+        counts = {name: _counted(summary, name) for name in anew}
+        counts |= {name: dict(before[CLEAN_TABLES[name]].counts) for name in self.raw.sources if name not in anew}
+        counts["events"] = dict(Counter(counts["events"]) + Counter(added))
+        files = {name: list(before[CLEAN_TABLES[name]].files) for name in self.raw.sources}
+        files |= {name: summary.files.get(CLEAN_TABLES[name], []) for name in anew}
+        files["events"] = merged_entries(events, summary)
+        rejects = before["dead_letters"].counts.get(f"{REJECTS}.in", 0)
+        total = self._commit(files, summary.files.get("dead_letters", []), counts, rejects)
+        if sources:
+            inputs = {BEFORE: events.fingerprint, CLEAN: tables[CLEAN].manifest().fingerprint}
+            self.workspace.table(FRESH).commit(summary.files.get(FRESH, []), inputs=inputs, counts=added)
+        days = len(summary.touched(CLEAN))
+        return total, f"read {added['in']:,} new events; {days} of {_days(files['events'])} days were written anew"
+
+    def _checked(self, pipeline: beam.Pipeline, uri: str, name: str) -> dict[str, beam.PCollection]:
+        if name != "items" or not self.raw.log.files[ITEM_LOG]:
+            return pipeline | f"validate {name}" >> ValidateTable(uri, name, self.raw.sources[name], self.shards)
+        newer, older = logged_items(self.workspace, self.raw.log)
+        validated = ValidateTable(uri, name, self.raw.sources[name], self.shards, newer)
+        checked = pipeline | f"validate {name}" >> validated
+        dead = pipeline | "older records" >> beam.Create([duplicates(name, older, "the newest of the stream was kept")])
+        counts = [Counted(f"{name}.in", newer.num_rows + older.num_rows)]
+        counts.append(Counted(f"{name}.dropped.{DUPLICATE}", older.num_rows))
+        logged = pipeline | "counts of the log" >> beam.Create(counts)
+        return {
+            ROWS: checked[ROWS],
+            DEAD: (checked[DEAD], dead) | "dead items" >> beam.Flatten(),
+            COUNTS: (checked[COUNTS], logged) | "counts of items" >> beam.Flatten(),
+        }
+
+    def _run(self, build: Callable[[beam.Pipeline, str], list[beam.PCollection]]) -> Summary:
+        return run_stage("validate", self.workspace, self.raw.inputs, self.config, self.beam_options, build)
+
+    def _commit(
+        self,
+        files: Mapping[str, list[FileEntry]],
+        dead: list[FileEntry],
+        counts: Mapping[str, Mapping[str, int]],
+        rejects: int,
+    ) -> dict[str, int]:
+        """Publish all tables, whose rows must add up; return the counts of the report."""
+        for name, of_table in counts.items():
+            _require_rows(name, of_table, [source.path for source in self.raw.sources[name]])
+            check_equal(name, of_table["in"], sum(entry.rows for entry in files[name]) + _dropped(of_table))
+        check_equal("dead_letters", sum(map(_dropped, counts.values())) + rejects, sum(entry.rows for entry in dead))
+        total = {f"{name}.{what}": rows for name, of_table in counts.items() for what, rows in of_table.items()}
+        for name, clean in CLEAN_TABLES.items():
+            table = self.workspace.table(clean)
+            if name in files or table.exists():
+                notes = _notes(self.workspace, name) if name in files else {}
+                table.commit(files.get(name, []), inputs=self.raw.inputs, counts=counts.get(name), notes=notes)
+        own = {f"{REJECTS}.in": rejects} if self.workspace.table(REJECTS).exists() else {}
+        self.workspace.table("dead_letters").commit(dead, inputs=self.raw.inputs, counts=own)
+        return {**total, **own}
+
+
+def _counted(summary: Summary, name: str, table: str | None = None) -> dict[str, int]:
+    """Return the counts of a raw table as its manifest has them."""
+    rows = summary.rows(table or CLEAN_TABLES[name])
+    return {"in": summary.count(f"{name}.in"), **dropped_counts(summary, name), "out": rows}
+
+
+def _dropped(counts: Mapping[str, int]) -> int:
+    return sum(rows for what, rows in counts.items() if what.startswith("dropped."))
+
+
+def _require_rows(name: str, counts: Mapping[str, int], files: list[str]) -> None:
+    if not counts.get("in"):
+        raise ValueError(
+            f"table {name!r} has no rows: expected at least one in {', '.join(files[:3])}; write data there, "
+            "or run `pagewise simulate` or `pagewise import`"
+        )
+
+
+def _notes(workspace: Workspace, name: str) -> dict[str, Any]:
+    table = workspace.table(name)
+    return dict(table.manifest().notes) if table.exists() else {}
+
+
+def _days(entries: Sequence[FileEntry]) -> int:
+    return len({date_of(entry) for entry in entries})
+
+
+def _time_span(workspace: Workspace) -> list[str]:
+    """Say from when the events are: one from the far future, or seconds taken for milliseconds, moves the split."""
+    days = sorted({date_of(entry) for entry in workspace.table(CLEAN).manifest().files})
+    return [f"events happened from {days[0]} to {days[-1]}"] if days else []
