@@ -11,6 +11,7 @@ import pyarrow as pa
 from kernels.hashing import hash_strings
 from models.recommend.release import Release, load_release
 from serving.api import ApiError, RecommendRequest, SimilarResponse, VersionResponse
+from serving.item_details import ItemDetails
 from serving.metrics import ServiceMetrics
 from serving.pages import Answer
 from serving.service import RecommendService
@@ -99,6 +100,14 @@ class Arms:
     def user(self, user_id: str, limit: int) -> UserResponse:
         """See `RecommendService.user`."""
         return self._of([user_id])[0].user(user_id, limit)
+
+    def some_users(self, count: int) -> list[str]:
+        """See `RecommendService.some_users`."""
+        return self._champion.some_users(count)
+
+    def items(self, item_ids: Sequence[str]) -> list[ItemDetails]:
+        """See `RecommendService.items`."""
+        return self._champion.items(item_ids)
 
     def version(self) -> VersionResponse:
         """Say what is running."""

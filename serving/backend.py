@@ -14,6 +14,7 @@ from serving.arms import Arms
 from serving.config import ServeConfig
 from serving.events import EventIntake, Verdict
 from serving.fallbacks import DEADLINE
+from serving.item_details import ItemDetails
 from serving.pages import Answer
 from serving.service import RecommendService
 from serving.users import UserResponse
@@ -84,6 +85,14 @@ class Backend:
     async def user(self, user_id: str, limit: int) -> UserResponse:
         """See `RecommendService.user`."""
         return await self._run(self.service.user, user_id, limit)
+
+    async def some_users(self, count: int) -> list[str]:
+        """See `RecommendService.some_users`."""
+        return await self._run(self.service.some_users, count)
+
+    async def items(self, item_ids: Sequence[str]) -> list[ItemDetails]:
+        """See `RecommendService.items`."""
+        return await self._run(self.service.items, item_ids)
 
     async def take_events(self, rows: Sequence[object]) -> list[Verdict]:
         """See `EventIntake.take`.

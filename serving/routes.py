@@ -31,6 +31,7 @@ from serving.exchange import LOG_HEADER, App, Message, Receive, Scope, Send
 from serving.health import Drain
 from serving.metrics import ServiceMetrics
 from serving.users import add_users
+from serving.web_routes import add_web
 
 MAX_SIMILAR = 100
 NOTED = "pagewise.noted"
@@ -62,6 +63,7 @@ def build_api(backend: Backend, drain: Drain | None = None) -> FastAPI:
     _add_pages(api, backend)
     add_events(api, backend)
     add_users(api, backend)
+    add_web(api, backend)
     _add_operations(api, backend)
     if drain is not None:
         _add_drain(api, drain)

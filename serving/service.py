@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pyarrow as pa
 
 from features.columns import Columns
-from features.store.base import ItemFacts, OnlineStore, StoreUnavailableError
+from features.store.base import HISTORY, ItemFacts, OnlineStore, StoreUnavailableError
 from features.values import items_without_events
 from models.recommend.delta_files import delta_stamp
 from models.recommend.deltas import CatalogueState, caught_up
@@ -25,6 +25,7 @@ from models.recommend.rules import Filters
 from serving.api import ApiError, RecommendRequest, SimilarItem, SimilarResponse, VersionResponse
 from serving.cursors import Cursors
 from serving.fallbacks import STORE_UNAVAILABLE, Guards
+from serving.item_details import ItemDetails, item_details
 from serving.metrics import ServiceMetrics
 from serving.page_log import PageLog
 from serving.pages import Answer, Pages, Served
@@ -159,6 +160,21 @@ class RecommendService:
         except StoreUnavailableError as error:
             raise ApiError(503, STORE_UNAVAILABLE, str(error), retry_after_s=1) from error
         return user_response(users, self._served.state.recommender, self._now())
+
+    def some_users(self, count: int) -> list[str]:
+        """Return up to `count` users with a history.
+
+        Raises:
+            ApiError: 503.
+        """
+        try:
+            return self.store.some_entities(HISTORY, count)
+        except StoreUnavailableError as error:
+            raise ApiError(503, STORE_UNAVAILABLE, str(error), retry_after_s=1) from error
+
+    def items(self, item_ids: Sequence[str]) -> list[ItemDetails]:
+        """Say what is known of items."""
+        return item_details(item_ids, self._served.state.recommender)
 
     def version(self) -> VersionResponse:
         """Say what is running; what the store holds is left out while it does not answer."""

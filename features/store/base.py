@@ -335,6 +335,13 @@ class OnlineStore(Protocol):
         """Read the waiting generation from now on; False, and nothing changes, if it is another one by now."""
         ...
 
+    def some_entities(self, view: str, count: int) -> list[str]:
+        """Return up to `count` entities that the active generation of a view holds, in no order.
+
+        A part of the keys is looked at only: fewer may come although there are more.
+        """
+        ...
+
     def remove_old_generations(self) -> int:
         """Remove all entries but those of the active and the waiting generation; return how many there were.
 

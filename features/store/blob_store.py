@@ -14,7 +14,7 @@ from typing import Self
 
 from features.secrets import without_passwords
 from features.store.base import STATE, Freshness, Held, NewBlob, StoreUnavailableError, Version
-from features.store.codec import CorruptBlobError, Unpacked, layouts, pack, state_schema, unpack
+from features.store.codec import CorruptBlobError, layouts, pack, state_schema, unpack
 from features.store.config import StoreConfig
 from features.store.connections import ERRORS, Client, connect, server_of
 from features.store.generations import Generations
@@ -60,8 +60,7 @@ class BlobStore:
 
     def read_blobs(self, wanted: Sequence[tuple[str, str]], *, generation: int | None = None) -> list[Held | None]:
         """Return what is held for each (view, entity)."""
-        found = self._found(wanted, generation)
-        return [one and Held(one.version, one.event_time, bytes(one.payload)) for one in found]
+        return self._found(wanted, generation)
 
     def write_blobs(self, blobs: Iterable[NewBlob]) -> int:
         """Write each blob unless its key holds one of a later version; return how many were written."""
@@ -97,6 +96,11 @@ class BlobStore:
         """Read the waiting generation from now on; False, and nothing changes, if it is another one by now."""
         with self._answering():
             return self._generations.flip(generation)
+
+    def some_entities(self, view: str, count: int) -> list[str]:
+        """Return up to `count` entities that the active generation of a view holds, in no order."""
+        with self._answering():
+            return self._generations.some(view, count)
 
     def remove_old_generations(self) -> int:
         """Remove all entries but those of the active and the waiting generation; return how many there were."""
@@ -155,9 +159,9 @@ class BlobStore:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _found(self, wanted: Sequence[tuple[str, str]], generation: int | None = None) -> list[Unpacked | None]:
+    def _found(self, wanted: Sequence[tuple[str, str]], generation: int | None = None) -> list[Held | None]:
         """Return the blob of each (view, entity), None where there is none that can be read."""
-        found: list[Unpacked | None] = []
+        found: list[Held | None] = []
         for start in range(0, len(wanted), READ_CHUNK):
             chunk = wanted[start : start + READ_CHUNK]
             with self._answering():
@@ -168,10 +172,10 @@ class BlobStore:
             found += [self._checked(view, blob) for (view, _), blob in zip(chunk, blobs, strict=True)]
         return found
 
-    def _checked(self, view: str, blob: bytes | None) -> Unpacked | None:
+    def _checked(self, view: str, blob: bytes | None) -> Held | None:
         """Read a blob's header if there is one; a corrupt one counts as missing."""
         if view == VALUE:
-            return None if blob is None else Unpacked(Version(0), 0, memoryview(blob))
+            return None if blob is None else Held(Version(0), 0, blob)
         try:
             return None if blob is None else unpack(blob, self._layouts[view])
         except CorruptBlobError:

@@ -15,6 +15,8 @@ from features.store.keys import Keys
 
 SCANNED_AT_ONCE, REMOVED_AT_ONCE = 1000, 500
 """Keys per command when old generations are removed: other clients of the server wait less than a millisecond."""
+MOST_SCANS = 20
+"""Commands that look for some entities on each server: enough unless hardly any key is one of theirs."""
 
 _ANNOUNCE = """
 local active = string.match(redis.call('GET', KEYS[1]) or ARGV[2], '^%d+')
@@ -71,6 +73,18 @@ class Generations:
     def flip(self, generation: int) -> bool:
         """Make the waiting generation the active one; False if it does not wait."""
         return bool(self._flip(keys=[self._keys.pointer], args=[generation]))
+
+    def some(self, view: str, count: int) -> list[str]:
+        """Return up to `count` entities of a view, in no order; a part of the keys is looked at only."""
+        pattern, found = self._keys.blob(self.current()[0], view, "*"), dict[str, None]()
+        for primary in self._server.primaries():
+            cursor = 0
+            for _ in range(MOST_SCANS):
+                cursor, keys = primary.scan(cursor, match=pattern, count=SCANNED_AT_ONCE)
+                found |= dict.fromkeys(map(self._keys.entity_of, keys))
+                if cursor == 0 or len(found) >= count:
+                    break
+        return list(found)[:count]
 
     def remove_old(self) -> int:
         """Remove all keys of generations that are neither active nor waiting, and return how many there were."""

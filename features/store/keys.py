@@ -57,6 +57,10 @@ class Keys:
         start = f"{self.prefix}:{generation}:"
         return [f"{start}{view}:{{{entity}}}" if view else entity for view, entity in wanted]
 
+    def entity_of(self, key: bytes) -> str:
+        """Return the entity of a blob's key."""
+        return key.decode().partition(":{")[2].removesuffix("}")
+
     def lease(self, name: str) -> str:
         """Return the key that says who is the only writer of something."""
         return f"{self.prefix}:lease:{name}"

@@ -76,6 +76,15 @@ def test_history_length_keeps_the_newest_at_writing(store):
     assert kept == {"ann": [(f"i{n}", C, n) for n in (3, 4, 5, 6)], "bob": [("x", C, 9)]}
 
 
+def test_some_entities_are_those_of_one_view(store):
+    assert store.some_entities("history", 5) == []
+    users = ["ann", "b:{o}b", "ü*"]
+    store.write_histories(histories(**{user: [("i7", C, 1000)] for user in users}))
+    store.write_items([ItemFacts(item_id="i7", title="Kite", brand=None)])
+    assert sorted(store.some_entities("history", 5)) == sorted(users)
+    assert set(store.some_entities("history", 2)) < set(users)
+
+
 def test_writing_again_replaces(store):
     store.write_histories(histories(ann=[("i1", C, 1)]))
     store.write_histories(histories(ann=[("i2", C, 2)]))
