@@ -36,6 +36,7 @@ from features.store.base import (
     SEEN_PAGES,
     STATE,
     USER,
+    Held,
     Histories,
     ItemFacts,
     Version,
@@ -67,14 +68,6 @@ class CorruptBlobError(ValueError):
     """A blob that this version did not write, or that was damaged since."""
 
 
-class Unpacked(NamedTuple):
-    """A blob whose header was found right; see `features.store.base.Held`."""
-
-    version: Version
-    event_time: int
-    payload: memoryview
-
-
 class HistoryPart(NamedTuple):
     """One user's history, oldest entry first: `n` entries, their ids as one text.
 
@@ -99,7 +92,7 @@ def pack(schema: int, version: Version, event_time: int, payload: bytes) -> byte
     return checked + _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(checked))) + payload
 
 
-def unpack(blob: bytes, schema: int) -> Unpacked:
+def unpack(blob: bytes, schema: int) -> Held:
     """Check the header and return what it says, and the payload.
 
     Raises:
@@ -110,11 +103,10 @@ def unpack(blob: bytes, schema: int) -> Unpacked:
     found, generation, position, event_time, checksum = _HEADER.unpack_from(blob)
     if found != schema:
         raise CorruptBlobError(f"blob: expected layout {schema:08x}, got {found:08x}")
-    view = memoryview(blob)
-    payload = view[_HEADER.size :]
-    if zlib.crc32(payload, zlib.crc32(view[: _CHECKED.size])) != checksum:
+    payload = blob[_HEADER.size :]
+    if zlib.crc32(payload, zlib.crc32(blob[: _CHECKED.size])) != checksum:
         raise CorruptBlobError("blob: the checksum does not match the content")
-    return Unpacked(Version(generation, position), event_time, payload)
+    return Held(Version(generation, position), event_time, payload)
 
 
 def layouts() -> dict[str, int]:
@@ -142,7 +134,7 @@ def history_payload(part: HistoryPart) -> bytes:
     )
 
 
-def read_history_payload(payload: bytes | memoryview, limit: int | None = None) -> HistoryPart:
+def read_history_payload(payload: bytes, limit: int | None = None) -> HistoryPart:
     """Read what `history_payload` wrote; the newest `limit` entries of it, if given."""
     (count,) = _COUNT.unpack_from(payload)
     at = _COUNT.size
@@ -204,7 +196,7 @@ def item_payload(facts: ItemFacts) -> bytes:
     return b"".join((fixed, struct.pack(f"<{len(texts)}I", *map(len, texts)), *texts))
 
 
-def read_item_payload(payload: bytes | memoryview) -> ItemFacts:
+def read_item_payload(payload: bytes) -> ItemFacts:
     """Read what `item_payload` wrote."""
     price, available_from, flags, count = _ITEM.unpack_from(payload)
     lengths = struct.unpack_from(f"<{count}I", payload, _ITEM.size)
@@ -229,7 +221,7 @@ def attributes_payload(attributes: Mapping[str, str]) -> bytes:
     return json.dumps(dict(attributes), sort_keys=True).encode()
 
 
-def read_attributes_payload(payload: bytes | memoryview) -> dict[str, str]:
+def read_attributes_payload(payload: bytes) -> dict[str, str]:
     """Read what `attributes_payload` wrote."""
     attributes: dict[str, str] = json.loads(bytes(payload))
     return attributes

@@ -55,7 +55,7 @@ def features_payloads(columns: Columns) -> Iterator[bytes]:
         yield payload[start * _WORD : end * _WORD]
 
 
-def read_features_payloads(payloads: Sequence[bytes | memoryview | None]) -> Columns | None:
+def read_features_payloads(payloads: Sequence[bytes | None]) -> Columns | None:
     """Read what `features_payloads` wrote.
 
     Args:
@@ -78,7 +78,7 @@ def features_schema() -> int:
     return zlib.crc32(f"item_features:1:{columns}".encode())
 
 
-def _columns(payloads: Sequence[bytes | memoryview], features: Sequence[Feature]) -> Columns:
+def _columns(payloads: Sequence[bytes], features: Sequence[Feature]) -> Columns:
     words = np.frombuffer(b"".join(payloads), dtype="<u4").astype(np.uint32)
     at_R = offsets_from_lengths(np.array([len(payload) // _WORD for payload in payloads]))[:-1]
     number_features, jagged = _by_kind(features)

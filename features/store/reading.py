@@ -17,6 +17,7 @@ from features.store.base import (
     ITEM_FEATURES,
     STATE,
     USER,
+    Held,
     Histories,
     ItemFacts,
     KnownUsers,
@@ -24,7 +25,6 @@ from features.store.base import (
 )
 from features.store.codec import (
     EMPTY_HISTORY,
-    Unpacked,
     join_histories,
     read_attributes_payload,
     read_history_payload,
@@ -34,7 +34,7 @@ from features.store.feature_codec import read_features_payloads
 from features.store.keys import VALUE
 
 Part = TypeVar("Part")
-Found = Sequence[Unpacked | None]
+Found = Sequence[Held | None]
 
 
 class Later(Generic[Part]):
@@ -85,7 +85,7 @@ class ReadPlan:
 
     def values(self, keys: Sequence[str]) -> Later[list[bytes | None]]:
         """Add what others keep under keys of their own."""
-        return self._add((VALUE,), keys, lambda found: [one and bytes(one.payload) for one in found])
+        return self._add((VALUE,), keys, lambda found: [one and one.payload for one in found])
 
     def _add(self, views: Sequence[str], entities: Sequence[str], decode: Callable[[Found], Part]) -> Later[Part]:
         added = [(view, entity) for view in views for entity in entities]
@@ -98,7 +98,7 @@ def _users(user_ids: Sequence[str], found: Found, limit: int) -> KnownUsers:
     histories, states, attributes = found[:size], found[size : 2 * size], found[2 * size :]
     return KnownUsers(
         histories=_histories(user_ids, histories, limit),
-        states=[one and bytes(one.payload) for one in states],
+        states=[one and one.payload for one in states],
         attributes=[None if one is None else read_attributes_payload(one.payload) for one in attributes],
         freshness={HISTORY: _freshness(histories), STATE: _freshness(states), USER: _freshness(attributes)},
     )
