@@ -1,0 +1,156 @@
+"""Ray Serve behind the gate with two replicas: full, a replica killed, swapped under load, drained; errors are JSON."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from ray import serve
+from serving_processes import processes
+
+from features.store.config import StoreConfig
+from features.workspace import Workspace
+from serving.app import DEPLOYMENT
+from serving.config import ServeConfig
+from serving.run import APPLICATION, RunningService, start_background
+
+# batches wait, so that requests are in flight for long enough to be counted
+CONFIG = ServeConfig(port=0, replicas=2, max_batch=4, max_in_flight=4, batch_wait_ms=200, request_timeout_s=20)
+ASK = {"user_id": "u0"}
+
+
+@pytest.fixture(scope="module")
+def service(workspace: Workspace, release_folder: Path, tmp_path_factory) -> Iterator[RunningService]:
+    with start_background(workspace, release_folder, StoreConfig(), CONFIG) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def client(service: RunningService) -> Iterator[httpx.Client]:
+    limits = httpx.Limits(max_connections=64)
+    with httpx.Client(base_url=service.url, timeout=60, limits=limits) as client:
+        yield client
+
+
+@pytest.mark.integration
+def test_what_the_service_cannot_take_is_refused_in_json(client):
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda _: client.post("/v1/recommend", json=ASK), range(72)))
+    statuses = Counter(answer.status_code for answer in answers)
+    assert set(statuses) == {200, 503}
+    for answer in answers:
+        if answer.status_code == 503:
+            assert (answer.json()["error"], answer.headers["retry-after"]) == ("overloaded", "1")
+    assert client.post("/v1/recommend", json=ASK).status_code == 200
+    assert refused(client, "overloaded") == statuses[503]
+
+
+@pytest.mark.integration
+def test_metrics_are_those_of_both_replicas(client):
+    """Each replica answers its share, and any of them tells the sum."""
+    before = total(client, "pagewise_pages_total")
+    for _ in range(20):
+        assert client.post("/v1/recommend", json=ASK).status_code == 200
+    for _ in range(6):
+        assert total(client, "pagewise_pages_total") == before + 20
+
+
+@pytest.mark.integration
+def test_a_killed_replica_is_an_error_in_json_at_worst(client, workspace):
+    with _Load(client) as load:
+        replicas = sorted(processes("ray::ServeReplica:pagewise:pages"))
+        assert len(replicas) == 2
+        os.kill(replicas[0], signal.SIGKILL)
+        _until(lambda: len(processes("ray::ServeReplica:pagewise:pages") - {replicas[0]}) == 2)
+        _until(lambda: _replicas() == {"RUNNING": 2})
+    assert load.statuses[200] > 0
+    assert set(load.statuses) <= {200, 503}
+    assert client.post("/v1/recommend", json=ASK).status_code == 200
+
+
+@pytest.mark.integration
+def test_a_swap_under_load_loses_nothing_and_a_rollback_is_a_swap(client, service, release_folder, next_release_folder):
+    for release in (next_release_folder, release_folder):
+        with _Load(client) as load:
+            service.swap(release)
+            _until(lambda release=release: client.post("/v1/recommend", json=ASK).json()["release"] == release.name)
+        assert not load.errors
+        assert set(load.releases) == {release_folder.name, next_release_folder.name}
+
+
+@pytest.mark.integration
+def test_a_draining_service_says_so(client):
+    """Comes last: there is no way back."""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        inside = [pool.submit(client.post, "/v1/recommend", json=ASK) for _ in range(2)]
+        _until(lambda: total(client, "pagewise_in_flight") == 2)
+        assert client.post("/drain").json() == {"status": "draining"}
+        for method, path in (("POST", "/v1/recommend"), ("GET", "/ready")):
+            answer = client.request(method, path, json=ASK)
+            assert (answer.status_code, answer.json()["error"]) == (503, "draining")
+            assert answer.headers["retry-after"] == "5"
+        assert [future.result().status_code for future in inside] == [200, 200]
+    assert client.get("/health").status_code == 200
+
+
+class _Load:
+    """Two callers who ask without pause; every answer must be JSON."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.releases: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self._client, self._enough = client, threading.Event()
+        self._callers = [threading.Thread(target=self._ask) for _ in range(2)]
+
+    def __enter__(self) -> _Load:
+        for caller in self._callers:
+            caller.start()
+        _until(lambda: sum(self.statuses.values()) > 4)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._enough.set()
+        for caller in self._callers:
+            caller.join()
+
+    def _ask(self) -> None:
+        while not self._enough.is_set():
+            answer = self._client.post("/v1/recommend", json=ASK)
+            self.statuses[answer.status_code] += 1
+            if answer.status_code == 200:
+                self.releases[answer.json()["release"]] += 1
+            else:
+                self.errors[answer.json()["detail"]] += 1
+
+
+def _replicas() -> dict[str, int]:
+    return dict(serve.status().applications[APPLICATION].deployments[DEPLOYMENT].replica_states)
+
+
+def total(client: httpx.Client, metric: str) -> float:
+    found = re.findall(rf"^{metric}(?:{{[^}}]*}})? (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    return sum(map(float, found))
+
+
+def refused(client: httpx.Client, reason: str) -> float:
+    (found,) = re.findall(rf'^pagewise_refused_total{{reason="{reason}"}} (\S+)$', client.get("/metrics").text, re.M)
+    return float(found)
+
+
+def _until(fits: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if fits():
+            return
+        time.sleep(0.05)
+    raise AssertionError("not within two minutes")
