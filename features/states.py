@@ -136,10 +136,13 @@ def pack_states(states: Sequence[State], entities: int, layout: int) -> pa.Binar
     at_E = offsets[:-1] + header
     for number, (state, counts) in enumerate(zip(states, counts_SE, strict=True)):
         words[offsets[:-1] + 1 + number] = counts
+        # all columns of a state lie together: one place per row, then a step per column
+        place, step = concat_ranges(at_E, counts), np.repeat(counts, counts)
         for name, column in state.items():
             if name != ENTITY:
-                words[concat_ranges(at_E, counts)] = column
-                at_E = at_E + counts
+                words[place] = column
+                place += step
+        at_E = at_E + counts * (len(state) - 1)
     ends = pa.array(offsets * 8, pa.int64())
     return pa.LargeBinaryArray.from_buffers(
         pa.large_binary(), entities, [None, ends.buffers()[1], pa.py_buffer(words.tobytes())]
@@ -175,10 +178,11 @@ def unpack_states(blobs: Sequence[bytes | None], columns: Sequence[Sequence[str]
     for number, names in enumerate(columns):
         counts = words[starts + 1 + number]
         # all columns of a state lie together: one gather per state, then cut into columns
-        index = concat_ranges(at, counts)
-        step = np.repeat(counts, counts)
+        place, step = concat_ranges(at, counts), np.repeat(counts, counts)
         state = {ENTITY: np.repeat(present, counts)}
-        state |= {name: words[index + place * step] for place, name in enumerate(names)}
+        for name in names:
+            state[name] = words[place]
+            place += step
         states.append(state)
         at = at + counts * len(names)
     return states
