@@ -12,9 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import pyarrow as pa
-
-from features.schemas import CLEAN_TABLES, ITEM_LOG
 from features.store.base import StoreUnavailableError, WriterLease
 from features.store.redis_store import RedisStore
 from features.stream.base import EventStream, StreamUnavailableError
@@ -22,9 +19,9 @@ from features.stream.records import Message
 from features.workspace import Workspace
 from pipelines.batch.arrow import DAY_MS
 from pipelines.streaming.compaction import compact
-from pipelines.streaming.folding import Folding, refresh_item_shard
-from pipelines.streaming.generations import keep_up
-from pipelines.streaming.log import Range, committed_log
+from pipelines.streaming.folding import Folding
+from pipelines.streaming.generations import keep_up, refresh_all_items
+from pipelines.streaming.log import Range
 from pipelines.streaming.metrics import StreamMetrics
 from pipelines.streaming.ranges import RangeLog
 from pipelines.streaming.repeated import RepeatedPipeline
@@ -33,8 +30,6 @@ from pipelines.streaming.transforms import Part, TakeUpRange, Task, Work, read_s
 
 RETRY_S = 0.5
 """Seconds before a store or stream that does not answer is asked again."""
-REFRESHED_ITEMS = 10_000
-"""Items whose features are written at once when a midnight passes."""
 
 
 class StreamDriver:
@@ -120,7 +115,7 @@ class StreamDriver:
         folding = dataclasses.replace(self._folding, generation=generation, taken=self.log.open_range)
         part = self._take_up(messages, folding)
         if part.newest // DAY_MS > folding.taken.watermark // DAY_MS:
-            self._refresh_items(part.newest // DAY_MS * DAY_MS, folding)
+            refresh_all_items(self._workspace, part.newest // DAY_MS * DAY_MS, folding, self._lease.check)
         self._lease.check()
         done = self.log.finish(part.files, part.counts, part.newest)
         self._store.write_progress(generation, done.last, done.newest or None)
@@ -150,18 +145,6 @@ class StreamDriver:
                 raise StoreUnavailableError(str(error)) from error
             raise
         return read_summary(self._workspace, folding.taken)
-
-    def _refresh_items(self, midnight_ms: int, folding: Folding) -> None:
-        """Write the features of all items as of a midnight: they hold until the next."""
-        catalogue = self._workspace.table(CLEAN_TABLES["items"])
-        known = (
-            catalogue.read(["item_id"]).column("item_id") if catalogue.exists() else pa.chunked_array([], pa.string())
-        )
-        streamed = committed_log(self._workspace).dataset(self._workspace, ITEM_LOG).to_table(["item_id"])
-        ids = pa.chunked_array([*known.chunks, *streamed.column("item_id").chunks], pa.string()).unique()
-        for start in range(0, len(ids), REFRESHED_ITEMS):
-            self._lease.check()
-            refresh_item_shard(ids.slice(start, REFRESHED_ITEMS), midnight_ms, folding)
 
     def _compact(self) -> None:
         """Make large files of small ones beside the work; what is ready is put in place between ranges."""

@@ -20,15 +20,17 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
-from features.schemas import EVENT_LOG, EVENTS, ITEM_LOG, PAGE_LOG, PAGES, STREAM_POSITION, TIMESTAMP
+from features.schemas import CLEAN_TABLES, EVENT_LOG, EVENTS, ITEM_LOG, PAGE_LOG, PAGES, STREAM_POSITION, TIMESTAMP
 from features.store.base import OnlineStore
 from features.workspace import Workspace
 from pipelines.batch.arrow import shard_of
-from pipelines.streaming.folding import Folding, fold_item_shard, fold_logged, take_up_items
+from pipelines.streaming.folding import Folding, fold_item_shard, fold_logged, refresh_item_shard, take_up_items
 from pipelines.streaming.log import STREAM, Range, committed_log, write_durably
 
 CHUNK_ROWS = 200_000
 """Events folded at once while a generation catches up."""
+REFRESHED_ITEMS = 10_000
+"""Items whose features are written at once when a midnight passes."""
 PLAN = "catch_up.json"
 
 
@@ -56,6 +58,25 @@ def keep_up(
     return store.generations()[0]
 
 
+def refresh_all_items(workspace: Workspace, midnight_ms: int, folding: Folding, check: Callable[[], None]) -> None:
+    """Write the features of all items as of a midnight (milliseconds): they hold until the next.
+
+    Args:
+        workspace: Knows the items: its catalogue, and its log.
+        midnight_ms: The midnight.
+        folding: Its range is the one that has passed the midnight.
+        check: See `keep_up`.
+    """
+    known = [committed_log(workspace).dataset(workspace, ITEM_LOG).to_table(["item_id"])]
+    catalogue = workspace.table(CLEAN_TABLES["items"])
+    if catalogue.exists():
+        known.append(catalogue.read(["item_id"]))
+    ids = pa.concat_tables(known).column("item_id").unique()
+    for start in range(0, len(ids), REFRESHED_ITEMS):
+        check()
+        refresh_item_shard(ids.slice(start, REFRESHED_ITEMS), midnight_ms, folding)
+
+
 class _CatchUp:
     """Folds into one generation what it lacks of the log."""
 
@@ -73,6 +94,9 @@ class _CatchUp:
         while reached < self._log.position:
             end = self._end_behind(reached)
             self._fold_chunk(reached, end)
+            if end == self._log.position:
+                folding = self._until(end)
+                refresh_all_items(self._workspace, folding.midnight_ms, folding, self._check)
             self._done(end)
             reached = end
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from pipelines.batch.raw import RawBatch
 
 SOURCE = "stream"
 """Where dead letters of the stream say they came from."""
+Fault = tuple[str, str, str, Mask]
+"""Reason, column, what was expected there, and the rows in which it is not."""
 _IDS = ("request_id", "user_id")
 _PER_ITEM = ("sources", "scores", "propensities", "events", "values", "event_times")
 """Columns of a page that hold a value for each item, where they hold any."""
@@ -45,24 +47,8 @@ def check_pages(batch: RawBatch) -> Checked:
     return Checked(_completed(rows.filter(pa.array(good))), pa.concat_tables(dead))
 
 
-def _page_faults(rows: pa.Table, unreadable: dict[str, Mask]) -> list[tuple[str, str, str, Mask]]:
-    times = rows.column("timestamp").cast(pa.int64())
-    absurd = pc.or_(pc.less(times, 0), pc.greater_equal(times, LATEST_TIME_MS))
-    shown = np.asarray(pc.fill_null(pc.list_value_length(rows.column("items")), 0))
-    faults = [
-        *((schemas.NULL_ID, name, "an id", _true(pc.equal(rows.column(name), ""), True)) for name in _IDS),
-        (schemas.BAD_TIMESTAMP, "timestamp", "a time from 1970 to 2099", _true(absurd, True)),
-        (schemas.MALFORMED, "items", "at least one item", shown == 0),
-        (
-            schemas.NULL_ID,
-            "items",
-            "ids",
-            _any(rows.column("items"), lambda ids: pc.fill_null(pc.equal(ids, ""), True)),
-        ),
-    ]
-    for name in _PER_ITEM:
-        lengths = np.asarray(pc.fill_null(pc.list_value_length(rows.column(name)), -1))
-        faults.append((schemas.MALFORMED, name, "a value for each item", (lengths >= 0) & (lengths != shown)))
+def _page_faults(rows: pa.Table, unreadable: dict[str, Mask]) -> list[Fault]:
+    faults = shown_faults(rows, _PER_ITEM)
     known = pa.array(EVENT_KINDS)
     faults += [
         (
@@ -84,6 +70,33 @@ def _page_faults(rows: pa.Table, unreadable: dict[str, Mask]) -> list[tuple[str,
             for name, bad in unreadable.items()
         ),
     ]
+    return faults
+
+
+def shown_faults(rows: pa.Table, per_item: Sequence[str]) -> list[Fault]:
+    """Return which rows do not say what was shown to whom, and when.
+
+    Args:
+        rows: Ids, time and items of pages.
+        per_item: Columns that hold a value for each item, where they hold any.
+    """
+    times = rows.column("timestamp").cast(pa.int64())
+    absurd = pc.or_(pc.less(times, 0), pc.greater_equal(times, LATEST_TIME_MS))
+    shown = np.asarray(pc.fill_null(pc.list_value_length(rows.column("items")), 0))
+    faults = [
+        *((schemas.NULL_ID, name, "an id", _true(pc.equal(rows.column(name), ""), True)) for name in _IDS),
+        (schemas.BAD_TIMESTAMP, "timestamp", "a time from 1970 to 2099", _true(absurd, True)),
+        (schemas.MALFORMED, "items", "at least one item", shown == 0),
+        (
+            schemas.NULL_ID,
+            "items",
+            "ids",
+            _any(rows.column("items"), lambda ids: pc.fill_null(pc.equal(ids, ""), True)),
+        ),
+    ]
+    for name in per_item:
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(rows.column(name)), -1))
+        faults.append((schemas.MALFORMED, name, "a value for each item", (lengths >= 0) & (lengths != shown)))
     return faults
 
 

@@ -1,6 +1,7 @@
 """Messages of the stream as checked rows: JSON lines parsed, every row held against its table's contract.
 
-Events and items are checked by the batch pipelines' own code, pages by `page_checks`. A row that does not pass becomes
+Events and items are checked by the batch pipelines' own code, pages and what was read for them by `page_checks` and
+`feature_checks`. A row that does not pass becomes
 a dead letter with the reason; a line that is no row at all is kept as it came.
 """
 
@@ -13,17 +14,19 @@ import pyarrow as pa
 import pyarrow.json as pajson
 
 from features import schemas
-from features.schemas import EVENTS, ITEMS, PAGES, TIMESTAMP
+from features.schemas import EVENTS, FEATURES_READ, ITEMS, PAGES, TIMESTAMP
 from features.stream import records
 from features.stream.config import StreamConfig
 from pipelines.batch.arrow import milliseconds
 from pipelines.batch.checks import Checked, check_rows, dead_letters
 from pipelines.batch.raw import RawBatch, json_object
+from pipelines.streaming.feature_checks import check_features
 from pipelines.streaming.log import Range
 from pipelines.streaming.page_checks import SOURCE, check_pages, dead_rows
 
 _HOUR_MS, _MINUTE_MS = 3_600_000, 60_000
-_SCHEMAS = {records.EVENTS: EVENTS, records.PAGES: PAGES, records.ITEMS: ITEMS}
+_SCHEMAS = {records.EVENTS: EVENTS, records.PAGES: PAGES, records.ITEMS: ITEMS, records.FEATURES: FEATURES_READ}
+_CHECKS = {records.PAGES: check_pages, records.FEATURES: check_features}
 
 
 def check_messages(table: str, lines: bytes) -> Checked:
@@ -41,7 +44,7 @@ def check_messages(table: str, lines: bytes) -> Checked:
     if not lines.strip():
         return Checked(_SCHEMAS[table].empty_table(), schemas.DEAD_LETTERS.empty_table())
     batch = parse_lines(lines, _SCHEMAS[table])
-    return check_pages(batch) if table == records.PAGES else check_rows(table, batch)
+    return _CHECKS[table](batch) if table in _CHECKS else check_rows(table, batch)
 
 
 def parse_lines(lines: bytes, schema: pa.Schema) -> RawBatch:
@@ -65,7 +68,7 @@ def check_times(table: str, rows: pa.Table, taken: Range, config: StreamConfig) 
 
     Args:
         table: Of the rows, for the dead letters.
-        rows: Of events or pages.
+        rows: Of a table with times.
         taken: The range they came in: its watermark and its clock count, so that a range that is taken up again
             decides alike.
         config: Uses `lateness_hours` and `future_minutes`.
@@ -83,14 +86,14 @@ def check_times(table: str, rows: pa.Table, taken: Range, config: StreamConfig) 
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
-    """Return the schema as JSON has it: times are whole numbers, maps are JSON within text."""
+    """Return the schema as JSON has it: times are whole numbers, maps are JSON within text, bytes are Base64."""
     return pa.schema([pa.field(field.name, _plain_type(field.type)) for field in schema])
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
     if kind == TIMESTAMP:
         return pa.int64()
-    if pa.types.is_map(kind):
+    if pa.types.is_map(kind) or pa.types.is_binary(kind):
         return pa.string()
     return pa.list_(_plain_type(kind.value_type)) if pa.types.is_list(kind) else kind
 

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsIter, TaggedOutput
 
-from features.schemas import EVENT_LOG, ITEM_LOG, PAGE_LOG, STREAM_DEAD_LETTERS, STREAM_POSITION
-from features.stream.records import EVENTS, ITEMS, PAGES
+from features.schemas import EVENT_LOG, FEATURE_LOG, ITEM_LOG, PAGE_LOG, STREAM_DEAD_LETTERS, STREAM_POSITION
+from features.stream.records import EVENTS, FEATURES, ITEMS, PAGES
 from features.workspace import Workspace
 from pipelines.batch.arrow import DAY_MS, Ints, decode, encode, milliseconds, split_by
 from pipelines.batch.transforms import open_workspace, split_by_shard
@@ -35,6 +35,7 @@ _SORT_KEYS = {
     EVENT_LOG: ("timestamp", "event_id"),
     PAGE_LOG: ("timestamp", "request_id"),
     ITEM_LOG: ("item_id",),
+    FEATURE_LOG: ("timestamp", "request_id"),
     STREAM_DEAD_LETTERS: ("table", "reason", "row", "detail"),
 }
 
@@ -146,11 +147,15 @@ def _check_lines(
     checked = check_messages(table, lines)
     rows, dead = checked.rows, [checked.dead]
     counts = {f"{table}.in": rows.num_rows + checked.dead.num_rows}
-    if table in (EVENTS, PAGES):
+    if table in (EVENTS, PAGES, FEATURES):
         timed = check_times(table, rows, folding.taken, folding.stream)
         dead.append(timed.dead)
-        for shard, piece in split_by_shard(timed.rows, "user_id", folding.stream.shards):
-            yield shard, (table, piece)
+        if table == FEATURES:
+            yield from _logged(FEATURE_LOG, timed.rows, folding)
+            counts[f"{FEATURES}.logged"] = timed.rows.num_rows
+        else:
+            for shard, piece in split_by_shard(timed.rows, "user_id", folding.stream.shards):
+                yield shard, (table, piece)
     elif rows.num_rows:
         yield TaggedOutput(ITEMS, (0, (position, encode(rows))))
     letters = pa.concat_tables(dead)
@@ -214,7 +219,7 @@ def _logged(table: str, rows: pa.Table, folding: Folding) -> Iterator[TaggedOutp
 
 
 def _days(table: str, rows: pa.Table, folding: Folding) -> Ints:
-    if table in (EVENT_LOG, PAGE_LOG):
+    if table in (EVENT_LOG, PAGE_LOG, FEATURE_LOG):
         return milliseconds(rows.column("timestamp")) // DAY_MS
     return np.full(rows.num_rows, folding.taken.opened // DAY_MS, np.int64)
 

@@ -45,7 +45,7 @@ def item(item_id: str, **more: Any) -> dict[str, Any]:
     return {"item_id": item_id, "title": item_id.title(), "category": ["Home", item_id[-1]], "price": 3.5} | more
 
 
-def messages(seed: int = 0, pages: int = 8) -> list[StreamRecord]:
+def messages(seed: int = 0, pages: int = 8, facts_change: bool = True) -> list[StreamRecord]:
     """Records in the order of arrival: items, pages, what users do on them, repetitions, late and bad rows."""
     rng = random.Random(seed)
     records = [StreamRecord.of_rows(ITEMS, [item(name) for name in SHOP[:6]])]
@@ -69,9 +69,8 @@ def messages(seed: int = 0, pages: int = 8) -> list[StreamRecord]:
             late = event(USERS[0], SHOP[0], "click", START - 60 * HOUR)
             sent.append(StreamRecord.of_rows(EVENTS, [late, event(USERS[0], SHOP[0], "nod", time)]))
             sent.append(StreamRecord(EVENTS, b"no row"))
-            sent.append(
-                StreamRecord.of_rows(ITEMS, [item(SHOP[6]), item(SHOP[0], price=9.0), item(SHOP[6], brand="B")])
-            )
+            changed = [item(SHOP[6]), item(SHOP[0], price=9.0), item(SHOP[6], brand="B")]
+            sent.append(StreamRecord.of_rows(ITEMS, changed if facts_change else [item(SHOP[0])]))
     return records + sent
 
 

@@ -1,0 +1,111 @@
+"""A store that lacks what the log holds: emptied, set back, or filled anew beside the one that is read."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import stream_world as world
+
+from features.online.items import refresh_items
+from features.store.base import ITEM_STATE, SEEN, Freshness, NewBlob, Version
+from features.store.redis_store import RedisStore
+from features.stream.config import StreamConfig
+from features.workspace import Workspace
+from pipelines.batch.arrow import DAY_MS
+from pipelines.batch.config import PagesConfig
+from pipelines.streaming import generations
+from pipelines.streaming.log import committed_log
+from pipelines.streaming.run import run_stream
+
+pytestmark = pytest.mark.integration
+MESSAGES = world.messages(facts_change=False)
+"""Facts count as they were when a range was folded; a chunk folds several ranges at once."""
+
+
+@pytest.fixture(scope="module")
+def expected(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], bytes | None]:
+    """What a store holds that never lacked anything."""
+    world.append(redis_url, "expected", MESSAGES)
+    world.take_up(tmp_path_factory.mktemp("expected"), redis_url, "expected")
+    return told(redis_url, "expected")
+
+
+def told(url: str, namespace: str) -> dict[tuple[str, str], bytes | None]:
+    """What the store tells of users and items: item features as of the newest midnight, and of three days later."""
+    now = world.held(url, namespace)
+    with RedisStore(url, world.store_config(url, namespace)) as store:
+        version = Version(store.generations()[0], 2**62)
+        refresh_items(store, world.SHOP, version=version, midnight_ms=world.START // DAY_MS * DAY_MS + 4 * DAY_MS)
+    later = {(f"later {view}", name): payload for (view, name), payload in world.held(url, namespace).items()}
+    # the same may be held in several ways: which events came last, a pair that was made and taken back
+    return {key: payload for key, payload in {**now, **later}.items() if not key[0].endswith((SEEN, ITEM_STATE))}
+
+
+def take_one_range(folder: Path, url: str, namespace: str) -> None:
+    stopping = threading.Event()
+    config, store = StreamConfig(range_rows=25, interval_s=0.001), world.store_config(url, namespace)
+    run_stream(
+        Workspace(folder),
+        config,
+        store,
+        PagesConfig(),
+        stopping=stopping,
+        progress=lambda *_: stopping.set(),
+        lease_s=60,
+    )
+
+
+def store_keys(store: RedisStore) -> dict[bytes, bytes]:
+    keys = list(store.client.scan_iter(match=f"{store.keys.prefix}:*"))
+    return dict(zip(keys, store.client.mget(keys), strict=True)) if keys else {}
+
+
+@pytest.mark.parametrize("chunk_rows", [10, 200_000])
+def test_an_emptied_store_is_filled_from_the_log(chunk_rows, tmp_path, redis_url, expected, monkeypatch) -> None:
+    namespace = f"emptied{chunk_rows}"
+    monkeypatch.setattr(generations, "CHUNK_ROWS", chunk_rows)
+    world.append(redis_url, namespace, MESSAGES)
+    world.take_up(tmp_path, redis_url, namespace)
+    with RedisStore(redis_url, world.store_config(redis_url, namespace)) as store:
+        store.client.delete(*store_keys(store))
+        assert world.take_up(tmp_path, redis_url, namespace).ranges == 0
+        assert store.progress(1) == committed_log(Workspace(tmp_path)).position
+    assert told(redis_url, namespace) == expected
+
+
+def test_a_store_that_lost_its_last_writes_gets_them_again(tmp_path, redis_url, expected) -> None:
+    world.append(redis_url, "lost", MESSAGES)
+    with RedisStore(redis_url, world.store_config(redis_url, "lost")) as store:
+        take_one_range(tmp_path, redis_url, "lost")
+        kept = store_keys(store)
+        world.take_up(tmp_path, redis_url, "lost")
+        store.client.delete(*store_keys(store))
+        store.client.mset(kept)
+        world.take_up(tmp_path, redis_url, "lost")
+    assert told(redis_url, "lost") == expected
+
+
+def test_a_new_generation_is_read_once_it_has_caught_up(tmp_path, redis_url, expected) -> None:
+    """A back-fill that covers the first range, written while the stream went on; duplicates are still known after."""
+    world.append(redis_url, "new", MESSAGES)
+    wanted = [*world.held(redis_url, "expected")]
+    with RedisStore(redis_url, world.store_config(redis_url, "new")) as store:
+        take_one_range(tmp_path, redis_url, "new")
+        covered, held = committed_log(Workspace(tmp_path)).position, store.read_blobs(wanted)
+        take_one_range(tmp_path, redis_url, "new")
+        number = store.new_generation()
+        version = Version(number, covered)
+        found = [(*key, blob) for key, blob in zip(wanted, held, strict=True) if blob is not None]
+        store.write_blobs(NewBlob(view, name, version, blob.event_time, blob.payload) for view, name, blob in found)
+        filled = Freshness(generation="f" * 16, newest_event_time=None, users=0, items=0, position=covered)
+        store.write_freshness(filled, generation=number)
+        store.announce(number)
+        world.append(redis_url, "new", MESSAGES[5:12])
+        world.take_up(tmp_path, redis_url, "new")
+        assert store.generations() == (number, None)
+    assert told(redis_url, "new") == expected
+    assert (
+        len({row["event_id"] for row in world.logged(tmp_path)["event_log"]}) == world.counts(tmp_path)["events.logged"]
+    )
