@@ -22,6 +22,7 @@ from serving.exchange import RETRY_ELSEWHERE_S, RETRY_S, App, Exchange, Receive,
 from serving.health import Drain
 from serving.logs import RequestLog
 from serving.metrics import GateMetrics
+from serving.web_files import FILES
 
 ENVIRONMENT = "PAGEWISE_GATE"
 """Environment variable with the gate's settings, as JSON."""
@@ -29,6 +30,8 @@ SLACK_S = 1.0
 """A replica answers from the popular list at the deadline; so long after it the gate stops waiting for the replica."""
 OPEN = ("/health", "/ready")
 """Asked by whoever watches the service, without a key."""
+KEYLESS = (*OPEN, *FILES)
+"""Beside them the web page's files, which ask for the key that they then use."""
 PROBES = (*OPEN, "/metrics", "/version", "/drain")
 """Answered when the service is full or drains."""
 
@@ -99,7 +102,7 @@ class Gate:
 
     def _holder(self, exchange: Exchange) -> Holder | None:
         """Return whose key came, None where none is needed."""
-        if not self._keys or exchange.path in OPEN:
+        if not self._keys or exchange.path in KEYLESS:
             return None
         holder = self._keys.holder(exchange.key) if exchange.key else None
         if holder is None:

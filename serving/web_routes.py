@@ -1,13 +1,8 @@
-"""The web page at `/`, and what it asks for beside the rest of the interface.
-
-The page is a few files as they stand, no build step: each is read once, and a browser that has it asks only whether it
-still holds (ETag). It loads nothing from elsewhere, and its Content-Security-Policy lets it do nothing else.
-"""
+"""The web page at `/`, and what it asks for beside the rest of the interface."""
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import FastAPI, Query, Request, Response
@@ -15,27 +10,11 @@ from pydantic import BaseModel
 
 from serving.api import NonEmpty, error_responses
 from serving.item_details import ItemDetails
+from serving.web_files import FILES, FOLDER, HEADERS
 
 if TYPE_CHECKING:
     from serving.backend import Backend
 
-FOLDER = Path(__file__).parent / "web"
-FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/web/app.js": ("app.js", "text/javascript; charset=utf-8"),
-    "/web/style.css": ("style.css", "text/css; charset=utf-8"),
-    "/web/icon.svg": ("icon.svg", "image/svg+xml"),
-}
-"""Path -> file of `serving/web/` and its type."""
-HEADERS = {
-    "Cache-Control": "no-cache",
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
-        "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 MOST_ITEMS, MOST_USERS = 200, 100
 
 

@@ -11,7 +11,7 @@ import pytest
 from serving.backend import Backend
 from serving.config import ServeConfig
 from serving.routes import build_api
-from serving.web_routes import FILES, FOLDER
+from serving.web_files import FILES, FOLDER
 
 
 @pytest.fixture
