@@ -92,6 +92,25 @@ PAGES = pa.schema(
 )
 """One shown page, items in shown order. `events[k]` is the strongest event of item k, `event_times[k]` its time."""
 
+FEATURES_READ = pa.schema(
+    [
+        pa.field("request_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("timestamp", TIMESTAMP, nullable=False),
+        pa.field("state", pa.binary()),
+        pa.field("generation", pa.int64()),
+        pa.field("position", pa.int64()),
+        pa.field("event_time", TIMESTAMP),
+        pa.field("items", pa.list_(pa.string()), nullable=False),
+        pa.field("item_features", pa.list_(pa.binary())),
+        pa.field("item_layout", pa.int64()),
+        pa.field("items_read", TIMESTAMP),
+    ]
+)
+"""What the service read to make one page: the packed `state` of the user's features (null: there was none), its version
+in the store and the time of the newest event in it; of each item shown its packed features (null: none were known),
+their layout, and when the service read them (null: it had not)."""
+
 SEQUENCES = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
@@ -217,16 +236,18 @@ TABLES: dict[str, pa.Schema] = {
 
 STREAM_POSITION = "stream_position"
 _POSITION = pa.field(STREAM_POSITION, pa.int64(), nullable=False)
-EVENT_LOG, PAGE_LOG, ITEM_LOG, STREAM_DEAD_LETTERS = "event_log", "page_log", "item_log", "stream_dead_letters"
+EVENT_LOG, PAGE_LOG, ITEM_LOG, FEATURE_LOG = "event_log", "page_log", "item_log", "feature_log"
+STREAM_DEAD_LETTERS = "stream_dead_letters"
 LOG_TABLES: dict[str, pa.Schema] = {
     EVENT_LOG: EVENTS.append(_POSITION),
     PAGE_LOG: PAGES.append(_POSITION),
     ITEM_LOG: ITEMS.append(_POSITION),
+    FEATURE_LOG: FEATURES_READ.append(_POSITION),
     STREAM_DEAD_LETTERS: DEAD_LETTERS.append(_POSITION),
 }
 """What `pagewise stream` keeps of the event stream (`pipelines.streaming.log`); `stream_position` is that of the last
 message that was taken up together with the row. `event_log` also holds an impression for every item of a served
-page."""
+page. A repeated row of `feature_log` is kept: whoever reads it takes one per `request_id`."""
 
 
 def schema_hash(schema: pa.Schema) -> str:

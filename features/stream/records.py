@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Self
 
-EVENTS, PAGES, ITEMS = "events", "pages", "items"
-STREAM_TABLES = (EVENTS, PAGES, ITEMS)
-"""Tables whose rows may travel: what happened, what was shown, what is new in the catalogue."""
+EVENTS, PAGES, ITEMS, FEATURES = "events", "pages", "items", "features"
+STREAM_TABLES = (EVENTS, PAGES, ITEMS, FEATURES)
+"""Tables whose rows may travel: what happened, what was shown, what is new in the catalogue, what a page was made of."""
 
 _SEQUENCE_BITS = 16
 
@@ -18,8 +18,8 @@ class StreamRecord(NamedTuple):
 
     Attributes:
         table: One of `STREAM_TABLES`.
-        rows: JSON lines of the columns of that table in `features.schemas`; times are milliseconds since 1970 UTC,
-            absent columns are null.
+        rows: JSON lines of the columns of that table in `features.schemas` (of `features`: `FEATURES_READ`); times are
+            milliseconds since 1970 UTC, bytes are Base64, absent columns are null.
     """
 
     table: str

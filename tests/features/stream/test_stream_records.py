@@ -22,7 +22,7 @@ def test_a_text_cut_within_an_emoji_travels() -> None:
 
 
 def test_only_some_tables_travel() -> None:
-    with pytest.raises(ValueError, match="expected a table of events, pages, items, got 'users'"):
+    with pytest.raises(ValueError, match="expected a table of events, pages, items, features, got 'users'"):
         StreamRecord.of_rows("users", [])
 
 
