@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 
 EVENTS, PAGES, ITEMS, FEATURES = "events", "pages", "items", "features"
 STREAM_TABLES = (EVENTS, PAGES, ITEMS, FEATURES)
-"""Tables whose rows may travel: what happened, what was shown, what is new in the catalogue, what a page was made of."""
+"""Tables whose rows may travel: what happened, what was shown, new items, and what was read to make pages."""
 
 _SEQUENCE_BITS = 16
 
