@@ -48,6 +48,21 @@ def test_known_user_over_http(client):
 
 
 @pytest.mark.integration
+def test_the_next_page_and_events_over_http(client):
+    first = client.post("/v1/recommend", json={"user_id": "u1", "page_size": 2}).json()
+    following = {"user_id": "u1", "cursor": first["next_cursor"]}
+    second = client.post("/v1/recommend", json=following).json()
+    shown = [{item["item_id"] for item in page["items"]} for page in (first, second)]
+    assert [len(items) for items in shown] == [2, 2]
+    assert not shown[0] & shown[1]
+    assert client.post("/v1/recommend", json=following).json() == second
+    assert client.post("/v1/recommend", json={**following, "cursor": "x"}).status_code == 410
+    event = {"user_id": "u1", "item_id": "i01", "event": "click", "timestamp": "2026-01-01"}
+    assert client.post("/v1/events", json={"events": [event, {}]}).json()["accepted"] == 1
+    assert len(client.get("/v1/users/u1?limit=3").json()["history"]) == 3
+
+
+@pytest.mark.integration
 def test_unknown_user_over_http(client):
     answer = client.post("/v1/recommend", json={"user_id": "nobody", "page_size": 2}).json()
     assert [item["item_id"] for item in answer["items"]] == ["i11", "i10"]
