@@ -251,20 +251,21 @@ def grown_items(
     after = [came.added_to(memory, state) for memory, state in zip(memories, before, strict=True)]
     since = came.first_time(len(items))
     late = since < midnights[0]
+    known, streams = dict(zip(memories, before, strict=True)), came.streams()
     days = {
-        memory.stream: state_days(take_rows(state, ~late[state[ENTITY]]))
-        for memory, state in zip(memories, after, strict=True)
-        if memory in day_memories(chosen)
+        # of the states before: grown ones have dropped days that count at midnights between their newest event and now
+        memory.stream: np.concatenate([state_days(known[memory]), event_days(streams[memory.stream])])
+        for memory in day_memories(chosen)
     }
+    days = {stream: pairs[~late[pairs[:, 0]]] for stream, pairs in days.items()}
     later = item_moments(chosen, days, midnights[1])
     later = later.take(later.time > midnights[0])
-    known = dict(zip(memories, before, strict=True))
-    added = [item_features_at(items, came.streams(), later, features, known)]
+    added = [item_features_at(items, streams, later, features, known)]
     again = ItemEvents.of(items, parts["events"], parts["pairs"], keys)
-    streams = {name: events.take(late[events.entity]) for name, events in again.streams().items()}
-    moments = item_moments(chosen, {name: event_days(events) for name, events in streams.items()}, midnights[1])
+    replayed = {name: events.take(late[events.entity]) for name, events in again.streams().items()}
+    moments = item_moments(chosen, {name: event_days(events) for name, events in replayed.items()}, midnights[1])
     moments = moments.take(moments.time > since[moments.entity])
-    added.append(item_features_at(items, streams, moments, features))
+    added.append(item_features_at(items, replayed, moments, features))
     pairs = [pair for pair in zip(memories, before, after, strict=True) if pair[0].stream == CO_VISITS]
     return GrownItems(
         states=item_state_rows(items, after, catalogue, features),

@@ -52,7 +52,7 @@ class DataStages:
         return Stage(
             name="features",
             config={**dataclasses.asdict(batch), "features": features_digest()},
-            inputs=self._inputs.tables("clean_events", "clean_items"),
+            inputs=lambda: {**self._inputs.tables("clean_events", "clean_items")(), **self._inputs.stream()},
             outputs=self._inputs.tables("pages", "item_statistics", "transitions", *feature_schemas()),
             run=run,
         )

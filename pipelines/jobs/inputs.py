@@ -9,8 +9,10 @@ from features.workspace import MANIFEST, Workspace
 from models.recommend.release_parts import GENREC, KINDS
 from models.tokenizer.bundle import latest_generation
 from models.training.runs import ALIGNED, LATEST
+from pipelines.batch.increment import STREAM
 from pipelines.batch.raw import fingerprint, raw_files
 from pipelines.jobs.stages import file_fingerprint, table_fingerprints
+from pipelines.streaming.log import committed_log
 
 RELEASED_TABLES = (
     "sequences",
@@ -30,15 +32,20 @@ class StageInputs:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
 
+    def stream(self) -> dict[str, str]:
+        """Return the position up to which the stream's log is committed, nothing where there is no log."""
+        position = committed_log(self.workspace).position
+        return {STREAM: str(position)} if position else {}
+
     def raw_tables(self) -> dict[str, str]:
-        """Return fingerprints of the raw tables, committed or plain files, and the notes of committed ones."""
+        """Return fingerprints of the raw tables, committed or plain files, notes of committed ones, and the stream."""
         found = {
             name: fingerprint(self.workspace, name)
             for name in ("events", "items", "users")
             if raw_files(self.workspace, name)
         }
         notes = table_fingerprints(self.workspace, "events", "items", "users", "import_rejects")
-        return {**found, **{f"{name} manifest": digest for name, digest in notes.items()}}
+        return {**found, **{f"{name} manifest": digest for name, digest in notes.items()}, **self.stream()}
 
     def tables(self, *names: str) -> Callable[..., dict[str, str]]:
         """Return a function that fingerprints the committed ones of these tables."""
