@@ -133,10 +133,12 @@ class ViewFreshness:
     Attributes:
         event_times: `B` times of the newest event in each entry, int64 milliseconds since 1970 UTC, 0 for none.
         positions: `B` positions of the stream up to which events are folded in, uint64, 0 for none.
+        generations: `B` generations they belong to, int64, 0 where there is no entry.
     """
 
     event_times: npt.NDArray[np.int64]
     positions: npt.NDArray[np.uint64]
+    generations: npt.NDArray[np.int64]
 
     def ages_ms(self, now: int) -> npt.NDArray[np.int64]:
         """Return for each entry how long before `now` its newest event was, -1 where there is none."""

@@ -13,8 +13,8 @@ from features.store.base import FIRST_GENERATION
 from features.store.connections import Server
 from features.store.keys import Keys
 
-SCANNED_AT_ONCE, REMOVED_AT_ONCE = 1000, 500
-"""Keys per command when old generations are removed: other clients of the server wait less than a millisecond."""
+SCANNED_AT_ONCE, REMOVED_AT_ONCE = 500, 200
+"""Keys per command when old generations are removed: other clients of the server wait about a millisecond."""
 MOST_SCANS = 20
 """Commands that look for some entities on each server: enough unless hardly any key is one of theirs."""
 

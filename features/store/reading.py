@@ -121,4 +121,5 @@ def _freshness(found: Found) -> ViewFreshness:
     return ViewFreshness(
         event_times=np.array([0 if one is None else one.event_time for one in found], np.int64),
         positions=np.array([0 if one is None else one.version.position for one in found], np.uint64),
+        generations=np.array([0 if one is None else one.version.generation for one in found], np.int64),
     )
