@@ -83,7 +83,7 @@ def append(url: str, namespace: str, records: Sequence[StreamRecord]) -> None:
         stream.append(records)
 
 
-def take_up(folder: Path, url: str, namespace: str, **options: Any) -> StreamReport:
+def take_up(folder: Path, url: str, namespace: str, lease_s: float = 60.0, **options: Any) -> StreamReport:
     """Run the pipeline until nothing waits any more."""
     config = StreamConfig(**{"until_empty": True, "range_rows": 25, "interval_s": 0.001, "compact_ranges": 2} | options)
     return run_stream(
@@ -92,7 +92,7 @@ def take_up(folder: Path, url: str, namespace: str, **options: Any) -> StreamRep
         store_config(url, namespace),
         PagesConfig(),
         stopping=threading.Event(),
-        lease_s=60.0,
+        lease_s=lease_s,
     )
 
 

@@ -1,0 +1,164 @@
+"""Messages as checked rows: what passes, what does not and why; served pages and the impressions they are."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from features.schemas import EVENTS as EVENT_SCHEMA
+from features.schemas import PAGES as PAGE_SCHEMA
+from features.stream.base import EventStream
+from features.stream.records import EVENTS, ITEMS, PAGES, Message, StreamRecord
+from pipelines.streaming import taking
+from pipelines.streaming.page_checks import implied_impressions
+from pipelines.streaming.records import check_messages
+from pipelines.streaming.taking import spans, take
+
+CLICK = {"user_id": "ann", "item_id": "tea", "event": "click", "timestamp": 1_700_000_000_000}
+PAGE = {"request_id": "r1", "user_id": "ann", "timestamp": 1_700_000_000_000, "items": ["tea", "cup"]}
+
+
+def check(table: str, *rows: dict):
+    return check_messages(table, StreamRecord.of_rows(table, rows).rows)
+
+
+def test_good_rows_have_the_tables_schema() -> None:
+    context = {"page": "home", "device": "phone"}
+    checked = check(EVENTS, CLICK, {**CLICK, "event_id": "e", "value": 1, "context": context})
+    assert checked.rows.schema == EVENT_SCHEMA
+    assert checked.dead.num_rows == 0
+    assert checked.rows.column("event_id")[1].as_py() == "e"
+    assert len(checked.rows.column("event_id")[0].as_py()) == 16
+    assert dict(checked.rows.column("context")[1].as_py()) == context
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "detail"),
+    [
+        ({"event": "nod"}, "unknown_event", "event: expected one of impression, .*, got 'nod'"),
+        ({"user_id": " "}, "null_id", "user_id: expected an id, got ' '"),
+        ({"timestamp": -5}, "bad_timestamp", "timestamp: expected a time from 1970 to 2099"),
+        ({"position": -1}, "bad_value", "position: expected a whole number >= 0, got -1"),
+        ({"propensity": 1.5}, "bad_propensity", "propensity: expected a probability"),
+    ],
+)
+def test_a_bad_row_says_why_and_spares_the_others(change, reason, detail) -> None:
+    checked = check(EVENTS, CLICK, {**CLICK, **change}, {**CLICK, "item_id": "cup"})
+    assert checked.rows.column("item_id").to_pylist() == ["tea", "cup"]
+    (letter,) = checked.dead.to_pylist()
+    assert (letter["table"], letter["reason"], letter["source"]) == (EVENTS, reason, "stream")
+    assert re.match(detail, letter["detail"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"no row",
+        b"[1]",
+        b'{"user_id": "a',
+        b'{"user_id": "a", "item": "b"}',
+        b'{"timestamp": "noon"}',
+        b'{"value": {}}',
+    ],
+)
+def test_a_line_that_is_no_row_is_kept_as_it_came(line: bytes) -> None:
+    good = json.dumps(CLICK).encode()
+    checked = check_messages(EVENTS, b"\n".join([good, line, good, b"", good]))
+    assert checked.rows.num_rows == 3
+    (letter,) = checked.dead.to_pylist()
+    assert (letter["reason"], letter["row"]) == ("malformed", line.decode())
+
+
+def test_maps_may_come_as_objects_too() -> None:
+    line = json.dumps({**CLICK, "context": {"page": "home"}}).encode()
+    assert dict(check_messages(EVENTS, line).rows.column("context")[0].as_py()) == {"page": "home"}
+
+
+def test_nothing_is_nothing() -> None:
+    checked = check_messages(EVENTS, b"\n\n")
+    assert (checked.rows.num_rows, checked.dead.num_rows) == (0, 0)
+
+
+def test_rows_of_a_table_that_does_not_travel_are_kept() -> None:
+    (letter,) = check_messages("users", b'{"user_id": "ann"}').dead.to_pylist()
+    assert (letter["table"], letter["reason"], letter["row"]) == ("users", "malformed", '{"user_id": "ann"}')
+
+
+def test_a_served_page_is_completed() -> None:
+    checked = check(PAGES, {**PAGE, "scores": [1, 0.5], "candidates": ["tea", "cup", "pot"], "filters": "{}"})
+    assert checked.rows.schema == PAGE_SCHEMA
+    (row,) = checked.rows.to_pylist()
+    assert row["events"] == ["impression", "impression"]
+    assert [time.timestamp() for time in row["event_times"]] == [1_700_000_000.0] * 2
+    assert (row["scores"], row["candidates"]) == ([1.0, 0.5], ["tea", "cup", "pot"])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "column"),
+    [
+        ({"request_id": None}, "null_id", "request_id"),
+        ({"timestamp": None}, "bad_timestamp", "timestamp"),
+        ({"items": []}, "malformed", "items"),
+        ({"items": ["tea", None]}, "null_id", "items"),
+        ({"scores": [1.0]}, "malformed", "scores"),
+        ({"propensities": [0.5, 0.0]}, "bad_propensity", "propensities"),
+        ({"events": ["click", "nod"]}, "unknown_event", "events"),
+    ],
+)
+def test_a_bad_page_says_why(change, reason, column) -> None:
+    checked = check(PAGES, PAGE, {**PAGE, **change})
+    assert checked.rows.num_rows == 1
+    (letter,) = checked.dead.to_pylist()
+    assert (letter["reason"], letter["detail"].split(":")[0]) == (reason, column)
+
+
+def test_a_page_is_its_impressions() -> None:
+    pages = check(
+        PAGES, PAGE, {**PAGE, "request_id": "r2", "items": ["pot"], "propensities": [0.25], "policy": "p"}
+    ).rows
+    rows = implied_impressions(pages).select(["request_id", "item_id", "event", "position", "propensity", "policy"])
+    assert [tuple(row.values()) for row in rows.to_pylist()] == [
+        ("r1", "tea", "impression", 0, None, None),
+        ("r1", "cup", "impression", 1, None, None),
+        ("r2", "pot", "impression", 0, 0.25, "p"),
+    ]
+
+
+class Waiting:
+    """Messages that wait, `read_after` as of a stream, and the largest number that was ever asked for at once."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self.messages, self.most = messages, 0
+
+    def read_after(self, position: int, limit: int, wait_s: float) -> list[Message]:
+        self.most = max(self.most, limit)
+        return [message for message in self.messages if message.position > position][:limit]
+
+
+def waiting(sizes: list[int], text: bytes = b"{}") -> EventStream:
+    records = [StreamRecord(EVENTS, b"\n".join([text] * size)) for size in sizes]
+    return Waiting([Message(number, record) for number, record in enumerate(records, start=1)])  # type: ignore[return-value]
+
+
+def test_a_range_holds_whole_messages_until_it_is_full() -> None:
+    assert [message.position for message in take(waiting([3, 3, 3, 3]), 0, 7, 0)] == [1, 2, 3]
+    assert [message.position for message in take(waiting([50, 1]), 0, 7, 0)] == [1]
+    assert len(take(waiting([1] * 10_000), 5, 8_000, 0)) == 8_000
+    assert take(waiting([]), 0, 7, 0) == []
+
+
+def test_few_messages_are_asked_for_where_they_are_large(monkeypatch) -> None:
+    """What is read at once is bounded, whatever waits: 32 MiB and one message of the largest size."""
+    monkeypatch.setattr(taking, "RANGE_BYTES", 1000)
+    stream = waiting([1] * 500, b"x" * 400)
+    assert len(take(stream, 0, 10_000, 0)) == 3
+    assert stream.most == taking.FIRST_READ
+
+
+def test_spans_cover_a_range_without_gaps(monkeypatch) -> None:
+    monkeypatch.setattr(taking, "PIECE_BYTES", 10)
+    messages = waiting([1] * 12).read_after(0, 100, 0)
+    assert spans(messages) == [(1, 5), (6, 10), (11, 12)]
+    assert ITEMS not in taking.joined(messages)
