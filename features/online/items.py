@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from features.definitions import ITEM, features_of
 from features.events import Events, ItemKeys
-from features.online.item_states import ItemEvents, ItemStates, fold_item_states
+from features.online.item_states import ItemEvents, ItemStates, fold_item_states, item_layout
 from features.online.recent import NO_KEYS
 from features.store.base import ITEM_STATE, Held, NewBlob, OnlineStore, Version
 from kernels.jagged import IntArray
@@ -132,7 +133,9 @@ def _newest(happened: ItemEvents, held: Sequence[Held | None]) -> IntArray:
 
 
 def _payloads(held: Sequence[Held | None]) -> list[bytes | None]:
-    return [None if blob is None else blob.payload for blob in held]
+    """Return the states; one that was packed for other features counts as missing, as a user's does."""
+    layout = item_layout(features_of(ITEM)).to_bytes(8, "little")
+    return [blob.payload if blob is not None and blob.payload.startswith(layout) else None for blob in held]
 
 
 _NO_EVENTS = Events(

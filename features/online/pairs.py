@@ -1,7 +1,7 @@
 """Co-visits that new events make, and those that they take back.
 
-A pair of items is found from consecutive positive events of a user (`features.events.co_visits`). A new event makes pairs
-with its neighbours; a late one, between two others, also parts them: what they had made is taken back.
+A pair of items is found from a user's consecutive positive events (`features.events.co_visits`). A new event makes
+pairs with its neighbours; a late one, between two others, also parts them: what they had made is taken back.
 """
 
 from __future__ import annotations

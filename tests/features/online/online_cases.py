@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+from feature_cases import assert_equal_columns
 
 from features.columns import Columns
 from features.definitions import ITEM, PAGE_FEATURES, USER, features_of
@@ -99,13 +101,24 @@ def deliveries(rng: np.random.Generator, rows: pa.Table, *, chunks: int = 7, lat
     delay = np.where(rng.random(size) < late, rng.integers(0, LATENESS, size), 0)
     ordered = rows.take(pa.array(np.argsort(times_of(rows) + delay, kind="stable")))
     cuts = [0, *np.sort(rng.integers(0, size + 1, chunks - 1)).tolist(), size]
-    for first, last in zip(cuts, cuts[1:], strict=False):
+    for first, last in itertools.pairwise(cuts):
         if first < last:
             newest = times_of(ordered)[:last].max()
             within = np.flatnonzero(times_of(ordered)[:last] >= newest - LATENESS)
             again = rng.choice(within, 6)
             part = ordered.take(pa.array(rng.permutation(np.append(np.arange(first, last), again))))
             yield Delivery(part, ordered.slice(0, last))
+
+
+def check_parity(stream: Stream, so_far: pa.Table, rng: np.random.Generator) -> None:
+    """Compare all that the stream wrote with what batch finds for the events delivered so far, at random moments."""
+    users = sorted(set(so_far.column("user_id").to_pylist()))
+    now = times_of(so_far).max() + rng.integers(1, [1000, 3 * DAY], (len(users), 2)).min(axis=1)
+    assert_equal_columns(stream.user_features(users, now), batch_user_features(so_far, users, now))
+    assert_equal_columns(stream.item_features(), batch_item_features(so_far, stream.midnight_ms))
+    expected, pages = batch_histories(so_far, stream.config), batch_pages(so_far, stream.config)
+    for user in users:
+        assert by_page(stream.history(user), pages) == by_page(expected.get(user, []), pages)
 
 
 def times_of(rows: pa.Table) -> np.ndarray:
@@ -185,10 +198,15 @@ def batch_pages(rows: pa.Table, config: OnlineConfig) -> pa.Table:
     return pages_from_events(rows, PagesConfig(gap_minutes=config.gap_minutes, cap=config.cap), by_day=False)
 
 
-def batch_histories(rows: pa.Table, config: OnlineConfig) -> dict[str, list[Entry]]:
-    """What the batch pipelines find, all in the last split, which hides nothing."""
+def batch_sequences(rows: pa.Table, config: OnlineConfig) -> pa.Table:
+    """The sequences of these events, all in the last split, which hides nothing."""
     splitter = Splitter(validation_ms=0, test_ms=0)
-    sequences = sequences_from_entries(make_entries(batch_pages(rows, config), splitter))
+    return sequences_from_entries(make_entries(batch_pages(rows, config), splitter))
+
+
+def batch_histories(rows: pa.Table, config: OnlineConfig) -> dict[str, list[Entry]]:
+    """What the batch pipelines find."""
+    sequences = batch_sequences(rows, config)
     found: dict[str, list[Entry]] = {}
     for histories in histories_of(sequences, history_entries(sequences, config.history_length), 1000):
         columns = (histories.times, histories.pages, histories.item_ids.to_pylist(), histories.events)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from online_cases import CONFIG, HOUR, KEYS, START, Stream, events_table, summed_pairs
+from online_cases import CONFIG, KEYS, START, Stream, events_table, summed_pairs
 
 from features.online.config import OnlineConfig
 from features.online.users import fold_users
@@ -86,7 +86,7 @@ def test_one_millisecond_is_ordered_by_kind_then_place_on_the_page(stream):
 
 
 def test_a_late_event_joins_two_bursts(stream):
-    """40 minutes apart two clicks on a pot are two pages; with a click between them they are one, and the first counts."""
+    """Two clicks on a pot 40 minutes apart are on two pages; with a click between on one, where the first counts."""
     fold(stream, event("pot", CLICK, 0), event("pot", CLICK, 40, event_id="x"))
     assert [minute for minute, _, _ in history(stream)] == [0, 40]
     fold(stream, event("pan", CLICK, 20, event_id="y"), position=2)
@@ -133,9 +133,8 @@ def test_old_events_are_forgotten_but_for_the_last_positive_ones(stream):
     config = OnlineConfig(lateness_hours=1)
     fold(stream, *(event(str(n), CLICK, n, f"r{n}", event_id=str(n)) for n in range(5)), config=config)
     fold(stream, event("9", CLICK, 300, "s", event_id="9"), position=2, config=config)
-    pairs = fold(
-        stream, event("10", CLICK, 300 + 5 * HOUR / MINUTE, "s", event_id="10"), position=3, config=config
-    ).pairs
+    last = event("10", CLICK, 600, "s", event_id="10")
+    pairs = fold(stream, last, position=3, config=config).pairs
     assert {row["item_id"] for row in pairs.to_pylist()} == {"10", "9", "4"}, "two positive events back"
 
 
