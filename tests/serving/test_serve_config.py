@@ -18,3 +18,10 @@ def test_configs_import_nothing_heavy():
     code = "import sys, serving.config, features.store.config; print({'ray', 'torch', 'redis'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_the_challengers_share_is_a_share():
+    with pytest.raises(ValueError, match=r"challenger_share: expected 0 to 1, got 1\.5"):
+        ServeConfig(challenger_share=1.5)
+    with pytest.raises(ValueError, match=r"part_timeout_s: .* got 0; cursor_ttl_s: .* got -1"):
+        ServeConfig(part_timeout_s=0, cursor_ttl_s=-1)

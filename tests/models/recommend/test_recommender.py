@@ -339,3 +339,24 @@ def test_nonsense_is_refused():
         RecommendConfig(popular_weight=0)
     with pytest.raises(ValueError, match="retriever 'ann' has no fusion weight; expected one of genrec"):
         RecommendConfig().weight("ann")
+
+
+def test_frequencies_over_two_pages_of_one_list_follow_the_product_of_their_propensities():
+    maker, lists = recommender(epsilon=0.4, temperature=0.2), 5000
+    ranked = maker.ranked(batch([[]] * lists), 1)
+    first = maker.drawn(ranked, 1, request_seeds([f"a{n}" for n in range(lists)]))
+    shown = [maker.catalogue.numbers(page.items).tolist() for page in first]
+    now = batch([[]] * lists, excluded=shown)
+    rest = maker.ranked_before(now, ranked.fused, ranked.fallbacks, ranked.filters)
+    second = maker.drawn(rest, 1, request_seeds([f"b{n}" for n in range(lists)]))
+    pages = [
+        (one.items[0], other.items[0], one.propensities[0] * other.propensities[0])
+        for one, other in zip(first, second, strict=True)
+    ]
+    counts = Counter((one, other) for one, other, _ in pages)
+    chances = {(one, other): chance for one, other, chance in pages}
+    assert len(chances) == 4 * 3
+    assert sum(chances.values()) == pytest.approx(1.0)
+    observed = np.array([counts[pair] for pair in chances])
+    expected = lists * np.array(list(chances.values()))
+    assert scipy.stats.chisquare(observed, expected, sum_check=False).pvalue > 0.001
