@@ -6,36 +6,18 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-
-from kernels.hashing import hash_strings
 from models.recommend.release import Release, load_release
 from serving.api import ApiError, RecommendRequest, SimilarResponse, VersionResponse
 from serving.item_details import ItemDetails
 from serving.metrics import ServiceMetrics
 from serving.pages import Answer
 from serving.service import RecommendService
+from serving.shares import in_share
 from serving.users import UserResponse
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 _log = logging.getLogger(__name__)
-
-
-def in_share(user_ids: Sequence[str], share: float, salt: str) -> list[bool]:
-    """Return who belongs to a share of all users.
-
-    Args:
-        user_ids: Users.
-        share: 0 to 1.
-        salt: Another one draws other users, whatever drew those before.
-
-    Example:
-        >>> in_share(["ann"], 1.0, "spring"), in_share(["ann"], 0.0, "spring")
-        ([True], [False])
-    """
-    hashes = hash_strings(pa.array([f"{salt}\x1f{user_id}" for user_id in user_ids], pa.string()))
-    return ((hashes >> 11) * 2.0**-53 < share).tolist()
 
 
 class Arms:

@@ -67,6 +67,7 @@ def make_backend(
                 arm=name,
                 cursors=cursors,
                 page_log=page_log,
+                feature_share=config.feature_log_share,
                 part_timeout_s=min(config.part_timeout_s, config.request_timeout_s / 2),
                 metrics=metrics,
             )

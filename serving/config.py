@@ -46,6 +46,10 @@ class ServeConfig:
     challenger_salt: str = "1"
     """Draws these users, by a hash; another text draws others."""
 
+    feature_log_share: float = 0.01
+    """Share of the pages, 0 to 1, for which what was read of user and items is logged, for `pagewise check-features`: a
+    few KB each."""
+
     replica_cpus: float = 0.5
     """CPUs that Ray reserves for the replica; a reservation, not a limit."""
 
@@ -86,7 +90,8 @@ class ServeConfig:
                 mistakes.append(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.max_in_flight < self.max_batch:
             mistakes.append(f"max_in_flight: expected at least max_batch = {self.max_batch}, got {self.max_in_flight}")
-        if not 0 <= self.challenger_share <= 1:
-            mistakes.append(f"challenger_share: expected 0 to 1, got {self.challenger_share}")
+        for name in ("challenger_share", "feature_log_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                mistakes.append(f"{name}: expected 0 to 1, got {getattr(self, name)}")
         if mistakes:
             raise ValueError("serve: " + "; ".join(mistakes))

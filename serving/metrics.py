@@ -43,7 +43,8 @@ class ServiceMetrics:
         cursors: Requests with a cursor, by what became of them: `continued`, `refreshed`, `repeated`, `refused`.
         events: Events sent by clients, `accepted` or `rejected`.
         logged_pages: Served pages, by whether the stream has them (`logged`) or they were given up (`dropped`).
-        waiting_pages: Served pages that the stream does not have yet.
+        logged_features: Rows of what was read for pages, likewise.
+        waiting_pages: Served pages, and rows of what was read for them, that the stream does not have yet.
         store_seconds: One read of histories.
         store_corrupted: Damaged or foreign blobs met in the store.
         store_failures: Reads the store did not answer.
@@ -65,6 +66,7 @@ class ServiceMetrics:
         self.cursors = self._counter("cursors", "Requests with a cursor", ["outcome"])
         self.events = self._counter("events", "Events sent by clients", ["verdict"])
         self.logged_pages = self._counter("logged_pages", "Served pages sent to the stream", ["outcome"])
+        self.logged_features = self._counter("logged_features", "Features read for pages, sent on", ["outcome"])
         self.waiting_pages = self._gauge("waiting_pages", "Served pages not on the stream yet", together="livesum")
         self.store_seconds = self._histogram("store_read_seconds", "Seconds to read histories", _SECONDS)
         self.store_corrupted = self._gauge("store_corrupted", "Damaged or foreign blobs met", together="livesum")

@@ -1,20 +1,22 @@
 """Served pages, sent to the event stream without ever holding up a page.
 
-A page waits in memory until the stream has it. While the stream does not answer, pages go on being served and the
-newest `most_waiting` wait; older ones are dropped, and counted. So a page is logged unless the process is killed within
-the few milliseconds before it is sent, or the stream stays away for longer than what may wait.
+A page waits in memory until the stream has it, as does what was read for it (`feature_log`). While the stream does not
+answer, pages go on being served and the newest `most_waiting` rows wait; older ones are dropped, and counted. So a page
+is logged unless the process is killed within the few milliseconds before it is sent, or the stream stays away for
+longer than what may wait.
 """
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from features.stream.base import EventStream
-from features.stream.records import PAGES, StreamRecord
+from features.stream.records import FEATURES, PAGES, StreamRecord
 from models.recommend.deltas import CatalogueState, catalogue_version
 from models.recommend.policy import Policy
 from models.recommend.recommender import Page
@@ -68,6 +70,14 @@ def page_row(
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Waiting:
+    """A row, and the table of the stream it is for."""
+
+    table: str
+    row: Mapping[str, object]
+
+
 class PageLog:
     """Sends rows to the stream from a thread of its own; `add` never waits.
 
@@ -87,19 +97,19 @@ class PageLog:
         retry_s: float = RETRY_S,
     ) -> None:
         self._stream, self._metrics, self._retry_s, self._most = stream, metrics, retry_s, most_waiting
-        self._rows: collections.deque[Mapping[str, object]] = collections.deque()
+        self._counters = {PAGES: metrics.logged_pages, FEATURES: metrics.logged_features}
+        self._rows: collections.deque[_Waiting] = collections.deque()
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="page log", daemon=True)
         self._thread.start()
 
-    def add(self, row: Mapping[str, object]) -> None:
-        """Send a page soon; the oldest that waits is dropped where too many do."""
+    def add(self, row: Mapping[str, object], table: str = PAGES) -> None:
+        """Send a page, or what was read for it, soon; the oldest row that waits is dropped where too many do."""
         with self._changed:
-            self._rows.append(row)
+            self._rows.append(_Waiting(table, row))
             if len(self._rows) > self._most:
-                self._rows.popleft()
-                self._metrics.logged_pages.labels("dropped").inc()
+                self.count(self._rows.popleft().table, "dropped")
             self._metrics.waiting_pages.set(len(self._rows))
             self._changed.notify()
 
@@ -109,7 +119,12 @@ class PageLog:
             self._closing = True
             self._changed.notify()
         self._thread.join(wait_s)
-        self._metrics.logged_pages.labels("dropped").inc(len(self._rows))
+        for table, rows in _by_table(list(self._rows)).items():
+            self.count(table, "dropped", len(rows))
+
+    def count(self, table: str, outcome: str, rows: int = 1) -> None:
+        """Count rows that were `logged` or `dropped`."""
+        self._counters[table].labels(outcome).inc(rows)
 
     def _work(self) -> None:
         while rows := self._next():
@@ -120,23 +135,32 @@ class PageLog:
                     return
                 self._changed.wait_for(lambda: self._closing, self._retry_s)
 
-    def _next(self) -> list[Mapping[str, object]]:
+    def _next(self) -> list[_Waiting]:
         """Wait for rows and return the oldest; none once the log is closed and everything is sent."""
         with self._changed:
             self._changed.wait_for(lambda: self._rows or self._closing)
             return [self._rows[place] for place in range(min(BATCH, len(self._rows)))]
 
-    def _sent(self, rows: list[Mapping[str, object]]) -> bool:
+    def _sent(self, rows: list[_Waiting]) -> bool:
+        tables = _by_table(rows)
         try:
-            self._stream.append([StreamRecord.of_rows(PAGES, rows)])
+            self._stream.append([StreamRecord.of_rows(table, found) for table, found in tables.items()])
         except Exception as error:  # whatever it is: an end of this thread would go unnoticed
-            _log.warning("%d pages wait for the stream: %s", len(self._rows), error)
+            _log.warning("%d rows wait for the stream: %s", len(self._rows), error)
             return False
         with self._changed:
             # the oldest may have been dropped meanwhile
             sent = {id(row) for row in rows}
             while self._rows and id(self._rows[0]) in sent:
                 self._rows.popleft()
-            self._metrics.logged_pages.labels("logged").inc(len(rows))
+            for table, found in tables.items():
+                self.count(table, "logged", len(found))
             self._metrics.waiting_pages.set(len(self._rows))
         return True
+
+
+def _by_table(waiting: Sequence[_Waiting]) -> dict[str, list[Mapping[str, object]]]:
+    rows: dict[str, list[Mapping[str, object]]] = {}
+    for one in waiting:
+        rows.setdefault(one.table, []).append(one.row)
+    return rows

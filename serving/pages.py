@@ -23,6 +23,7 @@ from models.recommend.rules import Filters
 from serving.api import ApiError, RecommendedItem, RecommendRequest, RecommendResponse
 from serving.cursors import MOST_SHOWN, Asked, Continuation, Cursors, MadePage, history_marks, new_token
 from serving.fallbacks import STORE_UNAVAILABLE, Rest
+from serving.feature_log import FeatureLog, ItemsRead
 from serving.metrics import ServiceMetrics
 from serving.page_log import page_row
 
@@ -37,11 +38,13 @@ class Served:
         state: The release with its deltas.
         maker: Its page maker, parts guarded.
         popular_only: A page maker that cannot fail for the sake of a model.
+        items_read: Features of items as the page maker has them; None while none were read from the store.
     """
 
     state: CatalogueState
     maker: Recommender
     popular_only: Recommender
+    items_read: ItemsRead | None = None
 
     @property
     def release(self) -> str:
@@ -96,6 +99,7 @@ class Pages:
         store: What is known of users.
         cursors: Keeps lists between pages; None gives pages without a next one.
         log: Takes rows of the page log.
+        feature_log: Takes what was read for pages; None logs none.
         metrics: Counts.
         arm: Named in answers and log.
         history_length: Newest events read per user.
@@ -112,6 +116,7 @@ class Pages:
         log: Callable[[Mapping[str, object]], None],
         metrics: ServiceMetrics,
         *,
+        feature_log: FeatureLog | None = None,
         arm: str,
         history_length: int,
         store_rest_s: float,
@@ -119,7 +124,7 @@ class Pages:
         id_factory: Callable[[], str],
     ) -> None:
         self._store, self._cursors, self._log, self._metrics = store, cursors, log, metrics
-        self._arm, self._history_length = arm, history_length
+        self._feature_log, self._arm, self._history_length = feature_log, arm, history_length
         self._store_rests = Rest(store_rest_s)
         self._clock, self._id_factory = clock, id_factory
 
@@ -185,6 +190,8 @@ class Pages:
         batch = self._batch(served.maker, plans, known, now)
         on = [_goes_on(served, plan, None if users is None else mark) for plan, mark in zip(plans, marks, strict=True)]
         drawn = self._drawn(served, batch, plans, on, reason)
+        if users is not None:
+            self._log_features(served, plans, users, drawn, now)
         made = []
         for plan, one, goes_on, mark in zip(plans, drawn, on, marks, strict=True):
             fallback = one.page.fallback if goes_on or reason is None else reason
@@ -202,6 +209,13 @@ class Pages:
                 self._metrics.cursors.labels("continued" if goes_on else "refreshed").inc()
         kept = self._kept(made)
         return [self._answer(served, *row, now) for row in zip(made, kept, drawn, strict=True)]
+
+    def _log_features(
+        self, served: Served, plans: list[_Plan], users: KnownUsers, drawn: list[_Drawn], now: int
+    ) -> None:
+        if self._feature_log is not None:
+            ids, pages = [plan.request_id for plan in plans], [one.page.items for one in drawn]
+            self._feature_log.add(ids, users, pages, now, served.maker.catalogue, served.items_read)
 
     def _batch(self, maker: Recommender, plans: list[_Plan], users: KnownUsers, now: int) -> RequestBatch:
         """Return the plans as requests that exclude what their lists have shown."""

@@ -25,6 +25,7 @@ from models.recommend.rules import Filters
 from serving.api import ApiError, RecommendRequest, SimilarItem, SimilarResponse, VersionResponse
 from serving.cursors import Cursors
 from serving.fallbacks import STORE_UNAVAILABLE, Guards
+from serving.feature_log import FeatureLog, ItemsRead
 from serving.item_details import ItemDetails, item_details
 from serving.metrics import ServiceMetrics
 from serving.page_log import PageLog
@@ -51,6 +52,7 @@ class RecommendService:
         arm: Name of the release's part in an experiment, or of the alias it was found by.
         cursors: Keeps lists between their pages; None gives pages without a next one.
         page_log: Gets every page that was answered; None logs none.
+        feature_share: Share of the pages, 0 to 1, for which the page log gets what was read of user and items, too.
         part_timeout_s: A retriever or ranker that takes longer for a batch is left out of its pages; None waits.
         metrics: Shared with other services of the process; None for own ones.
         clock: Returns Unix seconds.
@@ -66,6 +68,7 @@ class RecommendService:
         arm: str,
         cursors: Cursors | None = None,
         page_log: PageLog | None = None,
+        feature_share: float = 0.0,
         part_timeout_s: float | None = None,
         metrics: ServiceMetrics | None = None,
         clock: Callable[[], float] = time.time,
@@ -83,6 +86,7 @@ class RecommendService:
             cursors,
             self.log,
             self.metrics,
+            feature_log=None if page_log is None else FeatureLog(page_log, feature_share),
             arm=arm,
             history_length=history_length,
             store_rest_s=STORE_REST_S,
@@ -90,7 +94,7 @@ class RecommendService:
             id_factory=id_factory,
         )
         self._facts_generation: str | None = None
-        self._has_item_features = False
+        self._items_read: ItemsRead | None = None
         self._refused: tuple[tuple[object, ...], str | None] = ((), None)
         self._use(CatalogueState.of(release))
         self.follow_deltas()
@@ -227,9 +231,9 @@ class RecommendService:
         facts: list[ItemFacts | None] = []
         for start in range(0, len(ids), FACTS_PER_READ):
             facts += self.store.items(ids[start : start + FACTS_PER_READ])
-        features = self.store.item_features(ids)
+        now, features = self._now(), self.store.item_features(ids)
+        self._items_read = None if features is None else ItemsRead(columns=features, time=now)
         self._use(state.with_fresh_items(facts, features))
-        self._has_item_features = features is not None
         self._facts_generation = freshness.generation
         return True
 
@@ -260,12 +264,14 @@ class RecommendService:
         """Serve with this state from the next request on."""
         maker = state.recommender
         popular_only = Recommender(maker.catalogue, [maker.retrievers[POPULAR]], maker.config, maker.facts)
-        self._served = Served(state=state, maker=self._guards.around(maker), popular_only=popular_only)
+        self._served = Served(
+            state=state, maker=self._guards.around(maker), popular_only=popular_only, items_read=self._items_read
+        )
         self.metrics.delta.labels(self.arm).set(state.delta)
 
     def _features_of(self, item_ids: pa.Array) -> Columns | None:
         """Return the item features of new items by now, where the ranker has those of the others."""
-        if not self._has_item_features:
+        if self._items_read is None:
             return None
         try:
             return self.store.item_features(item_ids.to_pylist()) or items_without_events(len(item_ids))
