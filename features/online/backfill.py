@@ -1,7 +1,7 @@
 """What the stream needs to go on from a back-fill: recent events of users, states of items, from `clean_events`.
 
 With histories and states of users, which `features.store.filling` writes, the stream then continues exactly: as if it
-had folded the events of the tables itself.
+had folded the events of the tables itself. Features of items stay what the tables say until the stream writes them.
 Legend: `E` events.
 """
 
@@ -20,7 +20,7 @@ from features.events import PAIR_GAP_MS, Events, ItemKeys, co_visits
 from features.folds import DAY_MS
 from features.online.config import OnlineConfig
 from features.online.item_states import ItemEvents, fold_item_states
-from features.online.items import state_blobs, write_features
+from features.online.items import state_blobs
 from features.online.recent import Recent, pruned
 from features.schemas import CLEAN_TABLES, TIMESTAMP
 from features.store.base import SEEN, NewBlob, OnlineStore, Version
@@ -44,10 +44,8 @@ class OnlineBackfill:
     """Users with recent events."""
     items: int
     """Items with a state."""
-    item_features: int
-    """Items with features, as of the midnight before the newest event."""
     midnight_ms: int
-    """That midnight, milliseconds."""
+    """The midnight before the newest event, milliseconds: features of items can be finished as of it, and later."""
 
 
 def backfill_online(
@@ -58,7 +56,7 @@ def backfill_online(
     config: OnlineConfig,
     check: Callable[[], None] = lambda: None,
 ) -> OnlineBackfill:
-    """Write the views `seen`, `item_state` and, as of the midnight before the newest event, `item_features`.
+    """Write the views `seen` and `item_state`.
 
     Args:
         workspace: Holds the tables `clean_events` and `clean_items`.
@@ -78,14 +76,12 @@ def backfill_online(
     users = _write(store, recent_blobs(rows, version, config), check)
     remembered = midnight - max(memory.keep_ms for memory in memories_of(features_of(ITEM))) - DAY_MS
     names, happened = _item_events(_since(table, _ITEM_COLUMNS, remembered - PAIR_GAP_MS), remembered, _keys(workspace))
-    features = 0
     for first in range(0, len(names), _ITEMS_AT_ONCE):
         part = names.slice(first, _ITEMS_AT_ONCE).to_pylist()
         states = fold_item_states([None] * len(part), happened.of_range(first, first + len(part)), midnight)
         times = np.full(len(part), newest)
         _write(store, state_blobs(part, states, np.arange(len(part)), times, version), check)
-        features += write_features(store, part, states, np.arange(len(part)), version)
-    return OnlineBackfill(users=users, items=len(names), item_features=features, midnight_ms=midnight)
+    return OnlineBackfill(users=users, items=len(names), midnight_ms=midnight)
 
 
 def recent_blobs(rows: pa.Table, version: Version, config: OnlineConfig) -> Iterator[NewBlob]:

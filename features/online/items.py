@@ -55,7 +55,7 @@ def fold_items(
     newest = _newest(happened, held)
     store.write_blobs(state_blobs(names, states, np.flatnonzero(behind), newest, version))
     late = [part.entity[part.time < midnight_ms] for part in (happened.events, happened.pairs, happened.retracted)]
-    return write_features(store, names, states, np.unique(np.concatenate(late)), version)
+    return _write_features(store, names, states, np.unique(np.concatenate(late)), version)
 
 
 def refresh_items(
@@ -83,7 +83,7 @@ def refresh_items(
     found = [row for row, blob in enumerate(held) if blob is not None]
     payloads = _payloads([held[row] for row in found])
     states = fold_item_states(payloads, _NOTHING, midnight_ms)
-    return write_features(store, [item_ids[row] for row in found], states, np.arange(len(found)), version)
+    return _write_features(store, [item_ids[row] for row in found], states, np.arange(len(found)), version)
 
 
 def item_events(events: pa.Table, pairs: pa.Table, keys: ItemKeys) -> tuple[pa.StringArray, ItemEvents]:
@@ -113,10 +113,9 @@ def state_blobs(
         yield NewBlob(ITEM_STATE, names[item], version, int(newest[item]), payload)
 
 
-def write_features(
+def _write_features(
     store: OnlineStore, names: Sequence[str], states: ItemStates, items: IntArray, version: Version
 ) -> int:
-    """Write the features of items with events before the midnight of their states; returns their number."""
     columns, known = states.finish(items)
     wanted = np.flatnonzero(known)
     chosen = [names[item] for item in items[wanted].tolist()]

@@ -1,7 +1,8 @@
 """Fill the online store from a workspace's tables: the next generation beside the one that is read, then the flip.
 
 Histories come from `sequences`, facts from `clean_items`; where there are such tables, states of user features from
-`user_states`, user attributes from `clean_users`, item features from `item_features`.
+`user_states`, user attributes from `clean_users`, item features from `item_features`; and from `clean_events` what a
+stream needs to go on (`features.online.backfill`).
 
 A generation that is complete waits to be read. If no stream writes, the back-fill flips to it at once. A stream (it
 holds the lease `STREAM`) folds first what has come since the position that the tables cover, and flips then. After a
@@ -15,6 +16,8 @@ import hashlib
 import time
 
 from features.definitions import ITEM_FEATURES, USER_STATES
+from features.online.backfill import backfill_online
+from features.online.config import OnlineConfig
 from features.schemas import CLEAN_TABLES
 from features.store.base import Freshness, LeaseHeldError, OnlineStore, Version
 from features.store.codec import layouts
@@ -25,6 +28,8 @@ from features.workspace import Workspace
 BACKFILL, STREAM = "backfill", "stream"
 """Leases: of who fills a generation, and of who folds new events into the active one."""
 LEASE_S = 30.0
+ONLINE = OnlineConfig()
+"""How a stream with default settings folds."""
 FLIP_STEP_S = 0.1
 
 
@@ -58,7 +63,13 @@ class BackfillReport:
 
 
 def backfill(
-    workspace: Workspace, store: OnlineStore, config: StoreConfig, *, position: int = 0, flip_wait_s: float = 60.0
+    workspace: Workspace,
+    store: OnlineStore,
+    config: StoreConfig,
+    *,
+    position: int = 0,
+    online: OnlineConfig = ONLINE,
+    flip_wait_s: float = 60.0,
 ) -> BackfillReport:
     """Write what is known of every user and item; doing it again changes nothing.
 
@@ -67,6 +78,7 @@ def backfill(
         store: Where to write.
         config: `history_length` applies.
         position: Position of the stream up to which its events are in the tables.
+        online: As the stream folds, which goes on from this back-fill.
         flip_wait_s: How long to wait for a stream to catch up.
 
     Raises:
@@ -84,6 +96,9 @@ def backfill(
         if number is None:
             number = store.new_generation()
             filled = fill(workspace, store, config.history_length, Version(number, position), lease.check)
+            if workspace.table(CLEAN_TABLES["events"]).exists():
+                version = Version(number, position)
+                backfill_online(workspace, store, version=version, config=online, check=lease.check)
             store.write_freshness(_freshness(name, filled, position), generation=number)
             store.announce(number)
         read = number == active or _flipped(store, number, flip_wait_s)
@@ -96,7 +111,8 @@ def backfill(
 def inputs_name(workspace: Workspace, config: StoreConfig) -> str:
     """Return 16 hexadecimal digits that name what a back-fill would write: tables, their layout, history length."""
     tables = [workspace.table(name) for name in ("sequences", CLEAN_TABLES["items"])]
-    optional = [workspace.table(name) for name in (USER_STATES, CLEAN_TABLES["users"], ITEM_FEATURES)]
+    names = (USER_STATES, CLEAN_TABLES["users"], CLEAN_TABLES["events"], ITEM_FEATURES)
+    optional = [workspace.table(name) for name in names]
     tables += [table for table in optional if table.exists()]
     parts = [*(table.manifest().fingerprint for table in tables), repr(layouts()), str(config.history_length)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
