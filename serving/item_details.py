@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from models.recommend.interface import NO_ITEM
@@ -30,8 +31,8 @@ def item_details(item_ids: Sequence[str], maker: Recommender) -> list[ItemDetail
     """
     numbers = maker.catalogue.numbers(item_ids).tolist()
     table = maker.facts.table.select(["title", "category", "brand", "price"])
-    rows = table.take([number for number in numbers if number != NO_ITEM]).to_pylist()
-    known = iter(rows)
+    rows = pa.array([number for number in numbers if number != NO_ITEM], pa.int64())
+    known = iter(table.take(rows).to_pylist())
     return [
         ItemDetails(item_id=item, title=None) if number == NO_ITEM else _details(item, **next(known))
         for item, number in zip(item_ids, numbers, strict=True)
