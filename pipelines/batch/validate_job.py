@@ -84,8 +84,7 @@ class _Validation:
         summary = self._run(build)
         counts = {name: _counted(summary, name) for name in present}
         files = {name: summary.files.get(CLEAN_TABLES[name], []) for name in present}
-        if self.workspace.table(FRESH).exists():
-            self.workspace.table(FRESH).commit([])
+        self.workspace.table(FRESH).commit([])
         return self._commit(files, summary.files.get("dead_letters", []), counts, summary.count(f"{REJECTS}.in"))
 
     def fold(self) -> tuple[dict[str, int], str]:

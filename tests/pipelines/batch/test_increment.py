@@ -81,7 +81,8 @@ def cut(rows: list[dict], rng: np.random.Generator, late: float) -> list[list[di
     return [[*part, *(row for row in again if rng.random() < 0.5)] for part in parts]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.integration
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 2, 3, 4))])
 def test_days_one_by_one_equal_all_at_once(tmp_path, seed):
     rng = np.random.default_rng(seed)
     rows = random_events(seed, 300, users=6, items=7, days=9)
@@ -100,6 +101,7 @@ def test_days_one_by_one_equal_all_at_once(tmp_path, seed):
     assert_equals_full_run(workspace)
 
 
+@pytest.mark.integration
 def test_one_changed_thing_means_a_full_run_that_says_why(tmp_path):
     """Every stage once more after each change; the tables are those of a run over everything."""
     rows = random_events(7, 120, users=4, items=4, days=6)
@@ -149,6 +151,7 @@ def take_up(workspace: Workspace, last: int, day: str, **rows: list[dict]) -> No
     write_durably(workspace, range_file(workspace, last), taken.to_json())
 
 
+@pytest.mark.integration
 def test_the_log_of_the_stream_is_read_up_to_its_position(tmp_path):
     def shown(item: str, page: str, place: int, at: int) -> dict:
         return event("u1", item, "impression", at, request_id=page, position=place, event_id=f"{page}-{item}")

@@ -100,7 +100,8 @@ def test_the_first_run_ends_with_a_champion_that_answers(job):
     requests = golden_requests(workspace, release.recommender.catalogue)
     assert all(len(page.items) == 10 for page in release.recommender.pages(requests))
     with open_store(SETTINGS.store, workspace) as store:
-        assert len(store.histories(requests.user_ids[:1], 100).item_ids) > 0
+        users = workspace.table("sequences").read(["user_id"]).column("user_id").to_pylist()
+        assert len(store.histories(users[:1], 100).item_ids) > 0
         assert store.freshness().items == len(release.recommender.catalogue)
 
 
