@@ -88,7 +88,7 @@ def backfill(
         StoreUnavailableError: The store does not answer.
     """
     began = time.monotonic()
-    name = inputs_name(workspace, config)
+    name = inputs_name(workspace, config, online)
     with store.writer_lease(BACKFILL, LEASE_S) as lease:
         active, waiting = store.generations()
         number = next((held for held in (active, waiting) if held is not None and _holds(store, held, name)), None)
@@ -108,13 +108,18 @@ def backfill(
     )
 
 
-def inputs_name(workspace: Workspace, config: StoreConfig) -> str:
-    """Return 16 hexadecimal digits that name what a back-fill would write: tables, their layout, history length."""
+def inputs_name(workspace: Workspace, config: StoreConfig, online: OnlineConfig) -> str:
+    """Return 16 hexadecimal digits that name what a back-fill would write: tables, their layout, options."""
     tables = [workspace.table(name) for name in ("sequences", CLEAN_TABLES["items"])]
     names = (USER_STATES, CLEAN_TABLES["users"], CLEAN_TABLES["events"], ITEM_FEATURES)
     optional = [workspace.table(name) for name in names]
     tables += [table for table in optional if table.exists()]
-    parts = [*(table.manifest().fingerprint for table in tables), repr(layouts()), str(config.history_length)]
+    parts = [
+        *(table.manifest().fingerprint for table in tables),
+        repr(layouts()),
+        str(config.history_length),
+        repr(online),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -21,6 +21,7 @@ from pipelines.jobs.inputs import StageInputs
 from pipelines.jobs.model_stages import REPORT
 from pipelines.jobs.settings import DailySettings, answers_of
 from pipelines.jobs.stages import Progress, Stage, file_fingerprint
+from pipelines.streaming.online import online_config
 
 REGISTERED = ("releases", "REGISTERED")
 """What the last run registered: release id, version, and whether it became the champion."""
@@ -73,12 +74,13 @@ class ReleaseStages:
 
     def store(self) -> Stage:
         """Histories and item facts into the online store."""
-        config = self.settings.store
+        settings, config = self.settings, self.settings.store
+        online = online_config(settings.stream, settings.batch.pages, config)
 
         def run(folder: Path) -> list[str]:
             with open_store(config, self.workspace) as store:
                 position = stream_position(self.workspace.table("clean_events").manifest())
-                return backfill(self.workspace, store, config, position=position).lines()
+                return backfill(self.workspace, store, config, position=position, online=online).lines()
 
         def outputs(folder: Path) -> Mapping[str, str]:
             with open_store(config, self.workspace) as store:
@@ -88,8 +90,11 @@ class ReleaseStages:
         return Stage(
             name="store",
             # without the URL, which may hold a password: another store does not hold the recorded generation
-            config={key: value for key, value in dataclasses.asdict(config).items() if key not in ("url", "timeout_s")},
-            inputs=self._inputs.tables("sequences", "clean_items", "clean_users", ITEM_FEATURES, USER_STATES),
+            config={key: value for key, value in dataclasses.asdict(config).items() if key not in ("url", "timeout_s")}
+            | {"online": dataclasses.asdict(online)},
+            inputs=self._inputs.tables(
+                "sequences", "clean_events", "clean_items", "clean_users", ITEM_FEATURES, USER_STATES
+            ),
             outputs=outputs,
             run=run,
         )

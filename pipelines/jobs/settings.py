@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from features.store.config import StoreConfig
+from features.stream.config import StreamConfig
 from models.alignment.config import AlignConfig
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.ranker.config import RankerConfig
@@ -62,6 +63,8 @@ class DailySettings(Protocol):
     def recommend(self) -> RecommendConfig: ...  # noqa: D102
     @property
     def store(self) -> StoreConfig: ...  # noqa: D102
+    @property
+    def stream(self) -> StreamConfig: ...  # noqa: D102
     @property
     def tracking(self) -> Tracking: ...  # noqa: D102
 

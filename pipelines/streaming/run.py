@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from features.online.config import OnlineConfig
 from features.store.backfill import STREAM
 from features.store.config import StoreConfig
 from features.store.embedded import EmbeddedRedis
@@ -23,6 +22,7 @@ from pipelines.streaming.folding import Folding
 from pipelines.streaming.growth import CatalogueGrowth
 from pipelines.streaming.log import Range, committed_log
 from pipelines.streaming.metrics import StreamMetrics
+from pipelines.streaming.online import online_config
 
 LEASE_S = 10.0
 """Seconds after which another process may take over from one that was killed."""
@@ -66,16 +66,6 @@ class Running:
     metrics_url: str | None
     position: int
     backlog: int
-
-
-def online_config(stream: StreamConfig, pages: PagesConfig, store: StoreConfig) -> OnlineConfig:
-    """Return the options of the online folds: those of the stream, the batch pipelines and the store."""
-    return OnlineConfig(
-        lateness_hours=stream.lateness_hours,
-        gap_minutes=pages.gap_minutes,
-        cap=pages.cap,
-        history_length=store.history_length,
-    )
 
 
 def run_stream(
