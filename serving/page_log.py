@@ -142,9 +142,13 @@ class PageLog:
             return [self._rows[place] for place in range(min(BATCH, len(self._rows)))]
 
     def _sent(self, rows: list[_Waiting]) -> bool:
-        tables = _by_table(rows)
+        """Append rows, and return whether they need wait no more."""
+        tables, outcome = _by_table(rows), "logged"
         try:
             self._stream.append([StreamRecord.of_rows(table, found) for table, found in tables.items()])
+        except (TypeError, ValueError):  # no stream will ever take what cannot be written as JSON
+            _log.exception("%d rows are no JSON and are dropped", len(rows))
+            outcome = "dropped"
         except Exception as error:  # whatever it is: an end of this thread would go unnoticed
             _log.warning("%d rows wait for the stream: %s", len(self._rows), error)
             return False
@@ -154,7 +158,7 @@ class PageLog:
             while self._rows and id(self._rows[0]) in sent:
                 self._rows.popleft()
             for table, found in tables.items():
-                self.count(table, "logged", len(found))
+                self.count(table, outcome, len(found))
             self._metrics.waiting_pages.set(len(self._rows))
         return True
 

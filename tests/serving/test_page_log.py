@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import httpx
 import pytest
@@ -76,6 +77,17 @@ def test_what_the_stream_never_took_is_counted_at_the_end(stream):
     assert moody.asked.wait(60)
     log.close(60)
     assert (stream.backlog(0), count(metrics, "dropped")) == (0, 1)
+
+
+def test_a_row_that_is_no_json_does_not_hold_up_the_others(stream):
+    metrics = ServiceMetrics()
+    log = PageLog(stream, metrics)
+    log.add({**row(0), "scores": [float("nan")]})
+    while not count(metrics, "dropped"):
+        time.sleep(0.001)
+    log.add(row(1))
+    log.close(60)
+    assert pages_on(stream)["request_id"].to_pylist() == ["r1"]
 
 
 def test_a_served_page_is_on_the_stream_with_all_that_replay_needs(release_folder, store, release, workspace):
