@@ -22,10 +22,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import redis
 
 from features.store.base import Histories, StoreUnavailableError
-from features.store.connections import Client
+from features.store.connections import ERRORS, Client
 from models.recommend.fusion import Fused
 from serving.api import ApiError, RecommendRequest, RecommendResponse
 
@@ -275,5 +274,5 @@ def _execute(pipeline: Any) -> list[Any]:
     try:
         found: list[Any] = pipeline.execute()
         return found
-    except redis.RedisError as error:
+    except ERRORS as error:
         raise StoreUnavailableError(f"the Redis that keeps cursors does not answer: {error}") from error

@@ -134,7 +134,7 @@ def start_background(
     with contextlib.ExitStack() as cleanup:
         embedded = None
         if store_config.url is None:
-            embedded = cleanup.enter_context(EmbeddedRedis(workspace.local_path("store")))
+            embedded = cleanup.enter_context(EmbeddedRedis(workspace.local_path("store"), store_config.durability))
         store_url = store_config.url or (embedded.url if embedded else "")
         with RedisStore(store_url, store_config) as store:
             store.ping()

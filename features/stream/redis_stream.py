@@ -13,7 +13,7 @@ from typing import Any, Self
 import redis
 
 from features.secrets import without_passwords
-from features.store.connections import Client, connect
+from features.store.connections import ERRORS, Client, connect
 from features.stream.base import StreamFullError, StreamUnavailableError
 from features.stream.records import MAX_SEQUENCE, Message, StreamRecord, parts_of, position_of
 
@@ -79,7 +79,7 @@ class RedisStream:
         """
         try:
             client = connect(url, timeout_s)
-        except redis.RedisError as error:
+        except ERRORS as error:
             raise _unavailable(url, error) from error
         return cls(client, url=url, namespace=namespace, max_messages=max_messages)
 
@@ -169,11 +169,11 @@ class RedisStream:
                 f"the event stream holds {self._max_messages:,} messages that nobody has read yet: start `pagewise "
                 "stream`, see why it is slow, or raise stream.max_messages"
             ) from error
-        except redis.RedisError as error:
+        except ERRORS as error:
             raise _unavailable(self._url, error) from error
 
 
-def _unavailable(url: str, error: redis.RedisError) -> StreamUnavailableError:
+def _unavailable(url: str, error: Exception) -> StreamUnavailableError:
     return StreamUnavailableError(
         f"the event stream at {without_passwords(url)} does not answer: {error}; start that Redis, correct store.url, "
         "or leave store.url out to use the embedded one"

@@ -118,6 +118,10 @@ def tls_in_front(port: int, folder: Path) -> Iterator[str]:
         ports.append(server.sockets[0].getsockname()[1])
         await over.wait()
         server.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     thread = threading.Thread(target=loop.run_until_complete, args=(proxy(),), daemon=True)
     thread.start()
