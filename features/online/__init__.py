@@ -26,6 +26,6 @@ What may differ, and why:
 - **Data with dates only** have pages by day in batch; online they are bursts.
 - **Other features.** States written for other definitions count as missing until the next back-fill.
 
-Values of items are those of the newest midnight, as in `item_features`; what a back-fill writes there is of the midnight
-behind its last event.
+Values of items are those of the newest midnight, as in `item_features`; what a back-fill writes there is of the
+midnight behind its last event.
 """
