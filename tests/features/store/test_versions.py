@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -225,6 +227,29 @@ def test_a_lease_that_another_took_is_lost_and_not_given_back(store):
     eventually(lost, "the holder notices")
     lease.release()
     assert store.client.get(store.keys.lease("stream")) == b"other:1:abc"
+
+
+HOLDER = """
+import sys, time
+from features.store.connections import connect
+from features.store.leases import RedisLease
+RedisLease(connect(sys.argv[1], 2.0), sys.argv[2], 1.0)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_writer_keeps_its_lease_no_longer_than_its_time(tcp_redis_url, tmp_path):
+    with RedisStore(tcp_redis_url, StoreConfig(namespace=f"killed-{tmp_path.name}")) as store:
+        command = [sys.executable, "-c", HOLDER, tcp_redis_url, store.keys.lease("stream")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+            assert holder.stdout.readline() == b"held\n"
+            time.sleep(1.2)  # renewed meanwhile
+            with pytest.raises(LeaseHeldError, match=rf"held by .*:{holder.pid} "):
+                store.writer_lease("stream", 30)
+            holder.kill()
+        with store.writer_lease("stream", 30, wait_s=20) as lease:
+            lease.check()
 
 
 def sent(monkeypatch: pytest.MonkeyPatch, read) -> int:
