@@ -24,12 +24,13 @@ from models.recommend.release import Release
 from models.recommend.rules import Filters
 from serving.api import ApiError, RecommendRequest, SimilarItem, SimilarResponse, VersionResponse
 from serving.cursors import Cursors
+from serving.drawing import Served
 from serving.fallbacks import STORE_UNAVAILABLE, Guards
 from serving.feature_log import FeatureLog, ItemsRead
 from serving.item_details import ItemDetails, item_details
 from serving.metrics import ServiceMetrics
 from serving.page_log import PageLog
-from serving.pages import Answer, Pages, Served
+from serving.pages import Answer, Pages
 from serving.users import UserResponse, user_response
 
 FACTS_PER_READ = 5000
@@ -222,10 +223,10 @@ class RecommendService:
             Whether new ones are in use.
         """
         freshness = self.store.freshness()
+        if freshness is not None and freshness.newest_event_time is not None:
+            self.metrics.newest_event.set(freshness.newest_event_time / 1000)
         if freshness is None or freshness.generation == self._facts_generation:
             return False
-        if freshness.newest_event_time is not None:
-            self.metrics.newest_event.set(freshness.newest_event_time / 1000)
         state = self._served.state
         ids = state.recommender.catalogue.item_ids.to_pylist()
         facts: list[ItemFacts | None] = []

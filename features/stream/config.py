@@ -42,7 +42,10 @@ class StreamConfig:
     """After this many ranges their files become one per table and day."""
 
     metrics_port: int | None = None
-    """Port of 127.0.0.1 on which `/metrics` answers; null for none, 0 for any free one."""
+    """Port on which `/metrics` answers; null for none, 0 for any free one."""
+
+    metrics_host: str = "127.0.0.1"
+    """Address of that port; anything but loopback shows the figures to the network, without a password."""
 
     until_empty: bool = False
     """End once nothing waits any more, instead of waiting for more."""

@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from features.stream.records import Message, parts_of
 from pipelines.streaming.log import Range
 
-HOST = "127.0.0.1"
 _SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 LAG_SAMPLES = 64
 """Messages per range whose lag is recorded, evenly spread."""
@@ -51,17 +50,17 @@ class StreamMetrics:
 
         self.last_lag, self.last_backlog = 0.0, 0
 
-    def serve(self, port: int) -> int:
-        """Answer `/metrics` on a port of this machine, 0 for any free one, and return it.
+    def serve(self, host: str, port: int) -> int:
+        """Answer `/metrics` on an address and port of this machine, 0 for any free one, and return the port.
 
         Raises:
             ValueError: The port is taken.
         """
         try:
-            server, _ = start_http_server(port, HOST, self.registry)
+            server, _ = start_http_server(port, host, self.registry)
         except OSError as error:
             raise ValueError(
-                f"stream.metrics_port: cannot listen on {HOST}:{port}: {error.strerror}; stop what listens there, or "
+                f"stream.metrics_port: cannot listen on {host}:{port}: {error.strerror}; stop what listens there, or "
                 "set another port"
             ) from error
         return int(server.server_port)

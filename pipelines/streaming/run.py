@@ -114,7 +114,8 @@ def run_stream(
         metrics = StreamMetrics()
         metrics_url = None
         if stream_config.metrics_port is not None:
-            metrics_url = f"http://127.0.0.1:{metrics.serve(stream_config.metrics_port)}/metrics"
+            port = metrics.serve(stream_config.metrics_host, stream_config.metrics_port)
+            metrics_url = f"http://{stream_config.metrics_host}:{port}/metrics"
         growth = CatalogueGrowth(workspace, champion, metrics, say)
         cleanup.callback(growth.close)
         folding = Folding(

@@ -313,7 +313,7 @@ function figures(found) {
     ["Fallback rate", pages ? `${((100 * fallbacks) / pages).toFixed(1)} %` : "none yet"],
     ["Events accepted", total(found, "events_total", (labels) => labels.verdict === "accepted")],
     ["Events rejected", total(found, "events_total", (labels) => labels.verdict === "rejected")],
-    ["Newest event of the last back-fill", newest ? `${age(Math.max(0, Date.now() / 1000 - newest))} ago` : "not known"],
+    ["Newest event in the store", newest ? `${age(Math.max(0, Date.now() / 1000 - newest))} ago` : "not known"],
   ];
 }
 
