@@ -9,47 +9,17 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from features.store.base import KnownUsers, OnlineStore, StoreUnavailableError
-from kernels.jagged import row_numbers
-from models.recommend.deltas import CatalogueState
-from models.recommend.fusion import Fused, stacked
-from models.recommend.interface import NO_ITEM, RequestBatch
-from models.recommend.known import request_of_users
-from models.recommend.ranked import Ranked
-from models.recommend.recommender import Page, Recommender, request_seeds
-from models.recommend.rules import Filters
+from models.recommend.recommender import Page
 from serving.api import ApiError, RecommendedItem, RecommendRequest, RecommendResponse
 from serving.cursors import MOST_SHOWN, Asked, Continuation, Cursors, MadePage, history_marks, new_token
+from serving.drawing import Drawn, Plan, Served, batch_of, draw, goes_on
 from serving.fallbacks import STORE_UNAVAILABLE, Rest
-from serving.feature_log import FeatureLog, ItemsRead
+from serving.feature_log import FeatureLog
 from serving.metrics import ServiceMetrics
 from serving.page_log import page_row
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Served:
-    """What answers are made with, changed as one: a request that has begun ends with what it began with.
-
-    Attributes:
-        state: The release with its deltas.
-        maker: Its page maker, parts guarded.
-        popular_only: A page maker that cannot fail for the sake of a model.
-        items_read: Features of items as the page maker has them; None while none were read from the store.
-    """
-
-    state: CatalogueState
-    maker: Recommender
-    popular_only: Recommender
-    items_read: ItemsRead | None = None
-
-    @property
-    def release(self) -> str:
-        """Id of the release."""
-        return self.state.release.manifest.release_id
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,33 +33,6 @@ class Answer:
 
     page: RecommendResponse
     row: Mapping[str, object] | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """A page to be made: the first of a list, or what a cursor stands for."""
-
-    asked: Asked
-    request_id: str
-    cursor: str | None = None
-    before: Continuation | None = None
-
-    @property
-    def shown(self) -> tuple[str, ...]:
-        return () if self.before is None else self.before.shown
-
-    @property
-    def filters(self) -> Filters | None:
-        return None if self.asked.filters is None else Filters(**self.asked.filters)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Drawn:
-    """A page, and what the list it was drawn from still holds; None where that is to be ranked anew."""
-
-    page: Page
-    rest: Fused | None
-    complete: bool
 
 
 class Pages:
@@ -140,20 +83,20 @@ class Pages:
                 already are continued in any case.
         """
         begun = self._begun(served, requests)
-        made = iter(self._made(served, [plan for plan in begun if isinstance(plan, _Plan)], reason))
-        return [next(made) if isinstance(plan, _Plan) else plan for plan in begun]
+        made = iter(self._made(served, [plan for plan in begun if isinstance(plan, Plan)], reason))
+        return [next(made) if isinstance(plan, Plan) else plan for plan in begun]
 
-    def _begun(self, served: Served, requests: Sequence[RecommendRequest]) -> list[_Plan | Answer | ApiError]:
+    def _begun(self, served: Served, requests: Sequence[RecommendRequest]) -> list[Plan | Answer | ApiError]:
         found = iter(self._cursors_of([request for request in requests if request.cursor is not None]))
-        begun: list[_Plan | Answer | ApiError] = []
+        begun: list[Plan | Answer | ApiError] = []
         for request in requests:
             if request.cursor is None:
                 size = request.page_size or served.maker.config.page_size
-                begun.append(_Plan(asked=Asked.of(request, size), request_id=self._id_factory()))
+                begun.append(Plan(asked=Asked.of(request, size), request_id=self._id_factory()))
                 continue
             stands_for = next(found)
             if isinstance(stands_for, Continuation):
-                plan = _Plan(
+                plan = Plan(
                     asked=stands_for.asked, request_id=stands_for.request_id, cursor=request.cursor, before=stands_for
                 )
                 begun.append(plan)
@@ -177,7 +120,7 @@ class Pages:
         detail = "what the cursor stands for cannot be read; ask again, or leave the cursor out to begin a new list"
         return [ApiError(503, STORE_UNAVAILABLE, detail, retry_after_s=1) for _ in requests]
 
-    def _made(self, served: Served, plans: list[_Plan], reason: str | None) -> list[Answer]:
+    def _made(self, served: Served, plans: list[Plan], reason: str | None) -> list[Answer]:
         if not plans:
             return []
         user_ids = [plan.asked.user_id for plan in plans]
@@ -187,15 +130,15 @@ class Pages:
         known = KnownUsers.strangers(user_ids) if users is None else users
         marks = history_marks(known.histories)
         now = int(self._clock() * 1000)
-        batch = self._batch(served.maker, plans, known, now)
-        on = [_goes_on(served, plan, None if users is None else mark) for plan, mark in zip(plans, marks, strict=True)]
-        drawn = self._drawn(served, batch, plans, on, reason)
+        batch = batch_of(served.maker, plans, known, now)
+        on = [goes_on(served, plan, None if users is None else mark) for plan, mark in zip(plans, marks, strict=True)]
+        drawn = draw(served, batch, plans, on, reason)
         if users is not None:
             self._log_features(served, plans, users, drawn, now)
         made = []
-        for plan, one, goes_on, mark in zip(plans, drawn, on, marks, strict=True):
-            fallback = one.page.fallback if goes_on or reason is None else reason
-            mark = plan.before.mark if goes_on and plan.before is not None else mark
+        for plan, one, continued, mark in zip(plans, drawn, on, marks, strict=True):
+            fallback = one.page.fallback if continued or reason is None else reason
+            mark = plan.before.mark if continued and plan.before is not None else mark
             then = self._then(served, plan, one, fallback, mark)
             made.append(
                 MadePage(
@@ -206,51 +149,14 @@ class Pages:
                 )
             )
             if plan.cursor is not None:
-                self._metrics.cursors.labels("continued" if goes_on else "refreshed").inc()
+                self._metrics.cursors.labels("continued" if continued else "refreshed").inc()
         kept = self._kept(made)
         return [self._answer(served, *row, now) for row in zip(made, kept, drawn, strict=True)]
 
-    def _log_features(
-        self, served: Served, plans: list[_Plan], users: KnownUsers, drawn: list[_Drawn], now: int
-    ) -> None:
+    def _log_features(self, served: Served, plans: list[Plan], users: KnownUsers, drawn: list[Drawn], now: int) -> None:
         if self._feature_log is not None:
             ids, pages = [plan.request_id for plan in plans], [one.page.items for one in drawn]
             self._feature_log.add(ids, users, pages, now, served.maker.catalogue, served.items_read)
-
-    def _batch(self, maker: Recommender, plans: list[_Plan], users: KnownUsers, now: int) -> RequestBatch:
-        """Return the plans as requests that exclude what their lists have shown."""
-        times_B = np.full(len(plans), now, dtype=np.int64)
-        batch = request_of_users(users, maker.catalogue, times_B, [plan.asked.context for plan in plans])
-        shown = [item for plan in plans for item in plan.shown]
-        if not shown:
-            return batch
-        rows = row_numbers(np.array([len(plan.shown) for plan in plans]))
-        numbers = maker.catalogue.numbers(shown)
-        known = numbers != NO_ITEM
-        return batch.excluding(rows[known], numbers[known])
-
-    def _drawn(
-        self, served: Served, batch: RequestBatch, plans: list[_Plan], on: list[bool], reason: str | None
-    ) -> list[_Drawn]:
-        """Draw a page for each plan: from its list where that goes on, else from one that is ranked now."""
-        drawn: dict[int, _Drawn] = {}
-        anew = [row for row, goes_on in enumerate(on) if not goes_on]
-        if anew:
-            maker = served.maker if reason is None else served.popular_only
-            slots = max(plans[row].asked.page_size for row in anew)
-            ranked = maker.ranked(batch.take(np.array(anew)), slots, [plans[row].filters for row in anew])
-            full_b = (ranked.fused.items_BF != NO_ITEM).all(axis=1)
-            complete = [reason is None and not full for full in full_b.tolist()]
-            drawn |= _draw(maker, ranked, plans, anew, complete, keep=reason is None)
-        for rows, lists in _by_sources(plans, on):
-            ranked = served.maker.ranked_before(
-                batch.take(np.array(rows)),
-                stacked([before.ranking for before in lists if before.ranking is not None]),
-                [before.fallback for before in lists],
-                [plans[row].filters for row in rows],
-            )
-            drawn |= _draw(served.maker, ranked, plans, rows, [before.complete for before in lists], keep=True)
-        return [drawn[row] for row in range(len(plans))]
 
     def _users(self, user_ids: list[str]) -> KnownUsers | None:
         """Read what is known of users; None while the store does not answer."""
@@ -270,7 +176,7 @@ class Pages:
         self._metrics.store_failures.inc()
         self._store_rests.begin()
 
-    def _then(self, served: Served, plan: _Plan, drawn: _Drawn, fallback: str | None, mark: str) -> Continuation | None:
+    def _then(self, served: Served, plan: Plan, drawn: Drawn, fallback: str | None, mark: str) -> Continuation | None:
         """Return what the next page is made from; None where there is none."""
         shown = (*plan.shown, *drawn.page.items)
         left = drawn.rest is None or drawn.rest.items_BF.shape[1] > 0 or not drawn.complete
@@ -289,7 +195,7 @@ class Pages:
         )
 
     def _page(
-        self, served: Served, plan: _Plan, page: Page, fallback: str | None, then: Continuation | None
+        self, served: Served, plan: Plan, page: Page, fallback: str | None, then: Continuation | None
     ) -> RecommendResponse:
         rows = zip(page.items, page.scores, page.sources, page.parts, strict=True)
         return RecommendResponse(
@@ -318,7 +224,7 @@ class Pages:
             self._store_failed()
             return [page.page.model_copy(update={"next_cursor": None}) for page in made]
 
-    def _answer(self, served: Served, made: MadePage, page: RecommendResponse, drawn: _Drawn, now: int) -> Answer:
+    def _answer(self, served: Served, made: MadePage, page: RecommendResponse, drawn: Drawn, now: int) -> Answer:
         """Return the answer; the page of a cursor is logged here, as it is the answer from now on, whoever hears it."""
         self._metrics.pages.labels(page.fallback or "none").inc()
         if len(page.items) < made.asked.page_size:
@@ -331,47 +237,3 @@ class Pages:
             return Answer(page=page, row=row)
         self._log(row)
         return Answer(page=page, row=None)
-
-
-def _goes_on(served: Served, plan: _Plan, mark: str | None) -> bool:
-    """Return whether a list is as good as on its last page: same release, same history, enough candidates left.
-
-    Args:
-        served: What is served now.
-        plan: A page.
-        mark: The user's history now, None where it is not known.
-    """
-    before = plan.before
-    if (
-        before is None
-        or before.ranking is None
-        or (before.release, before.delta) != (served.release, served.state.delta)
-    ):
-        return False
-    enough = before.complete or before.ranking.items_BF.shape[1] >= plan.asked.page_size
-    return enough and mark in (None, before.mark)
-
-
-def _by_sources(plans: list[_Plan], on: list[bool]) -> list[tuple[list[int], list[Continuation]]]:
-    """Return the plans whose lists go on, rows and lists, those of the same sources together."""
-    together: dict[tuple[str, ...], tuple[list[int], list[Continuation]]] = {}
-    for row, (plan, goes_on) in enumerate(zip(plans, on, strict=True)):
-        if goes_on and plan.before is not None and plan.before.ranking is not None:
-            rows, lists = together.setdefault(plan.before.ranking.sources, ([], []))
-            rows.append(row)
-            lists.append(plan.before)
-    return list(together.values())
-
-
-def _draw(
-    maker: Recommender, ranked: Ranked, plans: list[_Plan], rows: list[int], complete: list[bool], *, keep: bool
-) -> dict[int, _Drawn]:
-    """Draw the pages of the plans in these rows; `keep` what is left of their lists for the next ones."""
-    slots = max(plans[row].asked.page_size for row in rows)
-    pages = maker.drawn(ranked, slots, request_seeds([plans[row].request_id for row in rows]))
-    drawn = {}
-    for place, (row, longest) in enumerate(zip(rows, pages, strict=True)):
-        page = longest.first(plans[row].asked.page_size)
-        rest = ranked.fused.row(place, maker.catalogue.numbers(page.items)) if keep else None
-        drawn[row] = _Drawn(page=page, rest=rest, complete=complete[place])
-    return drawn
