@@ -14,6 +14,7 @@ Legend: `R` rows, `B` blobs, `S` states.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -115,6 +116,83 @@ def drop_old(state: State, keep_ms: int) -> State:
     return state if kept.all() else take_rows(state, kept)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackedStates:
+    """Blobs of entities 0, 1, ..., of which any part can be unpacked.
+
+    Attributes:
+        words: Of all blobs.
+        columns: Of each of the `S` states, without `entity`.
+        at_SE: Where each entity's rows of each state begin.
+        counts_SE: How many rows these are.
+    """
+
+    words: IntArray
+    columns: Sequence[Sequence[str]]
+    at_SE: Sequence[IntArray]
+    counts_SE: Sequence[IntArray]
+
+    @classmethod
+    def of_blobs(cls, blobs: Sequence[bytes | None], columns: Sequence[Sequence[str]], layout: int) -> PackedStates:
+        """Look into blobs; for arguments and errors see `unpack_states`."""
+        sizes = np.array([0 if blob is None else len(blob) for blob in blobs], dtype=np.int64)
+        present = np.array([blob is not None for blob in blobs], dtype=bool)
+        cut = sizes[present & ((sizes % 8 != 0) | (sizes == 0))]
+        if len(cut):
+            raise StaleStateError(f"state: expected whole words of 8 bytes, got {cut[0]} bytes; fill the store again")
+        words = np.frombuffer(b"".join(blob for blob in blobs if blob is not None), dtype="<i8")
+        starts = offsets_from_lengths(sizes // 8)[:-1]
+        found = {int(word) for word in words[starts[present]].view(np.uint64)} - {layout}
+        if found:
+            raise StaleStateError(
+                f"state: expected layout {layout:016x}, got {min(found):016x}; the features changed since it was "
+                "written: build them and fill the store again"
+            )
+        at, at_SE, counts_SE = starts + 1 + len(columns), [], []
+        for number, names in enumerate(columns):
+            counts = np.zeros(len(blobs), np.int64)
+            counts[present] = words[starts[present] + 1 + number]
+            at_SE.append(at)
+            counts_SE.append(counts)
+            at = at + counts * len(names)
+        return cls(words=words.astype(np.int64, copy=False), columns=columns, at_SE=at_SE, counts_SE=counts_SE)
+
+    def rows(self, number: int, entities: IntArray | None = None) -> State:
+        """Return the rows of one state, of all entities or of these, which increase."""
+        at, counts = self.at_SE[number], self.counts_SE[number]
+        chosen = np.arange(len(at)) if entities is None else entities
+        counts = counts[chosen]
+        place, step = concat_ranges(at[chosen], counts), np.repeat(counts, counts)
+        state = {ENTITY: np.repeat(chosen, counts)}
+        for name in self.columns[number]:
+            state[name] = self.words[place]
+            place += step
+        return state
+
+    def replaced(self, states: Sequence[State], layout: int) -> list[bytes]:
+        """Return the blobs with these rows in place of those that their entities had.
+
+        Args:
+            states: `S` states, sorted by entity; what an entity had stays as it is where it has no rows here.
+            layout: See the module.
+        """
+        parts, sizes = [], [np.full(len(self.at_SE[0]), np.uint64(layout)).view(np.int64)]
+        for number, state in enumerate(states):
+            counts, width = np.bincount(state[ENTITY], minlength=len(sizes[0])), len(state) - 1
+            offsets = offsets_from_lengths(counts * width)
+            words = np.empty(offsets[-1], dtype="<i8")
+            _lay_out(state, counts, words, offsets[:-1])
+            sizes.append(np.where(counts, counts, self.counts_SE[number]))
+            first = 8 * np.where(counts, offsets[:-1], self.at_SE[number])
+            slices = zip((counts > 0).tolist(), first.tolist(), (first + 8 * width * sizes[-1]).tolist(), strict=True)
+            sources = _bytes(self.words), _bytes(words)
+            parts.append([sources[is_new][start:end] for is_new, start, end in slices])
+        headers = memoryview(np.stack(sizes, axis=1).astype("<i8").tobytes())
+        step = 8 * len(sizes)
+        parts.insert(0, [headers[start : start + step] for start in range(0, len(headers), step)])
+        return [b"".join(sections) for sections in zip(*parts, strict=True)]
+
+
 def pack_states(states: Sequence[State], entities: int, layout: int) -> pa.BinaryArray:
     """Pack the states of `entities` entities, numbered from 0.
 
@@ -136,16 +214,11 @@ def pack_states(states: Sequence[State], entities: int, layout: int) -> pa.Binar
     at_E = offsets[:-1] + header
     for number, (state, counts) in enumerate(zip(states, counts_SE, strict=True)):
         words[offsets[:-1] + 1 + number] = counts
-        # all columns of a state lie together: one place per row, then a step per column
-        place, step = concat_ranges(at_E, counts), np.repeat(counts, counts)
-        for name, column in state.items():
-            if name != ENTITY:
-                words[place] = column
-                place += step
-        at_E = at_E + counts * (len(state) - 1)
+        _lay_out(state, counts, words, at_E)
+        at_E = at_E + counts * widths[number]
     ends = pa.array(offsets * 8, pa.int64())
     return pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), entities, [None, ends.buffers()[1], pa.py_buffer(words.tobytes())]
+        pa.large_binary(), entities, [None, ends.buffers()[1], pa.py_buffer(words)]
     ).cast(pa.binary())
 
 
@@ -160,29 +233,18 @@ def unpack_states(blobs: Sequence[bytes | None], columns: Sequence[Sequence[str]
     Raises:
         StaleStateError: A blob was packed with another layout.
     """
-    present = np.array([row for row, blob in enumerate(blobs) if blob is not None], dtype=np.int64)
-    held = [blob for blob in blobs if blob is not None]
-    cut = [len(blob) for blob in held if len(blob) % 8 or not blob]
-    if cut:
-        raise StaleStateError(f"state: expected whole words of 8 bytes, got {cut[0]} bytes; fill the store again")
-    words = np.frombuffer(b"".join(held), dtype="<i8").astype(np.int64, copy=False)
-    starts = offsets_from_lengths(np.array([len(blob) // 8 for blob in held], dtype=np.int64))[:-1]
-    found = {int(word) for word in words[starts].view(np.uint64)} - {layout}
-    if found:
-        raise StaleStateError(
-            f"state: expected layout {layout:016x}, got {min(found):016x}; the features changed since it was written: "
-            "build them and fill the store again"
-        )
-    at = starts + 1 + len(columns)
-    states = []
-    for number, names in enumerate(columns):
-        counts = words[starts + 1 + number]
-        # all columns of a state lie together: one gather per state, then cut into columns
-        place, step = concat_ranges(at, counts), np.repeat(counts, counts)
-        state = {ENTITY: np.repeat(present, counts)}
-        for name in names:
-            state[name] = words[place]
+    packed = PackedStates.of_blobs(blobs, columns, layout)
+    return [packed.rows(number) for number in range(len(columns))]
+
+
+def _lay_out(state: State, counts: IntArray, words: IntArray, at_E: IntArray) -> None:
+    """Write the columns of each entity's rows one after the other: one place per row, then a step per column."""
+    place, step = concat_ranges(at_E, counts), np.repeat(counts, counts)
+    for name, column in state.items():
+        if name != ENTITY:
+            words[place] = column
             place += step
-        states.append(state)
-        at = at + counts * len(names)
-    return states
+
+
+def _bytes(words: IntArray) -> memoryview:
+    return words.data.cast("B") if len(words) else memoryview(b"")

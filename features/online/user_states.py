@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyarrow as pa
+import numpy as np
 
 from features.definitions import USER, features_of, memories_of, state_layout
 from features.events import Events
-from features.states import pack_states, unpack_states
+from features.states import ENTITY, PackedStates
 
 
-def fold_user_states(states: Sequence[bytes | None], events: Events) -> pa.BinaryArray:
+def fold_user_states(states: Sequence[bytes | None], events: Events) -> list[bytes]:
     """Return the states of users 0, 1, ... with these events, too.
 
     Args:
@@ -22,6 +22,10 @@ def fold_user_states(states: Sequence[bytes | None], events: Events) -> pa.Binar
         StaleStateError: A state was packed for other features.
     """
     memories = memories_of(features_of(USER))
-    held = unpack_states(states, [memory.columns for memory in memories], state_layout())
-    folded = [memory.add(state, events) for memory, state in zip(memories, held, strict=True)]
-    return pack_states(folded, len(states), state_layout())
+    held = PackedStates.of_blobs(states, [memory.columns for memory in memories], state_layout())
+    folded = []
+    for number, memory in enumerate(memories):
+        new = memory.combine(memory.rows_of(events.take(np.isin(events.code, memory.codes))))
+        # what no new event touches stays packed
+        folded.append(memory.merge(held.rows(number, np.unique(new[ENTITY])), new))
+    return held.replaced(folded, state_layout())

@@ -113,7 +113,7 @@ def _state_blobs(
     events = events.take(number[events.entity] >= 0)
     states = [_payload(held[user]) for user in chosen]
     folded = fold_user_states(states, dataclasses.replace(events, entity=number[events.entity]))
-    for user, state in zip(chosen.tolist(), folded.to_pylist(), strict=True):
+    for user, state in zip(chosen.tolist(), folded, strict=True):
         yield NewBlob(STATE, users[user], version, int(newest[user]), state)
 
 
