@@ -159,6 +159,22 @@ TRANSITIONS = pa.schema(
 )
 """Normalised item transition weights, from training pages only."""
 
+TRAINING_PAGES = pa.schema(
+    [PAGES.field(name) for name in ("request_id", "user_id", "timestamp", "items", "events", "event_times")]
+)
+"""Training pages with their positive entries only, in response order."""
+
+TRAINING_COUNTS = pa.schema(
+    [
+        pa.field("timestamp", TIMESTAMP, nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        *(pa.field(f"{name}s", pa.int64(), nullable=False) for name in EVENT_KINDS),
+        pa.field("first_time", TIMESTAMP, nullable=False),
+        pa.field("last_time", TIMESTAMP, nullable=False),
+    ]
+)
+"""Per day of training pages and item: how many of its entries are not positive, by event kind."""
+
 DEAD_LETTERS = pa.schema(
     [
         pa.field("table", pa.string(), nullable=False),
@@ -226,13 +242,16 @@ TABLES: dict[str, pa.Schema] = {
     "dead_letters": DEAD_LETTERS,
     "pages": PAGES,
     "sequences": SEQUENCES,
+    "training_pages": TRAINING_PAGES,
+    "training_counts": TRAINING_COUNTS,
     "item_statistics": ITEM_STATISTICS,
     "transitions": TRANSITIONS,
     "recommendations": PAGES,
 }
 """Every table of a workspace by name, but those whose columns are features (`features.definitions.feature_schemas`).
 `fresh_events` are those of `clean_events` that the newest `validate` added; `import_rejects` is written by importers,
-`dead_letters` by `validate`; `recommendations` holds pages that nobody has seen yet: without events."""
+`dead_letters` by `validate`; `training_pages` and `training_counts` hold those days of `pages` of which item statistics
+have nothing to learn any more; `recommendations` holds pages that nobody has seen yet: without events."""
 
 STREAM_POSITION = "stream_position"
 _POSITION = pa.field(STREAM_POSITION, pa.int64(), nullable=False)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from typing import Any
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -75,6 +76,11 @@ def make_splitter(config: SplitConfig, pages: Table) -> Splitter:
             f"{shorter if days > 2 else ''}hold out every user's last pages: batch.split.protocol=leave_one_out"
         )
     return Splitter(validation_ms=validation_ms, test_ms=test_ms)
+
+
+def split_notes(config: SplitConfig, splitter: Splitter) -> dict[str, Any]:
+    """Return the notes of a table that was split."""
+    return {"split": {"protocol": config.protocol, **dataclasses.asdict(splitter)}}
 
 
 def _leave_one_out(user_P: Ints) -> Ints:

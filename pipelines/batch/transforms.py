@@ -8,7 +8,7 @@ else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import apache_beam as beam
@@ -28,6 +28,8 @@ SORT_KEYS: dict[str, list[str]] = {
     "clean_events": ["timestamp", "event_id"],
     "fresh_events": ["timestamp", "event_id"],
     "pages": ["timestamp", "user_id", "request_id"],
+    "training_pages": ["timestamp", "user_id", "request_id"],
+    "training_counts": ["timestamp", "item_id"],
     PAGE_FEATURES: ["timestamp", "user_id", "request_id"],
     ITEM_FEATURES: ["as_of", "item_id"],
     "dead_letters": ["table", "reason", "row", "detail", "source"],
@@ -58,6 +60,8 @@ class ReadTable(beam.PTransform):
         columns: What to read, default everything.
         since: Of a table by days, the first day to read, `YYYY-MM-DD`; default all.
         before: The day to end before; default none.
+        without: Days to leave out.
+        only: Days to read; default all.
     """
 
     def __init__(
@@ -68,10 +72,18 @@ class ReadTable(beam.PTransform):
         *,
         since: str | None = None,
         before: str | None = None,
+        without: Collection[str] = (),
+        only: Collection[str] | None = None,
     ) -> None:
         super().__init__()
         self.uri, self.columns = uri, columns
-        self.groups = _file_groups(table, since, before)
+
+        def wanted(entry: FileEntry) -> bool:
+            day = entry.path.split("/")[0].removeprefix("date=")
+            apart = (since and day < since) or (before and day >= before) or day in without
+            return not apart and (only is None or day in only)
+
+        self.groups = _file_groups([entry for entry in table.manifest().files if wanted(entry)], table.root)
 
     def expand(self, start: beam.Pipeline) -> beam.PCollection:
         """Create file groups, read each."""
@@ -156,16 +168,14 @@ def split_by_shard(rows: pa.Table, column: str, shards: int) -> Iterator[tuple[i
         yield shard, encode(piece)
 
 
-def _file_groups(table: Table, since: str | None, before: str | None) -> list[list[str]]:
+def _file_groups(entries: Sequence[FileEntry], root: str) -> list[list[str]]:
     groups: list[list[str]] = []
     rows = BATCH_ROWS
-    for entry in table.manifest().files:
-        if (since and entry.path < f"date={since}") or (before and entry.path >= f"date={before}"):
-            continue
+    for entry in entries:
         if rows >= BATCH_ROWS:
             groups.append([])
             rows = 0
-        groups[-1].append(f"{table.root}/{entry.path}")
+        groups[-1].append(f"{root}/{entry.path}")
         rows += entry.rows
     return groups
 
