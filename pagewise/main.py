@@ -50,6 +50,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("run", "run", "the daily job: every stage in order, skipping what is up to date"),
     Verb("stream", "stream", "take up the event stream: logs, online features, new items; until it is stopped"),
     Verb("serve", "serve", "answer recommendation requests over HTTP"),
+    Verb("forget", "forget", "remove a person from tables, stream log and online store"),
     Verb("doctor", "doctor", "check this machine and print the mend for each failure"),
 )
 

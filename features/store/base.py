@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HISTORY, STATE, USER, SEEN, SEEN_PAGES = "history", "state", "user", "seen", "seen_pages"
 """Views of users: newest events, state of features, attributes, keys of the newest events and of the newest pages."""
+USER_VIEWS = (HISTORY, STATE, USER, SEEN, SEEN_PAGES)
 ITEM, ITEM_FEATURES, ITEM_STATE = "item", "item_features", "item_state"
 """Views of items: facts, features, state of features."""
 
@@ -349,6 +350,26 @@ class OnlineStore(Protocol):
 
         Nobody may be filling another generation meanwhile.
         """
+        ...
+
+    def remove_users(self, user_ids: Iterable[str]) -> int:
+        """Remove what any generation, also one that is being filled, holds of these users; return how many blobs."""
+        ...
+
+    def ask_to_forget(self, user_ids: Sequence[str]) -> None:
+        """Leave word for the stream's writer that these users are to be forgotten as of now."""
+        ...
+
+    def to_be_forgotten(self) -> dict[str, int]:
+        """Return the users that `ask_to_forget` named and when, milliseconds of the store's clock."""
+        ...
+
+    def forgotten(self, user_ids: Sequence[str]) -> None:
+        """Take back what `ask_to_forget` said: nothing is left of these users."""
+        ...
+
+    def rewrite_files(self) -> None:
+        """Let each server write its files anew, without what was removed, where it does that at all."""
         ...
 
     def writer_lease(self, name: str, seconds: float, *, wait_s: float = 0.0) -> WriterLease:

@@ -5,15 +5,17 @@ What the blobs hold is the business of `redis_store`, and of the stream.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Self
 
+import redis
+
 from features.secrets import without_passwords
-from features.store.base import STATE, Freshness, Held, NewBlob, StoreUnavailableError, Version
+from features.store.base import STATE, USER_VIEWS, Freshness, Held, NewBlob, StoreUnavailableError, Version
 from features.store.codec import CorruptBlobError, layouts, pack, state_schema, unpack
 from features.store.config import StoreConfig
 from features.store.connections import ERRORS, Client, connect, server_of
@@ -107,6 +109,40 @@ class BlobStore:
         with self._answering():
             return self._generations.remove_old()
 
+    def remove_users(self, user_ids: Iterable[str]) -> int:
+        """Remove what any generation, also one that is being filled, holds of these users; return how many blobs."""
+        removed = 0
+        with self._answering():
+            below = self._generations.all()
+            for user in user_ids:
+                keys = [self.keys.blob(generation, view, user) for generation in below for view in USER_VIEWS]
+                removed += int(self.client.unlink(*keys))
+        return removed
+
+    def ask_to_forget(self, user_ids: Sequence[str]) -> None:
+        """Leave word for the stream's writer that these users are to be forgotten as of now."""
+        with self._answering():
+            now = self._server.primaries()[0].time()
+            moment = now[0] * 1000 + now[1] // 1000
+            self.client.hset(self.keys.forgetting, mapping=dict.fromkeys(user_ids, moment))
+
+    def to_be_forgotten(self) -> dict[str, int]:
+        """Return the users that `ask_to_forget` named and when, milliseconds of Redis's clock."""
+        with self._answering():
+            asked = self.client.hgetall(self.keys.forgetting)
+        return {user.decode(): int(moment) for user, moment in asked.items()}
+
+    def forgotten(self, user_ids: Sequence[str]) -> None:
+        """Take back what `ask_to_forget` said: nothing is left of these users."""
+        with self._answering():
+            self.client.hdel(self.keys.forgetting, *user_ids)
+
+    def rewrite_files(self) -> None:
+        """Let each server write its files anew, without what was removed, where it does that at all."""
+        for primary in self._server.primaries():
+            with contextlib.suppress(redis.ResponseError):  # it is about to, or keeps no file, or does not let us
+                primary.bgrewriteaof()
+
     def writer_lease(self, name: str, seconds: float, *, wait_s: float = 0.0) -> RedisLease:
         """Become the only writer of this name."""
         with self._answering():
@@ -185,7 +221,7 @@ class BlobStore:
     def _schema(self, blob: NewBlob) -> int:
         return state_schema(blob.payload) if blob.view == STATE else self._layouts[blob.view]
 
-    @contextmanager
+    @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:
         try:
             yield

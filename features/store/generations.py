@@ -61,6 +61,12 @@ class Generations:
         self.active, waiting = pointed(self._server.read([self._keys.pointer])[0])
         return self.active, waiting
 
+    def all(self) -> range:
+        """Return every generation that may hold something: old ones that are still to be removed, too."""
+        active, waiting = self.current()
+        last = self._server.read([self._keys.last_generation])[0]
+        return range(FIRST_GENERATION, max(active, waiting or 0, int(last or 0)) + 1)
+
     def begin(self) -> int:
         """Return the number of a new generation."""
         active, waiting = self.current()

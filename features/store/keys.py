@@ -8,6 +8,7 @@
     {namespace}:v2:{generation}:{view}:{{entity}}       one blob; the braces are Redis Cluster's hash tag: all views of
                                                         an entity lie on one node
     {namespace}:v2:lease:{name}                         who writes
+    {namespace}:v2:forgetting                           users who are to be forgotten, and from which moment on
 """
 
 from __future__ import annotations
@@ -64,6 +65,11 @@ class Keys:
     def lease(self, name: str) -> str:
         """Return the key that says who is the only writer of something."""
         return f"{self.prefix}:lease:{name}"
+
+    @property
+    def forgetting(self) -> str:
+        """Who is to be forgotten by the stream."""
+        return f"{self.prefix}:forgetting"
 
     def generation_of(self, key: bytes) -> int | None:
         """Return the generation that one of these keys lies below, None for the others."""

@@ -15,17 +15,17 @@ from pipelines.streaming.log import LOG, STREAM, LogFile, together, write_durabl
 from pipelines.streaming.ranges import RangeLog
 
 
-def forget_in_log(workspace: Workspace, users: Collection[str]) -> dict[str, int]:
+def forget_in_log(workspace: Workspace, log: RangeLog, users: Collection[str]) -> dict[str, int]:
     """Remove these users' rows from the files of the log, which keep their names.
 
     Args:
-        workspace: Where the log is; no stream may be writing to it.
+        workspace: Where the log is.
+        log: Its only writer.
         users: Ids.
 
     Returns:
         Table -> rows removed, of those tables that had any.
     """
-    log = RangeLog(workspace)
     done = [log.compacted, *log.done] if log.compacted.last else log.done
     if not done:
         return {}

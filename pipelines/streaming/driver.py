@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from features.store.base import StoreUnavailableError, WriterLease
 from features.store.redis_store import RedisStore
 from features.stream.base import EventStream, StreamUnavailableError
-from features.stream.records import Message
+from features.stream.records import Message, position_of
 from features.workspace import Workspace
 from pipelines.batch.arrow import DAY_MS
+from pipelines.forgetting.stream_log import forget_in_log
 from pipelines.streaming.compaction import compact
 from pipelines.streaming.folding import Folding
 from pipelines.streaming.generations import keep_up, refresh_all_items
@@ -109,6 +110,7 @@ class StreamDriver:
         self._metrics.generation.set(generation)
         self._stream.trim(self.log.position)
         self._compact()
+        self._forget()
         messages = self._messages()
         if self.log.open_range is None:
             return None
@@ -145,6 +147,22 @@ class StreamDriver:
                 raise StoreUnavailableError(str(error)) from error
             raise
         return read_summary(self._workspace, folding.taken)
+
+    def _forget(self) -> None:
+        """Forget who is to be forgotten, once everything that came before that was asked is taken up."""
+        asked = self._store.to_be_forgotten()
+        if not asked or self.log.open_range is not None:
+            return
+        waiting = self._stream.backlog(self.log.position)
+        due = [user for user, moment in asked.items() if not waiting or self.log.position >= position_of(moment + 1, 0)]
+        if not due:
+            return
+        if self._compaction is not None:
+            self.log.replace(self._compaction.result())
+            self._compaction = None
+        forget_in_log(self._workspace, self.log, due)
+        self._store.remove_users(due)
+        self._store.forgotten(due)
 
     def _compact(self) -> None:
         """Make large files of small ones beside the work; what is ready is put in place between ranges."""

@@ -80,6 +80,7 @@ def run_stream(
     progress: Callable[[Range, StreamMetrics], None] = lambda done, metrics: None,
     say: Callable[[str], None] = lambda line: None,
     lease_s: float = LEASE_S,
+    wait_s: float = 1.5 * LEASE_S,
     beam_options: Sequence[str] = (),
 ) -> StreamReport:
     """Take up the event stream until `stopping` is set, or, with `stream.until_empty`, until nothing waits.
@@ -95,6 +96,7 @@ def run_stream(
         progress: Called after each range.
         say: Takes lines for the terminal.
         lease_s: Seconds after which another process may take over from this one, should it be killed.
+        wait_s: How long to wait for another process that takes up the stream.
         beam_options: Beam's own options; default: in this process.
 
     Raises:
@@ -110,7 +112,7 @@ def run_stream(
             url, revive = embedded.url, embedded.ensure_running
         store = cleanup.enter_context(RedisStore(url, store_config))
         stream = cleanup.enter_context(open_stream(stream_config, url, store_config.namespace, store_config.timeout_s))
-        lease = cleanup.enter_context(store.writer_lease(STREAM, lease_s, wait_s=1.5 * lease_s))
+        lease = cleanup.enter_context(store.writer_lease(STREAM, lease_s, wait_s=wait_s))
         metrics = StreamMetrics()
         metrics_url = None
         if stream_config.metrics_port is not None:

@@ -46,15 +46,15 @@ def users_in_log(workspace):
 
 def test_the_users_rows_go_and_all_others_stay(workspace):
     assert users_in_log(workspace) == ["ann", "ann", "ann", "bob", "bob", "eve"]
-    assert forget_in_log(workspace, {"ann"}) == {"event_log": 3}
+    assert forget_in_log(workspace, RangeLog(workspace), {"ann"}) == {"event_log": 3}
     assert users_in_log(workspace) == ["bob", "bob", "eve"]
     log = RangeLog(workspace)
     assert (log.position, log.open_range) == (4, None)
-    assert forget_in_log(workspace, {"ann"}) == {}
+    assert forget_in_log(workspace, RangeLog(workspace), {"ann"}) == {}
 
 
 def test_the_stream_goes_on_behind_it(workspace):
-    forget_in_log(workspace, {"ann"})
+    forget_in_log(workspace, RangeLog(workspace), {"ann"})
     log = RangeLog(workspace)
     log.open(5, 6)
     log.finish([write_log_file(workspace, FOLDER, 5, 6, rows(["zoe"], 6))], {}, 9)
@@ -68,11 +68,11 @@ def test_what_was_cut_short_is_completed_when_it_is_repeated(workspace, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(stream_log.RangeLog, "replace", crash)
         with pytest.raises(KeyboardInterrupt):
-            forget_in_log(workspace, {"ann"})
-    forget_in_log(workspace, {"ann"})
+            forget_in_log(workspace, RangeLog(workspace), {"ann"})
+    forget_in_log(workspace, RangeLog(workspace), {"ann"})
     assert users_in_log(workspace) == ["bob", "bob", "eve"]
     assert sum(file.rows for file in RangeLog(workspace).compacted.files) == 3
 
 
 def test_a_workspace_without_a_stream_has_nothing_to_forget(tmp_path):
-    assert forget_in_log(Workspace(tmp_path), {"ann"}) == {}
+    assert forget_in_log(Workspace(tmp_path), RangeLog(Workspace(tmp_path)), {"ann"}) == {}
