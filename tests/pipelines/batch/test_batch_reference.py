@@ -16,6 +16,7 @@ from batch_reference import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipelines.batch.condensed import as_partial, condense, merged_counts
 from pipelines.batch.config import PagesConfig, SplitConfig, TransitionsConfig
 from pipelines.batch.entries import make_entries
 from pipelines.batch.pages import pages_from_events
@@ -133,6 +134,23 @@ def test_nothing_from_the_split_on_reaches_statistics_and_transitions(seed, size
     if only_past:
         for found, wanted in zip(with_future, results_of(train_of(only_past)), strict=True):
             assert found.equals(wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), size=st.integers(1, 80))
+def test_condensed_pages_say_the_same_of_items(seed, size):
+    pages = pages_from_events(events_table(random_events(seed, size)), PagesConfig(cap=3), by_day=False)
+    splitter = splitter_for(plain(pages), SplitConfig(validation_days=1, test_days=1))
+    train = training_entries(make_entries(pages, splitter))
+    last = max(train.column("time").to_pylist(), default=0)
+    found = condense(pages, splitter)
+    assert found.train == train.num_rows
+    positive = training_entries(make_entries(found.pages, splitter))
+    assert positive.column("item_id").equals(train.filter(train.column("positive")).column("item_id"))
+    assert pair_units(positive, 3).equals(pair_units(train, 3))
+    sums = [partial_statistics(positive, last, 3.0), as_partial(merged_counts(found.counts))]
+    merged = merge_statistics(pa.concat_tables(sums))
+    assert merged.equals(merge_statistics(partial_statistics(train, last, 3.0)))
 
 
 @settings(max_examples=40, deadline=None)

@@ -13,11 +13,12 @@ from batch_cases import DAY, START, event, random_events, write_file
 
 from features.schemas import EVENTS, LOG_TABLES
 from features.schemas import ITEMS as ITEMS_SCHEMA
-from features.workspace import Workspace
+from features.workspace import Manifest, Workspace
 from pipelines.batch.config import BatchConfig, PagesConfig, SplitConfig
 from pipelines.batch.feature_jobs import build_user_and_item_features
+from pipelines.batch.increment import CannotFoldError
 from pipelines.batch.jobs import build_features, build_sequences, validate
-from pipelines.batch.raw_inputs import stream_position
+from pipelines.batch.raw_inputs import RawInputs, stream_position
 from pipelines.streaming.compaction import compact, write_log_file
 from pipelines.streaming.log import Range, range_file, read_ranges, write_durably
 
@@ -149,6 +150,41 @@ def take_up(workspace: Workspace, last: int, day: str, **rows: list[dict]) -> No
         files.append(write_log_file(workspace, f"{name}/date={day}", last - 9, last, table))
     taken = Range(first=last - 9, last=last, opened=0, watermark=0, done=True, files=tuple(files))
     write_durably(workspace, range_file(workspace, last), taken.to_json())
+
+
+def test_only_added_events_can_be_folded(tmp_path):
+    workspace = Workspace(tmp_path)
+    write_file(workspace, "items", "items.csv", ITEMS)
+    rows = [event("u1", "i1", "click", number * DAY, event_id=f"e{number}") for number in range(3)]
+    put(workspace, "a", rows[:1])
+    put(workspace, "b", rows[1:2])
+    take_up(workspace, 10, "2024-03-03", event_log=rows[2:])
+    known = RawInputs.of(workspace, CONFIG)
+    before = Manifest(name="clean_events", schema_hash="", files=(), inputs=known.inputs)
+    assert known.fresh(workspace, before) == []
+    assert known.changed(before) == []
+
+    put(workspace, "c", rows[:1])
+    take_up(workspace, 20, "2024-03-04", event_log=rows[:2])
+    write_file(workspace, "items", "items.csv", ITEMS + "i4,Item four,,,\n")
+    now = RawInputs.of(workspace, CONFIG)
+    added, *logged = now.fresh(workspace, before)
+    assert added.path.endswith("c.parquet")
+    assert [(source.after, source.upto) for source in logged] == [(10, 20), (10, 20)]
+    assert now.changed(before) == ["items"]
+
+    def reason(config: BatchConfig = CONFIG) -> str:
+        with pytest.raises(CannotFoldError) as raised:
+            RawInputs.of(workspace, config).fresh(workspace, before)
+        return str(raised.value)
+
+    assert reason(dataclasses.replace(CONFIG, shards=4)) == "changed: settings"
+    workspace.local_path("tables", "events", "b.parquet").unlink()
+    assert reason() == "changed or gone: events/b.parquet"
+    put(workspace, "b", rows[1:2])
+    shutil.rmtree(workspace.local_path("stream"))
+    take_up(workspace, 30, "2024-03-03", event_log=rows[:1])
+    assert reason() == "the stream's log is not what it was"
 
 
 @pytest.mark.integration
