@@ -85,8 +85,14 @@ class ItemSnapshots:
         Raises:
             MissingTableError: The table has not been written.
         """
+        return cls.of_rows(workspace.table(ITEM_FEATURES, features).read(), item_ids, features)
+
+    @classmethod
+    def of_rows(
+        cls, rows: pa.Table, item_ids: Sequence[str] | pa.Array, features: Sequence[Feature] | None = None
+    ) -> ItemSnapshots:
+        """Take them from rows of the table `item_features`; for the other arguments see `load`."""
         chosen = features_of(ITEM, features)
-        rows = workspace.table(ITEM_FEATURES, features).read()
         wanted = item_ids if isinstance(item_ids, pa.Array) else pa.array(item_ids, pa.string())
         number = np.asarray(pc.fill_null(pc.index_in(rows.column("item_id"), value_set=wanted), -1), dtype=np.int64)
         key = _key(number, np.asarray(rows.column("as_of").cast(pa.int64()), dtype=np.int64))

@@ -49,6 +49,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("catalogue", "catalogue", "append items to a release without training, withdraw some, or show what was"),
     Verb("run", "run", "the daily job: every stage in order, skipping what is up to date"),
     Verb("stream", "stream", "take up the event stream: logs, online features, new items; until it is stopped"),
+    Verb("check-features", "check_features", "hold what the service read for pages against the tables; alerts"),
     Verb("serve", "serve", "answer recommendation requests over HTTP"),
     Verb("forget", "forget", "remove a person from tables, stream log and online store"),
     Verb("doctor", "doctor", "check this machine and print the mend for each failure"),

@@ -19,6 +19,7 @@ from models.two_tower.config import TwoTowerConfig
 from pipelines.batch.config import BatchConfig
 from pipelines.compression.config import CompareConfig
 from pipelines.evaluation.config import EvaluateConfig
+from pipelines.feature_check.config import FeatureCheckConfig
 from pipelines.recommend.config import RecommendJobConfig
 from pipelines.simulator.config import SimulateConfig
 from pipelines.studies.config import CurvesConfig, GenRecStudyConfig, SslStudyConfig
@@ -88,5 +89,7 @@ class Settings:
     """The event stream, and the pipeline that takes it up."""
     serve: ServeConfig = dataclasses.field(default_factory=ServeConfig)
     """The HTTP service."""
+    feature_check: FeatureCheckConfig = dataclasses.field(default_factory=FeatureCheckConfig)
+    """The nightly check of what the service read."""
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
     """Experiment tracking."""
