@@ -30,6 +30,11 @@ class ServeConfig:
     request_timeout_s: float = 2.0
     """After this many seconds a request is answered from the popular list, and the answer says so."""
 
+    haproxy: bool = False
+    """Whether HAProxy stands before the replicas instead of Ray's own proxy: several times the requests per second.
+    The gate is then in each replica: `max_in_flight` and `rate_per_s` hold for each, addresses are not told apart.
+    Its own statistics, on ports of their own, are shown on all interfaces: fence the machine."""
+
     replicas: int = 1
     """Processes that make pages; each holds the whole release."""
 

@@ -30,6 +30,8 @@ SLACK_S = 1.0
 """A replica answers from the popular list at the deadline; so long after it the gate stops waiting for the replica."""
 OPEN = ("/health", "/ready")
 """Asked by whoever watches the service, without a key."""
+HEALTHZ = "/-/healthz"
+"""How HAProxy asks Serve whether a replica takes requests."""
 KEYLESS = (*OPEN, *FILES)
 """Beside them the web page's files, which ask for the key that they then use."""
 PROBES = (*OPEN, "/metrics", "/version", "/drain")
@@ -87,6 +89,9 @@ class Gate:
         """Answer one request."""
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
+            return
+        if self._per_replica and scope["path"] == HEALTHZ:
+            await self._app(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send, self._config.max_body_bytes)
         holder: Holder | None = None

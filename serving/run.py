@@ -34,6 +34,7 @@ from serving.app import DEPLOYMENT, Served, build_application
 from serving.config import ServeConfig
 from serving.folders import take_folder
 from serving.gate import ENVIRONMENT, GateSettings
+from serving.haproxy import answer_in_json, haproxy_environment
 from serving.health import Drain
 from serving.metrics import SHARED_FOLDER
 
@@ -224,6 +225,8 @@ def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig, folder: Path)
         ),
         logging_config=_quiet(),
     )
+    if config.haproxy:
+        answer_in_json(folder)
     return port
 
 
@@ -234,10 +237,12 @@ def _environment(config: ServeConfig, folder: Path) -> Iterator[None]:
     metrics.mkdir()
     told = {
         SHARED_FOLDER: str(metrics),
-        ENVIRONMENT: GateSettings(serve=config, folder=folder).to_json(),
+        ENVIRONMENT: GateSettings(serve=config, folder=folder, per_replica=config.haproxy).to_json(),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.gate:middlewares",
         "RAY_worker_niceness": "0",  # Ray's 15 lets everything else on the machine go before whoever waits for a page
     }
+    if config.haproxy:
+        told |= haproxy_environment(folder, _free_port("0.0.0.0", 0), _free_port("0.0.0.0", 0))
     before = {name: os.environ.get(name) for name in told}
     os.environ.update(told)
     try:

@@ -214,6 +214,15 @@ def test_serves_own_pages_are_not_shown_and_nobody_steers_serve(tmp_path):
     assert "x-request-timeout-seconds" not in steered.json()["headers"]
 
 
+def test_haproxy_may_ask_serve_how_a_replica_is_and_everybody_is_told_apart_by_key_only(tmp_path):
+    settings = GateSettings(serve=ServeConfig(rate_per_s=0.1), folder=tmp_path, per_replica=True)
+    behind = Gate(text(503), settings)
+    (healthz,) = ask(behind, ("GET", "/-/healthz", {}))
+    assert (healthz.status_code, healthz.text) == (503, "Ping http://.../-/routes")
+    answers = ask(Gate(page, settings), ASK, ASK, ("POST", "/drain", {}))
+    assert [answer.status_code for answer in answers] == [200, 200, 403]
+
+
 def test_the_log_has_one_line_per_request_without_paths_addresses_or_keys(tmp_path):
     key, line = new_key("shop")
     (tmp_path / "keys").write_text(line)
