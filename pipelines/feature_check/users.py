@@ -96,7 +96,7 @@ def tally(feature: Feature, served: Columns, batch: Columns, compared: Mask, ids
         batch_defaults=int(defaults(feature, batch).sum()),
         largest=float(finite.max(initial=0.0)),
         served=histogram(feature, served),
-        examples=tuple(sorted(ids.take(pa.array(np.flatnonzero(wrong))).to_pylist())[:EXAMPLES]),
+        examples=tuple(sorted(pc.unique(ids.filter(pa.array(wrong))).to_pylist())[:EXAMPLES]),
     )
 
 

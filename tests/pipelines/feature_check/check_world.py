@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from batch_cases import DAY, HOUR, START, event, random_events, write_events, write_file
 
-from features.definitions import ITEM, features_of
+from features.definitions import ITEM, USER, features_of
+from features.events import ItemKeys
 from features.schemas import FEATURE_LOG, LOG_TABLES
 from features.store.feature_codec import features_payloads, features_schema, read_features_payloads
 from features.stream.records import position_of
@@ -25,13 +26,18 @@ from features.workspace import Workspace
 from pipelines.batch.arrow import milliseconds
 from pipelines.batch.config import BatchConfig, SplitConfig
 from pipelines.batch.feature_jobs import build_user_and_item_features
-from pipelines.batch.folding import item_keys, user_events, user_states
+from pipelines.batch.folding import KEY_COLUMNS, item_keys, user_events, user_states
 from pipelines.batch.jobs import build_features, validate
+from pipelines.feature_check import items, users
 from pipelines.feature_check.config import FeatureCheckConfig
+from pipelines.feature_check.findings import Findings
+from pipelines.feature_check.items import check_items, shown_items
 from pipelines.feature_check.job import check_features
 from pipelines.feature_check.report import FeatureCheckReport
+from pipelines.feature_check.transforms import trained_values
+from pipelines.feature_check.users import check_users
 from pipelines.streaming.compaction import write_log_file
-from pipelines.streaming.log import Range, range_file, write_durably
+from pipelines.streaming.log import Range, committed_log, range_file, write_durably
 
 TODAY = 10
 """Number of the day that is checked; events come by the stream from the day before on."""
@@ -97,6 +103,8 @@ class World:
 
     workspace: Workspace
     events: pa.Table
+    arrivals: pa.Table
+    keys: ItemKeys
     snapshots: ItemSnapshots
     items: list[str]
     logged: int = 0
@@ -105,10 +113,16 @@ class World:
     def copy_of(cls, built: Workspace, folder: Path) -> World:
         """Copy what was built."""
         shutil.copytree(built.local_path(), folder)
-        workspace = Workspace(folder)
-        items = workspace.table("clean_items").read(["item_id"]).column("item_id").to_pylist()
-        snapshots = ItemSnapshots.load(workspace, items)
-        return cls(workspace, workspace.table("clean_events").read(), snapshots, items)
+        return cls.of(Workspace(folder))
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> World:
+        """Look at what was built."""
+        arrivals = committed_log(workspace).read(workspace, "event_log")
+        keys = item_keys([workspace.table("clean_items").read(KEY_COLUMNS)])
+        item_ids = workspace.table("clean_items").read(["item_id"]).column("item_id").to_pylist()
+        snapshots = ItemSnapshots.load(workspace, item_ids)
+        return cls(workspace, workspace.table("clean_events").read(), arrivals, keys, snapshots, item_ids)
 
     def state(
         self, user: str, time: int, change: Callable[[pa.Table], pa.Table] = lambda rows: rows
@@ -120,9 +134,8 @@ class World:
         rows = change(self.events.filter(earlier))
         if not rows.num_rows:
             return {"state": None, "generation": None, "position": None, "event_time": None}
-        keys = item_keys([self.workspace.table("clean_items").read(["item_id", "category", "brand", "price"])])
         newest = int(milliseconds(rows["timestamp"]).max())
-        state = user_states(*user_events(rows, keys)).column("state").to_pylist()[0]
+        state = user_states(*user_events(rows, self.keys)).column("state").to_pylist()[0]
         streamed = newest >= START + (TODAY - 1) * DAY
         return {
             "state": state,
@@ -161,6 +174,27 @@ class World:
         last = position(START + 12 * DAY) + self.logged
         table = pa.Table.from_pylist([{**row, "stream_position": last} for row in rows], schema=LOG_TABLES[FEATURE_LOG])
         commit(self.workspace, FEATURE_LOG, table, first=last, last=last)
+
+    def judge(self, rows: Sequence[Row], config: FeatureCheckConfig = NO_DRIFT) -> FeatureCheckReport:
+        """Judge what was read with the arithmetic alone, all of it at once."""
+        pages = pa.Table.from_pylist([{**row, "stream_position": 1} for row in rows], schema=LOG_TABLES[FEATURE_LOG])
+        snapshots = self.workspace.table("item_features").read()
+        before = pc.less(snapshots["as_of"].cast(pa.int64()), START + (TODAY + 1) * DAY)
+        trained = self.workspace.table("page_features").read()
+        parts = [
+            check_users(
+                pages.select(users.READ_COLUMNS),
+                self.events,
+                self.arrivals.select(users.ARRIVAL_COLUMNS),
+                self.keys,
+                covered=position(START + 12 * DAY),
+                lag_ms=round(config.stale_after_s * 1000),
+            ),
+            check_items(shown_items(pages.select(items.READ_COLUMNS)), snapshots.filter(before), config.item_days),
+            trained_values(trained.filter(pc.less(trained["timestamp"].cast(pa.int64()), START + 9 * DAY))),
+        ]
+        names = [feature.name for entity in (USER, ITEM) for feature in features_of(entity)]
+        return FeatureCheckReport.of(DATE, Findings.together(parts), config, names, (), "nowhere")
 
     def check(self, config: FeatureCheckConfig = NO_DRIFT, **options: Any) -> FeatureCheckReport:
         """Check the day."""

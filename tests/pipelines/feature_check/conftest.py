@@ -19,6 +19,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return build_world(tmp_path_factory.mktemp("check"))
 
 
+@pytest.fixture(scope="session")
+def world(built: Workspace) -> World:
+    """For what changes nothing in it."""
+    return World.of(built)
+
+
 @pytest.fixture
-def world(built: Workspace, tmp_path: Path) -> World:
+def own_world(built: Workspace, tmp_path: Path) -> World:
     return World.copy_of(built, tmp_path / "workspace")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from batch_cases import DAY, HOUR, START
 from check_world import (
-    CONFIG,
-    DATE,
     LATE,
     ROBOT,
     TODAY,
@@ -26,7 +22,6 @@ from check_world import (
 from features.definitions import FEATURES
 from pipelines.feature_check.config import FeatureCheckConfig
 
-pytestmark = pytest.mark.integration
 NOW = START + TODAY * DAY
 
 
@@ -39,9 +34,8 @@ def spoilt(world: World, change, pages=range(5)) -> list[dict]:
 
 
 def test_a_right_service_has_no_mismatch(world) -> None:
-    world.log(world.reads())
-    report = world.check()
-    assert (report.day, report.alerts, mismatched(report)) == (DATE, (), set())
+    report = world.judge(world.reads())
+    assert (report.alerts, mismatched(report)) == ((), set())
     assert {one.name for one in report.features} == {feature.name for feature in FEATURES}
     assert report.counts["pages.in"] == report.counts["pages.current"] == report.checked == 60
     assert report.counts["items.in"] == report.counts["items.back_0"] == 120
@@ -49,13 +43,10 @@ def test_a_right_service_has_no_mismatch(world) -> None:
     for feature in report.features:
         assert feature.default_share == feature.batch_default_share, feature.name
     assert 0 < shares["user_clicks_1h"].default_share <= 1
-    assert world.workspace.local_path("stream/log/feature_log", f"date={DATE}", "check.json").exists()
-    assert json.loads(report.to_json())["counts"]["pages.current"] == 60
 
 
 def test_a_state_without_the_newest_event_is_late(world) -> None:
-    world.log(spoilt(world, without_newest))
-    report = world.check()
+    report = world.judge(spoilt(world, without_newest))
     assert (alerts(report), mismatched(report)) == (["late"], set())
     assert report.counts["pages.late"] == report.counts["pages.behind"] == 5
     assert any(one.explained_rate for one in report.features)
@@ -70,8 +61,7 @@ def test_a_state_that_lacks_what_came_late_is_behind_though_its_newest_event_is_
     before, after = world.read(0, LATE, NOW + 2 * HOUR), world.read(1, LATE, NOW + 3 * HOUR)
     before |= world.state(LATE, NOW + 2 * HOUR, in_time)
     after |= {"position": position(NOW + HOUR // 2, late=True)}
-    world.log([before, after])
-    report = world.check()
+    report = world.judge([before, after])
     assert (report.counts["pages.behind"], report.counts["pages.current"], mismatched(report)) == (1, 1, set())
     # accepted at half past two what the state, of one o'clock, lacks
     assert report.staleness["position_lag_s"]["p50"] == pytest.approx(1.5 * 3600, rel=0.1)
@@ -81,14 +71,12 @@ def test_a_state_that_lacks_what_came_late_is_behind_though_its_newest_event_is_
 
 def test_a_lag_of_seconds_is_no_alert(world) -> None:
     row = world.read(0, ROBOT, NOW + 59 * 60_000 + 2000)
-    world.log([row | world.state(ROBOT, row["timestamp"], without_newest)])
-    report = world.check()
+    report = world.judge([row | world.state(ROBOT, row["timestamp"], without_newest)])
     assert (report.counts["pages.behind"], report.counts["pages.late"], report.alerts) == (1, 0, ())
 
 
 def test_another_definition_of_events_is_named_by_the_features_it_changes(world) -> None:
-    world.log(spoilt(world, carts_as_clicks, range(60)))
-    report = world.check()
+    report = world.judge(spoilt(world, carts_as_clicks, range(60)))
     assert set(alerts(report)) == {"mismatch"}
     assert {"last_clicks", "last_carts", "user_clicks_7d", "user_carts_7d"} <= mismatched(report)
     assert not mismatched(report) & {"last_impressions", "user_purchases_7d", "hours_since_dislike"}
@@ -99,8 +87,7 @@ def test_another_definition_of_an_item_feature_is_named(world) -> None:
     rows = world.reads()
     for row in rows[:6]:
         row["item_features"] = other_trend(row["item_features"])
-    world.log(rows)
-    report = world.check()
+    report = world.judge(rows)
     assert mismatched(report) == {"item_trend"}
     (trend,) = [one for one in report.features if one.name == "item_trend"]
     assert (trend.mismatch_rate, trend.examples) == (0.1, ("r000", "r001", "r002"))
@@ -111,8 +98,7 @@ def test_another_definition_of_an_item_feature_is_named(world) -> None:
 def test_an_event_folded_twice_is_named_by_the_counts(world) -> None:
     time = NOW + 59 * 60_000 + 30_000
     row = world.read(0, ROBOT, time)
-    world.log([row | world.state(ROBOT, time, twice), *world.reads()[1:]])
-    report = world.check()
+    report = world.judge([row | world.state(ROBOT, time, twice), *world.reads()[1:]])
     found = mismatched(report)
     assert {"user_clicks_1h", "user_clicks_1d", "user_clicks_7d", "item_affinity"} <= found
     assert not found & {"last_clicks", "hours_since_click", "user_carts_7d", "median_price"}
@@ -125,8 +111,7 @@ def test_a_user_whose_state_is_gone_is_missing(world) -> None:
     rows = world.reads()
     for row in rows[:3]:
         row |= dict.fromkeys(("state", "generation", "position", "event_time"))
-    world.log([*rows, world.read(60, "a stranger", NOW + HOUR)])
-    report = world.check()
+    report = world.judge([*rows, world.read(60, "a stranger", NOW + HOUR)])
     assert (alerts(report), report.counts["pages.missing"]) == (["missing"], 3)
     assert (report.counts["pages.current"], mismatched(report)) == (58, set())
 
@@ -135,14 +120,13 @@ def test_a_state_with_an_event_that_batch_does_not_know_is_ahead(world) -> None:
     rows = world.reads()
     rows[0] |= world.state(rows[0]["user_id"], rows[0]["timestamp"] + DAY)
     rows[1]["event_time"] = rows[1]["timestamp"] - 1
-    world.log(rows)
-    report = world.check()
+    report = world.judge(rows)
     assert (alerts(report), report.counts["pages.ahead"], mismatched(report)) == (["ahead"], 2, set())
 
 
 def test_a_feature_that_is_spread_otherwise_than_in_training_is_named(world) -> None:
-    world.log([world.read(number, ROBOT, NOW + 59 * 60_000 + number) for number in range(60)])
-    report = world.check(FeatureCheckConfig(drift_alert=0.25))
+    rows = [world.read(number, ROBOT, NOW + 59 * 60_000 + number) for number in range(60)]
+    report = world.judge(rows, FeatureCheckConfig())
     assert mismatched(report) == set()
     assert set(alerts(report)) == {"drift"}
     assert any(alert.startswith("drift: user_clicks_1h is spread otherwise") for alert in report.alerts)
@@ -150,11 +134,9 @@ def test_a_feature_that_is_spread_otherwise_than_in_training_is_named(world) -> 
 
 def test_item_features_of_earlier_midnights_are_late_not_wrong(world) -> None:
     fresh = [world.read(number, "u0", NOW + number * HOUR, days_back=1) for number in range(1, 11)]
-    world.log(fresh)
-    report = world.check()
+    report = world.judge(fresh)
     assert (report.alerts, mismatched(report)) == ((), set())
-    world.log([world.read(100 + number, "u0", NOW + number * HOUR, days_back=2) for number in range(1, 11)])
-    report = world.check()
+    report = world.judge([world.read(100 + number, "u0", NOW + number * HOUR, days_back=2) for number in range(1, 11)])
     assert (alerts(report), mismatched(report)) == (["late_items"], set())
 
 
@@ -162,28 +144,7 @@ def test_what_cannot_be_compared_is_left_out_and_counted(world) -> None:
     rows = world.reads(10)
     other = {**rows[0], "request_id": "x", "state": bytes(8) + rows[0]["state"][8:], "item_layout": 1}
     beyond = {**rows[1], "request_id": "y", "position": position(START + 13 * DAY)}
-    world.log([*rows, rows[2], other, beyond])
-    report = world.check()
+    report = world.judge([*rows, rows[2], other, beyond])
     assert (report.counts["pages.in"], report.counts["pages.repeated"], report.checked) == (12, 1, 10)
     assert report.counts["pages.other_features"] == report.counts["pages.not_in_batch_yet"] == 1
     assert (alerts(report), mismatched(report)) == (["other_features"], set())
-    assert "1 pages were left out: the store was ahead of the tables" in report.notes[0]
-
-
-def test_shards_change_nothing(world) -> None:
-    import dataclasses
-
-    world.log(spoilt(world, twice))
-    first = world.check()
-    assert world.check(batch=dataclasses.replace(CONFIG, shards=1)).to_json() == first.to_json()
-
-
-def test_a_day_that_cannot_be_checked_is_refused(world) -> None:
-    with pytest.raises(ValueError, match=r"no page's features were logged; .*serve.feature_log_share above 0"):
-        world.check()
-    world.log([*world.reads(2), world.read(7, "u1", START + 20 * DAY)])
-    with pytest.raises(ValueError, match="--day 2024-03-05: expected a day with logged features, one of 2024-03-11, 2"):
-        world.check(day="2024-03-05")
-    with pytest.raises(ValueError, match=r"--day 2024-03-21: batch knows events up to 2024-03-12 only; run `pagewise"):
-        world.check(day="2024-03-21")
-    assert world.check().day == DATE
