@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.schemas import PAGES
-from features.store.filling import item_facts, newest_item_features
 from features.store.base import KnownUsers
+from features.store.filling import item_facts, newest_item_features
 from features.workspace import Workspace
 from models.recommend.deltas import CatalogueState, caught_up
 from models.recommend.known import request_of_users

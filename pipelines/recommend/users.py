@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.store.filling import user_attributes
 from features.store.base import KnownUsers
+from features.store.filling import user_attributes
 from features.store.histories import histories_at, history_entries
 
 
