@@ -61,16 +61,18 @@ class CatalogueGrowth:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closing.is_set():
+        ending = False
+        while not ending:
             self._wanted.wait()
             self._wanted.clear()
+            ending = self._closing.is_set()
             try:
                 self.append_logged()
             except Exception as error:  # the stream goes on without; the next attempt takes up everything
                 self._metrics.append_failures.inc()
                 self._say(f"items of the stream could not be appended to the champion's catalogue: {error}")
-                if not self._closing.wait(RETRY_S):
-                    self._wanted.set()
+                self._closing.wait(RETRY_S)
+                self._wanted.set()
 
     def append_logged(self) -> int:
         """Append what the log holds behind the last time, and return how many items that changed."""

@@ -131,7 +131,15 @@ class LogSnapshot:
 def committed_log(workspace: Workspace) -> LogSnapshot:
     """Return what the stream's log holds; empty where no stream was ever taken up."""
     compacted, ranges = read_ranges(workspace)
-    done = together([compacted, *(found for found in ranges if found.done)])
+    return _snapshot(workspace, together([compacted, *(found for found in ranges if found.done)]))
+
+
+def empty_log(workspace: Workspace) -> LogSnapshot:
+    """Return a log that holds nothing."""
+    return _snapshot(workspace, NOTHING)
+
+
+def _snapshot(workspace: Workspace, done: Range) -> LogSnapshot:
     files: dict[str, list[str]] = {table: [] for table in LOG_TABLES}
     for file in done.files:
         files[file.table].append(workspace.path(STREAM, LOG, file.path))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from features.store.backfill import STREAM
+from features.store.base import LeaseLostError, StoreUnavailableError, WriterLease
 from features.store.config import StoreConfig
 from features.store.embedded import EmbeddedRedis
 from features.store.redis_store import RedisStore
@@ -17,7 +18,7 @@ from features.stream.config import StreamConfig
 from features.stream.opening import open_stream
 from features.workspace import Workspace
 from pipelines.batch.config import PagesConfig
-from pipelines.streaming.driver import StreamDriver
+from pipelines.streaming.driver import RETRY_S, StreamDriver
 from pipelines.streaming.folding import Folding
 from pipelines.streaming.growth import CatalogueGrowth
 from pipelines.streaming.log import Range, committed_log
@@ -100,8 +101,8 @@ def run_stream(
         beam_options: Beam's own options; default: in this process.
 
     Raises:
-        LeaseHeldError: Another process takes up the same stream.
-        LeaseLostError: Redis did not answer for too long, and another process may have taken over.
+        LeaseHeldError: Another process takes up the same stream, or has taken over from this one.
+        LeaseLostError: Redis did not answer for too long, with `stream.until_empty`; else the lease is taken again.
         StoreUnavailableError: Redis does not answer at the start.
         ValueError: The source needs what is not at hand, or a port is taken.
     """
@@ -112,7 +113,6 @@ def run_stream(
             url, revive = embedded.url, embedded.ensure_running
         store = cleanup.enter_context(RedisStore(url, store_config))
         stream = cleanup.enter_context(open_stream(stream_config, url, store_config.namespace, store_config.timeout_s))
-        lease = cleanup.enter_context(store.writer_lease(STREAM, lease_s, wait_s=wait_s))
         metrics = StreamMetrics()
         metrics_url = None
         if stream_config.metrics_port is not None:
@@ -126,20 +126,37 @@ def run_stream(
             stream=stream_config,
             online=online_config(stream_config, pages_config, store_config),
         )
-        driver = StreamDriver(workspace, store, stream, folding, lease, metrics, growth.wake, beam_options)
         before = committed_log(workspace)
-        growth.wake()
-        ready(
-            Running(metrics_url=metrics_url, position=driver.log.position, backlog=stream.backlog(driver.log.position))
-        )
-        ranges = 0
+        ranges, started = 0, False
 
         def done(taken: Range) -> None:
             nonlocal ranges
             ranges += 1
             progress(taken, metrics)
 
-        driver.run(stopping, done, revive)
+        def drive(lease: WriterLease) -> None:
+            nonlocal started
+            driver = StreamDriver(workspace, store, stream, folding, lease, metrics, growth.wake, beam_options)
+            if not started:
+                waiting = stream.backlog(driver.log.position)
+                ready(Running(metrics_url=metrics_url, position=driver.log.position, backlog=waiting))
+                started = True
+            driver.run(stopping, done, revive)
+
+        ended = False
+        while not ended:
+            try:
+                with store.writer_lease(STREAM, lease_s, wait_s=wait_s) as lease:
+                    growth.wake()
+                    drive(lease)
+                    ended = True
+            except (LeaseLostError, StoreUnavailableError) as error:
+                if not started or stream_config.until_empty:
+                    raise
+                say(f"{error}; trying again")
+                ended = stopping.wait(RETRY_S)
+                if revive is not None and not ended:
+                    revive()
         after = committed_log(workspace)
         counts = {name: rows - before.counts.get(name, 0) for name, rows in after.counts.items()}
         return StreamReport(counts=counts, position=after.position, log=workspace.path("stream", "log"), ranges=ranges)

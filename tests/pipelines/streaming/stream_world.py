@@ -83,8 +83,9 @@ def append(url: str, namespace: str, records: Sequence[StreamRecord]) -> None:
         stream.append(records)
 
 
-def take_up(folder: Path, url: str, namespace: str, lease_s: float = 60.0, **options: Any) -> StreamReport:
+def take_up(folder: Path, url: str, namespace: str, wait_s: float = 60.0, **options: Any) -> StreamReport:
     """Run the pipeline until nothing waits any more."""
+    progress = options.pop("progress", lambda *_: None)
     config = StreamConfig(**{"until_empty": True, "range_rows": 25, "interval_s": 0.001, "compact_ranges": 2} | options)
     return run_stream(
         Workspace(folder),
@@ -92,7 +93,9 @@ def take_up(folder: Path, url: str, namespace: str, lease_s: float = 60.0, **opt
         store_config(url, namespace),
         PagesConfig(),
         stopping=threading.Event(),
-        lease_s=lease_s,
+        progress=progress,
+        lease_s=60.0,
+        wait_s=wait_s,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 import stream_world as world
 from stream_world import HOUR, START, event, item, page
@@ -122,3 +123,24 @@ def test_ranges_hold_about_as_many_rows_as_they_may(tmp_path, redis_url) -> None
     sizes = [taken.counts["events.in"] for taken in ranges]
     assert (report.ranges, sizes) == (4, [30, 30, 30, 5])
     assert world.counts(tmp_path)["events.logged"] == 95
+
+
+@pytest.mark.slow
+def test_memory_stays_bounded_whatever_waits(tmp_path, redis_url) -> None:
+    """120,000 events wait, 2,000 are taken up at once: the last 40 ranges need no more than the first 20 did."""
+    for number in range(1200):
+        clicks = [
+            event(f"u{place % 50}", f"i{place % 30}", "click", START + 100 * number + place) for place in range(100)
+        ]
+        world.append(redis_url, "bounded", [StreamRecord.of_rows(EVENTS, clicks)])
+    process, resident = psutil.Process(), list[int]()
+    report = world.take_up(
+        tmp_path,
+        redis_url,
+        "bounded",
+        range_rows=2000,
+        compact_ranges=10,
+        progress=lambda *_: resident.append(process.memory_info().rss),
+    )
+    assert report.ranges == 60
+    assert max(resident[20:]) - max(resident[:20]) < 60 * 2**20

@@ -8,22 +8,30 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import stream_world as world
 from stream_world import START, event
 
-from features.store.base import LeaseHeldError
+from features.online.items import fold_items
+from features.store.base import LeaseHeldError, StoreUnavailableError
 from features.store.embedded import EmbeddedRedis
 from features.store.redis_store import RedisStore
+from features.stream.config import StreamConfig
 from features.stream.records import EVENTS, StreamRecord
 from features.workspace import Workspace
-from pipelines.streaming.log import committed_log
+from pipelines.batch.config import PagesConfig
+from pipelines.streaming import folding
+from pipelines.streaming.log import Range, committed_log
+from pipelines.streaming.metrics import StreamMetrics
+from pipelines.streaming.run import run_stream
 
 pytestmark = pytest.mark.integration
 WAIT_S = 120.0
@@ -71,13 +79,47 @@ def test_it_goes_on_without_redis_and_ends_after_a_range(tmp_path) -> None:
     assert not [found for found in psutil.process_iter(["name", "cwd"]) if found.info["cwd"] == str(tmp_path / "store")]
 
 
+def test_a_lost_lease_is_taken_again_and_a_store_that_fails_within_a_range_is_asked_again(
+    tmp_path, redis_url, monkeypatch
+) -> None:
+    stopping, said, metrics = threading.Event(), list[str](), list[StreamMetrics]()
+    answers = iter([StoreUnavailableError("gone for a moment")])
+
+    def failing_once(*arguments: Any, **named: Any) -> int:
+        for error in answers:
+            raise error
+        return fold_items(*arguments, **named)
+
+    monkeypatch.setattr(folding, "fold_items", failing_once)
+    world.append(redis_url, "lost lease", clicks(0, 3))
+
+    def done(taken: Range, told: StreamMetrics) -> None:
+        metrics.append(told)
+        if len(metrics) == 1:
+            with RedisStore(redis_url, world.store_config(redis_url, "lost lease")) as store:
+                store.client.delete(store.keys.lease("stream"))
+        else:
+            stopping.set()
+
+    def say(line: str) -> None:
+        said.append(line)
+        world.append(redis_url, "lost lease", clicks(3, 3))
+
+    options = {"stopping": stopping, "progress": done, "say": say, "lease_s": 1.0}
+    store, stream = world.store_config(redis_url, "lost lease"), StreamConfig(interval_s=0.01)
+    run_stream(Workspace(tmp_path), stream, store, PagesConfig(), **options)
+    assert logged(tmp_path) == 6
+    assert metrics[-1].retries._value.get() == 1
+    assert "trying again" in said[0]
+
+
 def test_a_second_pipeline_is_refused(tmp_path, redis_url) -> None:
     with (
         RedisStore(redis_url, world.store_config(redis_url, "second")) as store,
         store.writer_lease("stream", 60.0),
         pytest.raises(LeaseHeldError, match="stream"),
     ):
-        world.take_up(tmp_path, redis_url, "second", lease_s=0.1)
+        world.take_up(tmp_path, redis_url, "second", wait_s=0.1)
 
 
 def test_a_taken_metrics_port_is_told(tmp_path, redis_url) -> None:
