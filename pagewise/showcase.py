@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import json
+import threading
+import time
+import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from shlex import quote
 from typing import Any
 
@@ -14,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.schemas import POSITIVE_CODES, TEST
-from features.store.redis_store import open_store
 from features.workspace import Workspace
 from models.recommend.release import load_release
 from models.registry import CHAMPION, Registry
@@ -25,12 +30,14 @@ from pipelines.jobs.daily import DailyReport
 from pipelines.jobs.stages import Stage, run_stage, table_fingerprints
 from pipelines.simulator.job import DATASET, simulate
 from pipelines.simulator.truth import true_rewards
+from pipelines.streaming.run import run_stream
 from serving.run import start_background
 
 RAW = ("events", "items", "users")
 RECALLED = ("validate", "train-two-tower", "semantic-ids", "train-genrec", "train-ranker", "align", "evaluate")
 """Stages whose reports the demo shows even when they were up to date."""
 SHOWN_HISTORY = 8
+CLICK_TIMEOUT_S = 60.0
 TYPICAL_HISTORY = 12
 """The demo's user is the one whose number of history items is closest to this."""
 
@@ -90,35 +97,82 @@ def worth(workspace: Workspace, settings: Settings, progress: Callable[[str], No
 
 
 def served_page(workspace: Workspace, settings: Settings, progress: Callable[[str], None]) -> list[str]:
-    """Start the service on a free port, ask for a user's page and a newcomer's, stop it; return what to show."""
+    """Start service and stream, ask for a user's page, let a newcomer click, stop them; return what to show."""
     user = typical_user(workspace)
     titles = _titles(workspace)
     release = Registry(workspace, settings.tracking.uri).resolve(CHAMPION)
-    progress(f"starting release {release.name}")
-    with start_background(workspace, release, settings.store, dataclasses.replace(settings.serve, port=0)) as service:
-        page = ask(service.url, {"user_id": user, "page_size": 10})
-        newcomer = ask(service.url, {"user_id": "somebody new", "page_size": 3})
-        with open_store(settings.store, workspace) as store:
-            history = store.histories([user], SHOWN_HISTORY).item_ids.to_pylist()
+    progress(f"starting release {release.name}, and the streaming pipeline beside it")
+    serve = dataclasses.replace(settings.serve, port=0)
+    with start_background(workspace, release, settings.store, serve, stream_config=settings.stream) as service:
+        page = call(f"{service.url}/v1/recommend", {"user_id": user, "page_size": 10})
+        known = call(f"{service.url}/v1/users/{urllib.parse.quote(user)}?limit={SHOWN_HISTORY}")
+        with taking_up_events(workspace, settings):
+            changed = _newcomer_lines(service.url, titles)
     return [
         f"release {page['release']} at {service.url}, policy {page['policy']}",
-        f"user {user}, the last {len(history)} items of their history:",
-        *(f"      {titles.get(item, item)}" for item in history),
+        f"user {user}, the last {len(known['history'])} items of their history:",
+        *(f"      {item['title'] or item['item_id']}" for item in known["history"]),
         f"POST /v1/recommend -> page {page['request_id']}:",
         *_page_lines(page, titles),
-        f"somebody new -> the {newcomer['fallback']} list:",
-        *_page_lines(newcomer, titles),
+        *changed,
     ]
 
 
-def ask(url: str, request: dict[str, Any]) -> dict[str, Any]:
-    """POST a recommendation request and return the answer."""
-    message = urllib.request.Request(
-        f"{url}/v1/recommend", json.dumps(request).encode(), {"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(message, timeout=30) as answer:
-        page: dict[str, Any] = json.load(answer)
-    return page
+@contextlib.contextmanager
+def taking_up_events(workspace: Workspace, settings: Settings) -> Iterator[None]:
+    """Run the streaming pipeline (`pagewise stream`) beside what happens inside the block."""
+    stopping, ready = threading.Event(), threading.Event()
+    quiet = dataclasses.replace(settings.stream, metrics_port=None)
+    with concurrent.futures.ThreadPoolExecutor(1, "stream") as beside:
+        running = beside.submit(
+            run_stream,
+            workspace,
+            quiet,
+            settings.store,
+            settings.batch.pages,
+            stopping=stopping,
+            ready=lambda _: ready.set(),
+        )
+        running.add_done_callback(lambda _: ready.set())
+        ready.wait()
+        try:
+            yield
+        finally:
+            stopping.set()
+            running.result()
+
+
+def _newcomer_lines(url: str, titles: Mapping[str, str]) -> list[str]:
+    """Let somebody new see a page and click on it; return that page, the next one, and how long the click took."""
+    user = f"newcomer {uuid.uuid4().hex[:8]}"
+    before = call(f"{url}/v1/recommend", {"user_id": user, "page_size": 3})
+    chosen = before["items"][0]["item_id"]
+    click = {"user_id": user, "item_id": chosen, "event": "click", "request_id": before["request_id"], "position": 0}
+    call(f"{url}/v1/events", {**click, "timestamp": time.time_ns() // 1_000_000})
+    accepted = time.monotonic()
+    while not call(f"{url}/v1/users/{urllib.parse.quote(user)}")["history"]:
+        if time.monotonic() - accepted > CLICK_TIMEOUT_S:
+            raise TimeoutError(f"the click was accepted, but not readable within {CLICK_TIMEOUT_S:g} s")
+        time.sleep(0.02)
+    readable = time.monotonic() - accepted
+    after = call(f"{url}/v1/recommend", {"user_id": user, "page_size": 3})
+    return [
+        f"{user} -> the {before['fallback']} list:",
+        *_page_lines(before, titles),
+        f"a click on {titles.get(chosen, chosen)} (POST /v1/events) goes through the stream; {readable:.2f} s later "
+        "the service knows it, and the next page is:",
+        *_page_lines(after, titles),
+    ]
+
+
+def call(url: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """GET a URL, or POST a body to it, and return the JSON answer."""
+    content = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(
+        urllib.request.Request(url, content, {"content-type": "application/json"}), timeout=30
+    ) as answer:
+        document: dict[str, Any] = json.load(answer)
+    return document
 
 
 def typical_user(workspace: Workspace) -> str:
@@ -138,7 +192,7 @@ def _titles(workspace: Workspace) -> dict[str, str]:
     return dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
 
 
-def _page_lines(page: dict[str, Any], titles: dict[str, str]) -> list[str]:
+def _page_lines(page: dict[str, Any], titles: Mapping[str, str]) -> list[str]:
     return [
         f"  {place:2d}. {titles.get(item['item_id'], item['item_id'])}  ({item['source']}, {item['score']:.4f})"
         for place, item in enumerate(page["items"], start=1)

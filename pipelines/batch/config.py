@@ -91,6 +91,9 @@ class BatchConfig:
     shards: int = 16
     """Parts into which users, items and days are hashed: one is processed in memory at a time per worker. Rows do not
     depend on it, file names do. At least 4 per worker; 10 million events need about 16."""
+    stream_log: bool = True
+    """Whether what `pagewise stream` has logged is read beside the raw tables. False where these hold the same events
+    already, from a warehouse of your own."""
 
     def __post_init__(self) -> None:
         _raise_all((1 <= self.shards <= 65536, f"shards: expected 1 to 65536, got {self.shards}"))

@@ -25,7 +25,7 @@ from pipelines.batch.increment import (
     standing,
 )
 from pipelines.batch.raw import FORMATS, RawBatch, file_digests, fingerprint, raw_files
-from pipelines.streaming.log import LogSnapshot, committed_log
+from pipelines.streaming.log import LogSnapshot, committed_log, empty_log
 
 REJECTS = "import_rejects"
 
@@ -61,7 +61,7 @@ class RawInputs:
             FileNotFoundError: There are no events, or no items.
         """
         files = {name: raw_files(workspace, name) for name in RAW_TABLES}
-        log = committed_log(workspace)
+        log = committed_log(workspace) if config.stream_log else empty_log(workspace)
         sources = {name: [Source(path) for path in files[name]] for name in RAW_TABLES}
         sources["events"] += [Source(path, 0, log.position) for path in log.files[EVENT_LOG]]
         present = [name for name in RAW_TABLES if sources[name] or (name == "items" and log.files[ITEM_LOG])]

@@ -27,7 +27,7 @@ class DataStages:
     def __init__(self, settings: DailySettings, workspace: Workspace, beam_options: Sequence[str]) -> None:
         self.settings, self.workspace = settings, workspace
         self._beam_options = beam_options
-        self._inputs = StageInputs(workspace)
+        self._inputs = StageInputs(workspace, stream_log=settings.batch.stream_log)
 
     def validation(self) -> Stage:
         """Raw tables to clean ones."""

@@ -27,14 +27,19 @@ RELEASED_TABLES = (
 
 
 class StageInputs:
-    """Fingerprints within one workspace."""
+    """Fingerprints within one workspace.
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
+    Args:
+        workspace: The workspace.
+        stream_log: Whether the stream's log is read beside the raw tables.
+    """
+
+    def __init__(self, workspace: Workspace, *, stream_log: bool = True) -> None:
+        self.workspace, self._stream_log = workspace, stream_log
 
     def stream(self) -> dict[str, str]:
-        """Return the position up to which the stream's log is committed, nothing where there is no log."""
-        position = committed_log(self.workspace).position
+        """Return the position up to which the stream's log is committed, nothing where none is read."""
+        position = committed_log(self.workspace).position if self._stream_log else 0
         return {STREAM: str(position)} if position else {}
 
     def raw_tables(self) -> dict[str, str]:

@@ -76,7 +76,9 @@ def test_interrupted_finished_and_run_again(command: list[str], tmp_path: Path) 
         r"user u\d+, the last \d+ items of their history:",
         r"POST /v1/recommend -> page \w+:",
         r"  1\. .+ \((genrec|transitions|two_tower|popular), ",
-        r"somebody new -> the popular list:",
+        r"newcomer \w+ -> the popular list:",
+        r"a click on .+ goes through the stream; \d+\.\d\d s later",
+        r"the next page is:\s+1\. .+ \((genrec|transitions|two_tower), ",
         r"mlflow ui --backend-store-uri sqlite:",
         r"what to try next",
     ):

@@ -233,3 +233,9 @@ def test_the_log_of_the_stream_is_read_up_to_its_position(tmp_path):
     counts = workspace.table("clean_items").manifest().counts
     assert counts == {"in": 7, "dropped.duplicate": 3, "out": 4}
     assert_equals_full_run(workspace)
+
+    # the raw tables alone: as if nothing had been taken up
+    run(workspace, dataclasses.replace(CONFIG, stream_log=False))
+    assert stream_position(workspace.table("clean_events").manifest()) == 0
+    assert workspace.table("clean_events").manifest().rows == 5
+    assert {row["arm"] for row in workspace.table("pages").read().to_pylist()} == {None}

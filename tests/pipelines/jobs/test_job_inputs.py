@@ -15,3 +15,4 @@ def test_the_log_of_the_stream_is_an_input(tmp_path):
         taken = Range(first=last - 9, last=last, opened=0, watermark=0, done=done)
         write_durably(workspace, range_file(workspace, last), taken.to_json())
     assert inputs.raw_tables() == inputs.stream() == {"stream": "10"}
+    assert StageInputs(workspace, stream_log=False).raw_tables() == {}
