@@ -48,8 +48,9 @@ class Moody:
         self.inner, self.answers, self.asked = inner, threading.Event(), threading.Event()
 
     def append(self, records):
+        answers = self.answers.is_set()
         self.asked.set()
-        if not self.answers.is_set():
+        if not answers:
             raise StreamUnavailableError("gone")
         return self.inner.append(records)
 
