@@ -73,13 +73,13 @@ def compose() -> dict:
 
 
 def parsed(words: list[str]) -> tuple[argparse.Namespace, Settings]:
-    """Parse `pagewise VERB ...` as Pagewise does; its settings are the file beside this command."""
+    """Parse `pagewise VERB ...` as Pagewise does; inside a container its settings are `infra/settings.yaml`."""
     assert words[0] == "pagewise"
     verb = next(verb for verb in VERBS if verb.name == words[1])
     args = invocation.parse(
         verb.name, verb.help, importlib.import_module(f"pagewise.commands.{verb.module}"), words[2:]
     )
-    args.config = INFRA / "settings.yaml"
+    args.config = args.config and INFRA / "settings.yaml"
     return args, invocation.load_settings(args)
 
 
@@ -176,7 +176,7 @@ def test_selectors_find_their_pods():
 
 
 def settings() -> Settings:
-    return parsed(["pagewise", "serve"])[1]
+    return parsed(["pagewise", "serve", "--config", "/settings.yaml"])[1]
 
 
 def test_settings_are_the_same_in_containers_and_pods():
@@ -188,13 +188,13 @@ def test_settings_are_the_same_in_containers_and_pods():
 def test_commands_and_settings_are_pagewises_own(name):
     args, found = parsed(commands()[name])
     assert args.workspace in ("/workspace", "/var/lib/pagewise")
-    assert found.store.url == "redis://redis:6379/0"
+    assert found.store.url == (None if name.startswith("cron/") else "redis://redis:6379/0")
 
 
 def test_what_is_to_be_started_is():
     assert {name.split("/")[1] for name in commands() if name.startswith("compose/")} == {"serve", "stream", "daily"}
-    assert {"Deployment/stream", "CronJob/daily"} < set(commands())
-    assert any(name.startswith("cron/") for name in commands())
+    assert {"Deployment/stream", "CronJob/daily", "CronJob/check-features"} < set(commands())
+    assert [words[1] for name, words in commands().items() if name.startswith("cron/")] == ["run", "check-features"]
 
 
 def test_compose_parts_name_each_other():
