@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
+
+from models.recommend.boosts_config import Boost, boosts_of, with_files_read
 
 RANKS, LEARNED = "ranks", "learned"
 """Ways to order the joined candidates."""
@@ -55,6 +57,15 @@ class RecommendConfig:
     """Most items of one brand on a page; 0 for any number. Items without a brand are not counted."""
     max_per_category: int = 0
     """Most items with one category path on a page; 0 for any number. Items without a category are not counted."""
+    diversity: float = 0.0
+    """How much a page's variety counts beside its scores: 1 - lambda of maximal marginal relevance, 0 for not at all,
+    less than 1. An item as like one before it on the page as two of one semantic ID loses diversity / (1 - diversity)
+    of its score, in units of the score."""
+    boosts: tuple[dict[str, Any], ...] = ()
+    """Changes of the final score, each by a `factor` or an `addend` (in units of the score), of the items with all its
+    conditions: `category`, `brand`, `items` (ids) or `items_file` (one id per line, read when the release is made),
+    `attribute` (name=value), `new_days` (since `available_from`). Several multiply and add up. `learned` takes addends
+    only."""
 
     def __post_init__(self) -> None:
         mistakes = [
@@ -73,8 +84,41 @@ class RecommendConfig:
             mistakes.append(f"fusion: expected {RANKS!r} or {LEARNED!r}, got {self.fusion!r}")
         if not 0 <= self.epsilon <= 1:
             mistakes.append(f"epsilon: expected 0 to 1, got {self.epsilon}")
+        if not 0 <= self.diversity < 1:
+            mistakes.append(f"diversity: expected at least 0 and less than 1, got {self.diversity}")
+        mistakes += self._mistakes_in_boosts()
         if mistakes:
             raise ValueError("; ".join(mistakes))
+
+    def _mistakes_in_boosts(self) -> list[str]:
+        # JSON gives a list; a configuration that was stored equals the one it was stored from
+        object.__setattr__(self, "boosts", tuple(dict(document) for document in self.boosts))
+        try:
+            boosts = self.boost_rules
+        except ValueError as error:
+            return [str(error)]
+        factors = [place for place, boost in enumerate(boosts) if boost.factor is not None]
+        if self.fusion == LEARNED and factors:
+            return [
+                f"boosts[{place}]: expected an addend, since scores of fusion={LEARNED!r} are log-odds of at most 0, "
+                f"got factor={boosts[place].factor:g}"
+                for place in factors
+            ]
+        return []
+
+    @property
+    def boost_rules(self) -> tuple[Boost, ...]:
+        """The boosts, checked."""
+        return boosts_of(self.boosts)
+
+    def self_contained(self) -> RecommendConfig:
+        """Return the configuration with item ids in place of the files that list them.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no text.
+        """
+        return dataclasses.replace(self, boosts=with_files_read(self.boosts))
 
     @property
     def caps(self) -> tuple[tuple[str, int], ...]:

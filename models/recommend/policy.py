@@ -1,6 +1,6 @@
 """The stochastic last stage: draws a page slot by slot and knows the probability of what it drew.
 
-Legend: `B` requests, `K` candidates, `P` slots of the page, `G` caps.
+Legend: `B` requests, `R` some of them, `K` candidates, `P` slots of the page, `G` caps, `L` levels of semantic IDs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.hashing import combine_hashes, hash_integers
+from models.recommend.diversity import Codes, similarity, weight_of
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -32,15 +33,20 @@ class Policy:
     repaired later. Temperature 0 stands for the limit: all of the softmax's mass on the best candidate (the first of
     equals). With `epsilon = temperature = 0` the policy is deterministic.
 
+    With diversity, the score at a slot is the candidate's less a cost of its likeness to what the page holds already:
+    maximal marginal relevance (`models.recommend.diversity`) inside the draw, so that probabilities stay exact.
+
     Attributes:
         epsilon: Share of uniform exploration, 0 to 1.
         temperature: >= 0, in units of the score.
         caps: Name and largest number on one page of every kind of group that is capped.
+        diversity: `1 - lambda` of maximal marginal relevance, at least 0 and less than 1.
     """
 
     epsilon: float
     temperature: float
     caps: tuple[tuple[str, int], ...] = ()
+    diversity: float = 0.0
 
     def __post_init__(self) -> None:
         mistakes = []
@@ -49,6 +55,8 @@ class Policy:
         if not 0 <= self.temperature < math.inf:
             mistakes.append(f"temperature: expected a finite number >= 0, got {self.temperature}")
         mistakes += [f"{name}: expected at least 1 per page, got {most}" for name, most in self.caps if most < 1]
+        if not 0 <= self.diversity < 1:
+            mistakes.append(f"diversity: expected at least 0 and less than 1, got {self.diversity}")
         if mistakes:
             raise ValueError("; ".join(mistakes))
 
@@ -56,7 +64,8 @@ class Policy:
     def name(self) -> str:
         """Its parameters, as logged with every page."""
         caps = "".join(f",{name}<={most}" for name, most in self.caps)
-        return f"epsilon={self.epsilon:g},temperature={self.temperature:g}{caps}"
+        diversity = f",diversity={self.diversity:g}" if self.diversity else ""
+        return f"epsilon={self.epsilon:g},temperature={self.temperature:g}{caps}{diversity}"
 
     def probabilities(self, scores_BK: npt.NDArray[np.floating], eligible_BK: BoolArray) -> FloatArray:
         """Return the distribution of one draw, shape `[B, K]`; rows sum to 1, or to 0 where nothing is eligible.
@@ -84,6 +93,7 @@ class Policy:
         eligible_BK: BoolArray,
         uniform_BP: FloatArray,
         groups_BKG: IntArray | None = None,
+        codes_BKL: Codes | None = None,
     ) -> tuple[IntArray, FloatArray]:
         """Draw pages without replacement.
 
@@ -92,24 +102,24 @@ class Policy:
             eligible_BK: Candidates that may be shown at all.
             uniform_BP: What decides each draw: uniform numbers in [0, 1), one per slot (`uniform_numbers`).
             groups_BKG: The group that each candidate belongs to, per cap, `NO_GROUP` for none; needed with caps only.
+            codes_BKL: The semantic ID of each candidate; needed with diversity only.
 
         Returns:
             Candidate columns `[B, P]`, `NO_CHOICE` where none was left, and the conditional probabilities
             `[B, P]`: P(item of slot p | scores, items before p), 1 where none was left.
         """
-        self._check(scores_BK, eligible_BK, groups_BKG)
-        left_BK = eligible_BK.copy()
+        pages = _Pages(self, scores_BK, eligible_BK, groups_BKG, codes_BKL)
         choice_BP = np.full(uniform_BP.shape, NO_CHOICE, dtype=np.int64)
         propensity_BP = np.ones(uniform_BP.shape)
         for slot in range(uniform_BP.shape[1]):
-            rows = np.flatnonzero(left_BK.any(axis=1))
+            rows = np.flatnonzero(pages.left_BK.any(axis=1))
             if not len(rows):
                 break
-            chance_BK = self.probabilities(scores_BK[rows], left_BK[rows])
-            chosen = _inverse_cdf(chance_BK, uniform_BP[rows, slot])
-            choice_BP[rows, slot] = chosen
-            propensity_BP[rows, slot] = chance_BK[np.arange(len(rows)), chosen]
-            self._place(left_BK, choice_BP[:, : slot + 1], rows, groups_BKG)
+            chance_RK = pages.chances(rows)
+            chosen_R = _inverse_cdf(chance_RK, uniform_BP[rows, slot])
+            choice_BP[rows, slot] = chosen_R
+            propensity_BP[rows, slot] = chance_RK[np.arange(len(rows)), chosen_R]
+            pages.place(rows, chosen_R)
         return choice_BP, propensity_BP
 
     def log_prob(
@@ -118,47 +128,91 @@ class Policy:
         eligible_BK: BoolArray,
         choice_BP: IntArray,
         groups_BKG: IntArray | None = None,
+        codes_BKL: Codes | None = None,
     ) -> FloatArray:
         """Return the log probability `[B, P]` with which this policy fills each slot of given pages.
 
         The log probability of a page is the sum over its slots. A slot this policy would never fill so is `-inf`;
-        `NO_CHOICE` slots count 0.
+        `NO_CHOICE` slots count 0. Arguments are those of `draw`.
         """
-        self._check(scores_BK, eligible_BK, groups_BKG)
-        left_BK = eligible_BK.copy()
+        pages = _Pages(self, scores_BK, eligible_BK, groups_BKG, codes_BKL)
         log_BP = np.zeros(choice_BP.shape)
         for slot in range(choice_BP.shape[1]):
             rows = np.flatnonzero(choice_BP[:, slot] != NO_CHOICE)
-            chosen = choice_BP[rows, slot]
-            chance = self.probabilities(scores_BK[rows], left_BK[rows])[np.arange(len(rows)), chosen]
+            chosen_R = choice_BP[rows, slot]
+            chance_R = pages.chances(rows)[np.arange(len(rows)), chosen_R]
             with np.errstate(divide="ignore"):
-                log_BP[rows, slot] = np.log(chance)
-            self._place(left_BK, choice_BP[:, : slot + 1], rows, groups_BKG)
+                log_BP[rows, slot] = np.log(chance_R)
+            pages.place(rows, chosen_R)
         return log_BP
 
-    def _place(self, left_BK: BoolArray, placed_BP: IntArray, rows: IntArray, groups_BKG: IntArray | None) -> None:
-        """Mask what may not follow the item just placed in these rows: itself, and groups that are full by it."""
-        newest = placed_BP[rows, -1]
-        left_BK[rows, newest] = False
-        for cap, (_, most) in enumerate(self.caps):
-            assert groups_BKG is not None, "checked"
-            groups = groups_BKG[rows, :, cap]
-            group_R1 = groups_BKG[rows, newest, cap][:, None]
-            on_page = np.take_along_axis(groups, np.maximum(placed_BP[rows], 0), axis=1)
-            count_R1 = ((on_page == group_R1) & (placed_BP[rows] != NO_CHOICE)).sum(axis=1, keepdims=True)
-            left_BK[rows] &= ~((groups == group_R1) & (group_R1 != NO_GROUP) & (count_R1 >= most))
 
-    def _check(self, scores_BK: npt.NDArray[np.floating], eligible_BK: BoolArray, groups_BKG: IntArray | None) -> None:
-        if scores_BK.shape != eligible_BK.shape or scores_BK.ndim != 2:
-            raise ValueError(
-                f"expected scores and eligible of one shape [B, K], got {scores_BK.shape} and {eligible_BK.shape}"
-            )
-        if not np.isfinite(scores_BK[eligible_BK]).all():
-            raise ValueError("scores: expected finite numbers for eligible candidates, got infinite or nan ones")
-        expected = (*scores_BK.shape, len(self.caps))
-        if self.caps and (groups_BKG is None or groups_BKG.shape != expected):
-            came = None if groups_BKG is None else groups_BKG.shape
-            raise ValueError(f"groups: expected one per candidate and cap, shape {expected}, got {came}")
+class _Pages:
+    """Pages that are being filled: what may follow, and how near every candidate is to what they hold."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        scores_BK: npt.NDArray[np.floating],
+        eligible_BK: BoolArray,
+        groups_BKG: IntArray | None,
+        codes_BKL: Codes | None,
+    ) -> None:
+        _check(policy, scores_BK, eligible_BK, groups_BKG, codes_BKL)
+        self._policy, self._scores_BK = policy, scores_BK
+        self._groups_BKG, self._codes_BKL = groups_BKG, codes_BKL
+        self._weight = weight_of(policy.diversity)
+        self._nearest_BK = np.zeros(scores_BK.shape) if policy.diversity else None
+        self._on_page_BK = np.zeros(eligible_BK.shape, dtype=bool)
+        self.left_BK = eligible_BK.copy()
+
+    def chances(self, rows: IntArray) -> FloatArray:
+        """Return the distribution of the next draw of these pages, `[R, K]`."""
+        scores_RK = self._scores_BK[rows]
+        if self._nearest_BK is not None:
+            scores_RK = scores_RK - self._weight * self._nearest_BK[rows]
+        return self._policy.probabilities(scores_RK, self.left_BK[rows])
+
+    def place(self, rows: IntArray, chosen_R: IntArray) -> None:
+        """Put a candidate on each of these pages: mask it, and groups that are full by it; note who is near to it."""
+        self.left_BK[rows, chosen_R] = False
+        self._on_page_BK[rows, chosen_R] = True
+        for cap, (_, most) in enumerate(self._policy.caps):
+            assert self._groups_BKG is not None, "checked"
+            groups_RK = self._groups_BKG[rows, :, cap]
+            group_R1 = self._groups_BKG[rows, chosen_R, cap][:, None]
+            same_RK = (groups_RK == group_R1) & (group_R1 != NO_GROUP)
+            full_R1 = (same_RK & self._on_page_BK[rows]).sum(axis=1, keepdims=True) >= most
+            self.left_BK[rows] &= ~(same_RK & full_R1)
+        if self._nearest_BK is not None:
+            assert self._codes_BKL is not None, "checked"
+            near_RK = similarity(self._codes_BKL[rows], self._codes_BKL[rows, chosen_R][:, None])
+            self._nearest_BK[rows] = np.maximum(self._nearest_BK[rows], near_RK)
+
+
+def _check(
+    policy: Policy,
+    scores_BK: npt.NDArray[np.floating],
+    eligible_BK: BoolArray,
+    groups_BKG: IntArray | None,
+    codes_BKL: Codes | None,
+) -> None:
+    if scores_BK.shape != eligible_BK.shape or scores_BK.ndim != 2:
+        raise ValueError(
+            f"expected scores and eligible of one shape [B, K], got {scores_BK.shape} and {eligible_BK.shape}"
+        )
+    if not np.isfinite(scores_BK[eligible_BK]).all():
+        raise ValueError("scores: expected finite numbers for eligible candidates, got infinite or nan ones")
+    expected = (*scores_BK.shape, len(policy.caps))
+    if policy.caps and (groups_BKG is None or groups_BKG.shape != expected):
+        came = None if groups_BKG is None else groups_BKG.shape
+        raise ValueError(f"groups: expected one per candidate and cap, shape {expected}, got {came}")
+    if policy.diversity and (codes_BKL is None or codes_BKL.ndim != 3 or codes_BKL.shape[:2] != scores_BK.shape):
+        came = None if codes_BKL is None else codes_BKL.shape
+        raise ValueError(
+            f"codes: expected the semantic ID of each candidate, shape [{scores_BK.shape[0]}, {scores_BK.shape[1]}, "
+            f"levels], since diversity is {policy.diversity:g}, got {came}"
+        )
 
 
 def uniform_numbers(seeds_B: npt.NDArray[np.uint64], slots: int) -> FloatArray:

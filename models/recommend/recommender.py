@@ -1,6 +1,6 @@
-"""The page maker: rules -> retrievers -> fusion -> ranker -> policy -> pages.
+"""The page maker: rules -> retrievers -> fusion -> ranker -> boosts -> policy -> pages.
 
-Legend: `B` requests, `F` fused candidates, `P` slots of a page, `G` caps.
+Legend: `B` requests, `F` fused candidates, `P` slots of a page, `G` caps, `L` levels of semantic IDs.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,9 @@ import pyarrow as pa
 from features.semantic_ids import Catalogue
 from kernels.hashing import hash_strings
 from models.recommend.blend import Blend, Joined
+from models.recommend.boosts import Boosts
 from models.recommend.config import RecommendConfig
+from models.recommend.diversity import apart_from_shown, weight_of
 from models.recommend.fusion import Fused, fuse
 from models.recommend.interface import NO_ITEM, Candidates, Ranker, RequestBatch, Retriever
 from models.recommend.policy import NO_CHOICE, Policy, uniform_numbers
@@ -50,7 +53,7 @@ class Page:
         items: Item ids in shown order; fewer than asked for where nothing else may be shown.
         scores: Fused score of each item.
         sources: The retriever that contributed most to each item.
-        parts: What each retriever contributed to each item's score.
+        parts: What each retriever, the ranker, boosts and earlier pages contributed to each item's score.
         propensities: P(item of slot p | candidates, items before p).
         candidates: Ids of all eligible candidates, best first.
         candidate_scores: Their fused scores.
@@ -122,8 +125,12 @@ class Recommender:
         self.facts = facts
         self.ranker = ranker
         self.blend = blend
-        self.policy = Policy(epsilon=config.epsilon, temperature=config.temperature, caps=config.caps)
-        self.greedy = Policy(epsilon=0.0, temperature=0.0, caps=config.caps)
+        last_stage = partial(Policy, caps=config.caps, diversity=config.diversity)
+        self.policy = last_stage(epsilon=config.epsilon, temperature=config.temperature)
+        self.greedy = last_stage(epsilon=0.0, temperature=0.0)
+        rules = config.boost_rules
+        # the facts keep them: page makers with the same facts, of which a service has several, share them
+        self.boosts = facts.kept(("boosts", rules), partial(Boosts, rules)) if rules else None
 
     def with_parts(
         self,
@@ -194,7 +201,7 @@ class Recommender:
         return Ranked(
             requests=ruled,
             filters=asked,
-            fused=joined.ordered(self.blend),
+            fused=self._ordered(joined, ruled),
             fallbacks=self._fallbacks(joined.lists, missing),
         )
 
@@ -216,19 +223,29 @@ class Recommender:
         ruled = self._with_rules(requests, filters)
         return Ranked(requests=ruled, filters=filters, fused=fused, fallbacks=fallbacks).permitted()
 
-    def drawn(self, ranked: Ranked, slots: int, seeds_B: npt.NDArray[np.uint64] | None = None) -> list[Page]:
+    def drawn(
+        self,
+        ranked: Ranked,
+        slots: int,
+        seeds_B: npt.NDArray[np.uint64] | None = None,
+        shown: Sequence[Sequence[str]] | None = None,
+    ) -> list[Page]:
         """Draw a page for each request.
 
         Args:
             ranked: Candidates of `B` requests.
             slots: Items per page.
             seeds_B: See `pages`.
+            shown: Per request, items of earlier pages of the list, which diversity keeps this page apart from.
         """
+        if self.config.diversity and shown is not None and any(shown):
+            weight = weight_of(self.config.diversity)
+            ranked = dataclasses.replace(ranked, fused=apart_from_shown(ranked.fused, self.catalogue, shown, weight))
         fused, size = ranked.fused, len(ranked.requests)
         policy = self.greedy if seeds_B is None else self.policy
         uniform_BP = uniform_numbers(np.zeros(size, np.uint64) if seeds_B is None else seeds_B, slots)
-        there_BF, groups_BFG = fused.items_BF != NO_ITEM, self._groups(fused.items_BF)
-        choice_BP, propensity_BP = policy.draw(fused.scores_BF, there_BF, uniform_BP, groups_BFG)
+        there_BF = fused.items_BF != NO_ITEM
+        choice_BP, propensity_BP = policy.draw(fused.scores_BF, there_BF, uniform_BP, *self.traits(fused.items_BF))
         found_B, there_B = (choice_BP != NO_CHOICE).sum(axis=1).tolist(), there_BF.sum(axis=1).tolist()
         return [
             self._page(ranked, row, choice_BP[row], propensity_BP[row], capped=found_B[row] < min(slots, there_B[row]))
@@ -246,11 +263,30 @@ class Recommender:
     def orders(self, requests: RequestBatch, k: int) -> tuple[Candidates, Candidates]:
         """Return the first `k` items of the order that the policy draws from, and of the order before the ranker."""
         joined = self.joined(requests, k)
-        return _first(joined.ordered(self.blend), k, PAGE), _first(joined.fused, k, FUSION)
+        return _first(self._ordered(joined, requests), k, PAGE), _first(joined.fused, k, FUSION)
 
     def joined(self, requests: RequestBatch, k: int) -> Joined:
         """Return the candidates after the rules and all that is said of them, for at least `k` items."""
         return self._joined(self._with_rules(requests, [None] * len(requests)), k)[0]
+
+    def traits(
+        self, items_BF: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int32] | None]:
+        """Return what the policy must know of candidates beside their scores, to draw or to judge a page.
+
+        Args:
+            items_BF: Catalogue numbers, `NO_ITEM` where there is none.
+
+        Returns:
+            The group of each candidate per cap, `[B, F, G]`, and its semantic ID, `[B, F, L]`; None without caps, and
+            without diversity.
+        """
+        groups_BFG = codes_BFL = None
+        if self.config.caps:
+            groups_BFG = np.stack([self.facts.groups(name)[items_BF] for name, _ in self.config.caps], axis=2)
+        if self.config.diversity:
+            codes_BFL = self.catalogue.codes_NL[items_BF]
+        return groups_BFG, codes_BFL
 
     def similar(self, item_id: str, k: int, time: int) -> list[tuple[str, float]]:
         """Return up to `k` items that users turn to around this one, with their transition scores, best first.
@@ -328,6 +364,11 @@ class Recommender:
         joined = Joined(lists=lists, fused=fused, ranker=judged, ranker_weight=config.ranker_weight, rrf_k=config.rrf_k)
         return joined, missing
 
+    def _ordered(self, joined: Joined, requests: RequestBatch) -> Fused:
+        """Return the candidates in the order of their final scores."""
+        ordered = joined.ordered(self.blend)
+        return ordered if self.boosts is None else self.boosts(ordered, requests.times_B)
+
     @property
     def _judges(self) -> bool:
         return self.ranker is not None and self.config.ranker_weight > 0
@@ -349,12 +390,6 @@ class Recommender:
     def _fallbacks(self, lists: Sequence[Candidates], missing: Sequence[str]) -> list[str | None]:
         has_RB = np.array([(entry.items_BK != NO_ITEM).any(axis=1) for entry in lists])
         return fallback_names(has_RB, [entry.source for entry in lists], self.first_choice, missing)
-
-    def _groups(self, items_BF: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
-        """Return the group of each candidate per cap, `[B, F, G]`; None without caps."""
-        if not self.policy.caps:
-            return None
-        return np.stack([self.facts.groups(name)[items_BF] for name, _ in self.policy.caps], axis=2)
 
     def _page(self, ranked: Ranked, row: int, choice_P: np.ndarray, propensity_P: np.ndarray, capped: bool) -> Page:
         fused = ranked.fused

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from models.recommend.config import CATEGORY
 from models.recommend.eligibility import BoolArray, Eligibility, Ints, ItemMask, shared
 from models.recommend.interface import RequestBatch
 
+Kept = TypeVar("Kept")
 KEPT_MASKS = 64
 """Masks kept for requests to come, at most."""
 KEPT_MASK_BYTES = 512 * 1024**2
@@ -112,6 +113,7 @@ class CatalogueFacts:
         self.available_from_N: npt.NDArray[np.int64] = from_time.to_numpy()
         self.price_N: npt.NDArray[np.float64] = self.table["price"].to_numpy()  # nan where there is none
         self._groups: dict[str, Ints] = {}
+        self._made: dict[Hashable, object] = {}
         fitting = KEPT_MASK_BYTES // (_BYTES_PER_ITEM * max(len(self.table), 1))
         # Held weakly, lest facts that a service has replaced, and all their masks, wait for the garbage collector.
         make = partial(CatalogueFacts._mask_at, weakref.proxy(self))
@@ -146,6 +148,30 @@ class CatalogueFacts:
             self._groups[name] = _encoded(values)[1].astype(np.int64)
         return self._groups[name]
 
+    def in_category(self, name: str) -> BoolArray:
+        """Return which items have a name anywhere on their category path, shape `[N]`."""
+        names, place_X, item_X = self._categories
+        inside_N = np.zeros(len(self), dtype=bool)
+        inside_N[item_X[place_X == _place(names, name)]] = True
+        return inside_N
+
+    def of_brand(self, name: str) -> BoolArray:
+        """Return which items are of a brand, shape `[N]`."""
+        brands, place_N = self._brands
+        of_brand_N: BoolArray = place_N == _place(brands, name)
+        return of_brand_N
+
+    def kept(self, key: Hashable, make: Callable[[CatalogueFacts], Kept]) -> Kept:
+        """Return what `make` works out of these facts, worked out once for all who ask with this key.
+
+        Args:
+            key: Says what it is; what is made must not hold these facts.
+            make: Is given these facts.
+        """
+        if key not in self._made:
+            self._made[key] = make(self)
+        return cast(Kept, self._made[key])
+
     def allowed(self, time: int, filters: Filters | None = None) -> BoolArray:
         """Return which items may be shown at a time, shape `[N]`; costs a pass over the catalogue.
 
@@ -157,13 +183,9 @@ class CatalogueFacts:
         if filters is None:
             return allowed_N
         if filters.category is not None:
-            names, place_X, item_X = self._categories
-            inside_N = np.zeros(len(self), dtype=bool)
-            inside_N[item_X[place_X == _place(names, filters.category)]] = True
-            allowed_N &= inside_N
+            allowed_N &= self.in_category(filters.category)
         if filters.brand is not None:
-            brands, place_N = self._brands
-            allowed_N &= place_N == _place(brands, filters.brand)
+            allowed_N &= self.of_brand(filters.brand)
         if filters.min_price is not None:
             allowed_N &= self.price_N >= filters.min_price
         if filters.max_price is not None:
