@@ -151,7 +151,8 @@ def _draw_rows(
 ) -> dict[int, Drawn]:
     """Draw the pages of the plans in these rows; `keep` what is left of their lists for the next ones."""
     slots = max(plans[row].asked.page_size for row in rows)
-    pages = maker.drawn(ranked, slots, request_seeds([plans[row].request_id for row in rows]))
+    seeds_B = request_seeds([plans[row].request_id for row in rows])
+    pages = maker.drawn(ranked, slots, seeds_B, [plans[row].shown for row in rows])
     drawn = {}
     for place, (row, longest) in enumerate(zip(rows, pages, strict=True)):
         page = longest.first(plans[row].asked.page_size)
