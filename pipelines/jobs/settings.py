@@ -70,5 +70,9 @@ class DailySettings(Protocol):
 
 
 def answers_of(settings: DailySettings) -> ReleaseConfig:
-    """Return what decides how a release answers."""
-    return ReleaseConfig(recommend=settings.recommend, decode=settings.decode, index=settings.index)
+    """Return what decides how a release answers; a release needs no file beside itself.
+
+    Raises:
+        FileNotFoundError: A boost's file of items is not there.
+    """
+    return ReleaseConfig(recommend=settings.recommend.self_contained(), decode=settings.decode, index=settings.index)
