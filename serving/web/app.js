@@ -92,7 +92,7 @@ async function choose(user) {
   tell(`Asking for a page for ${user}…`);
   await attempt(async () => {
     const [page] = await Promise.all([firstPage(), showHistory()]);
-    tell(page ? `A page of ${page.items.length} items for ${user}.` : "");
+    if (page) tell(`A page of ${page.items.length} items for ${user}.`);
   });
 }
 
@@ -209,7 +209,7 @@ async function act(page, item, place, kind) {
   const price = state.facts.get(item.item_id)?.price;
   const event = {
     event_id: `${session}-${random()}`, user_id: user, item_id: item.item_id, event: kind, timestamp: began,
-    request_id: page.request_id, session_id: session, position: place + shownBefore(page),
+    request_id: page.request_id, session_id: session, position: place,
     ...(kind === "purchase" && typeof price === "number" && { value: price }),
   };
   await attempt(async () => {
@@ -277,7 +277,7 @@ function age(seconds) {
 function metrics(text) {
   const found = new Map();
   for (const line of text.split("\n")) {
-    const match = /^([a-z_]+)(?:\{(.*)\})? (\S+)/i.exec(line);
+    const match = /^(\w+)(?:\{(.*)\})? (\S+)/.exec(line);
     if (!match || line.startsWith("#")) continue;
     const labels = Object.fromEntries([...(match[2] ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map((pair) => [pair[1], pair[2]]));
     found.set(match[1], [...(found.get(match[1]) ?? []), { labels, value: Number(match[3].replace("Inf", "Infinity")) }]);

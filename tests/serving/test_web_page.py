@@ -21,7 +21,7 @@ import pyarrow as pa
 from chromium import Tab, chromium, find_chromium
 from release_cases import commit, make_genrec, make_release, make_workspace
 
-from features.schemas import ITEMS
+from features.schemas import EVENT_LOG, ITEMS
 from features.store.backfill import backfill
 from features.store.config import StoreConfig
 from features.store.embedded import EmbeddedRedis
@@ -29,6 +29,7 @@ from features.store.redis_store import RedisStore
 from features.stream.config import StreamConfig
 from features.workspace import Workspace
 from pipelines.batch.config import PagesConfig
+from pipelines.streaming.log import committed_log
 from pipelines.streaming.run import run_stream
 from serving.access import new_key
 from serving.assembly import make_backend
@@ -129,7 +130,7 @@ def ask_for(tab: Tab, user: str) -> None:
     settle(tab, f"for {user}.")
 
 
-def test_a_click_goes_through_the_stream_and_changes_the_next_page(tab, url):
+def test_a_click_goes_through_the_stream_and_changes_the_next_page(tab, url, running):
     tab.open(url)
     tab.wait_for("document.querySelectorAll('#examples button').length === 8")
     ask_for(tab, "u1")
@@ -144,6 +145,11 @@ def test_a_click_goes_through_the_stream_and_changes_the_next_page(tab, url):
     assert before[1] in tab.text("#history li")
     assert before[1] not in shown(tab)
     assert "the page changed: 1 new" in tab.text("#status")
+    logged = committed_log(running[0]).dataset(running[0], EVENT_LOG).to_table().to_pylist()
+    (click,) = (row for row in logged if row["event"] == "click")
+    assert (click["user_id"], click["item_id"], click["position"]) == ("u1", before[1], 1)
+    assert click["request_id"] in {row["request_id"] for row in logged if row["event"] == "impression"}
+    assert click["session_id"].startswith("web-")
     assert tab.texts("#items .mark")
     tab.wait_for("document.getElementById('figures').innerText.includes('Events accepted')")
     assert tab.complaints == []
