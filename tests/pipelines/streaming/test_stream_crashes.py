@@ -50,7 +50,9 @@ def survive(crashing: Crasher, folder: Path, redis_url: str, undisturbed: tuple[
     """Be killed before a step, and go on."""
     namespace = f"step{step}"
     world.append(redis_url, namespace, world.messages())
-    assert crashing.run(folder, redis_url, namespace, step=step)["how"] == KILLED
+    killed = crashing.run(folder, redis_url, namespace, step=step)["how"] == KILLED
+    # how many steps there are varies by a few: a compaction may be ready one range later
+    assert killed or step > 0.9 * undisturbed[1]
     bury(redis_url, namespace)
     assert crashing.run(folder, redis_url, namespace)["how"] == ENDED
     check_equal(folder, redis_url, namespace, undisturbed[0])
