@@ -160,6 +160,8 @@ class FeatureCheckReport:
 
 def _page_alerts(found: Findings, config: FeatureCheckConfig) -> Iterator[str]:
     counts, checked = found.counts, _checked(found.counts)
+    if not checked:
+        yield f"unchecked: none of the {counts['pages.in']:,} pages could be held against batch"
     limits = {
         LATE: (config.late_alert, f"lacked events from more than {config.stale_after_s:g} s before: the stream lags"),
         MISSING: (config.late_alert, "had no state of a user who had events: it was never written, or expired"),

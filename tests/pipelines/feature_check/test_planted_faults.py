@@ -140,6 +140,12 @@ def test_item_features_of_earlier_midnights_are_late_not_wrong(world) -> None:
     assert (alerts(report), mismatched(report)) == (["late_items"], set())
 
 
+def test_a_check_that_could_compare_nothing_is_an_alert(world) -> None:
+    rows = [row | {"position": position(START + 13 * DAY)} for row in world.reads(3)]
+    report = world.judge(rows)
+    assert report.alerts == ("unchecked: none of the 3 pages could be held against batch",)
+
+
 def test_what_cannot_be_compared_is_left_out_and_counted(world) -> None:
     rows = world.reads(10)
     other = {**rows[0], "request_id": "x", "state": bytes(8) + rows[0]["state"][8:], "item_layout": 1}
