@@ -20,6 +20,7 @@ from models.recommend.recommender import Page, Recommender, request_seeds
 from models.recommend.rules import Filters
 from serving.cursors import Asked, Continuation
 from serving.feature_log import ItemsRead
+from serving.metrics import ServiceMetrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,14 @@ def batch_of(maker: Recommender, plans: list[Plan], users: KnownUsers, now: int)
     return batch.excluding(rows[known], numbers[known])
 
 
-def draw(served: Served, batch: RequestBatch, plans: list[Plan], on: list[bool], reason: str | None) -> list[Drawn]:
+def draw(
+    served: Served,
+    batch: RequestBatch,
+    plans: list[Plan],
+    on: list[bool],
+    reason: str | None,
+    metrics: ServiceMetrics,
+) -> list[Drawn]:
     """Draw a page for each plan.
 
     Args:
@@ -95,24 +103,30 @@ def draw(served: Served, batch: RequestBatch, plans: list[Plan], on: list[bool],
         plans: `B` pages.
         on: Whether each one's list goes on; else it is ranked now.
         reason: Why the popular list is to stand in for all models, None where it is not.
+        metrics: Take the seconds of the stages.
     """
+    candidates, policy = (metrics.stage_seconds.labels(stage) for stage in ("candidates", "policy"))
     drawn: dict[int, Drawn] = {}
     anew = [row for row, goes_on in enumerate(on) if not goes_on]
     if anew:
         maker = served.maker if reason is None else served.popular_only
         slots = max(plans[row].asked.page_size for row in anew)
-        ranked = maker.ranked(batch.take(np.array(anew)), slots, [plans[row].filters for row in anew])
+        with candidates.time():
+            ranked = maker.ranked(batch.take(np.array(anew)), slots, [plans[row].filters for row in anew])
         full_b = (ranked.fused.items_BF != NO_ITEM).all(axis=1)
         complete = [reason is None and not full for full in full_b.tolist()]
-        drawn |= _draw_rows(maker, ranked, plans, anew, complete, keep=reason is None)
+        with policy.time():
+            drawn |= _draw_rows(maker, ranked, plans, anew, complete, keep=reason is None)
     for rows, lists in _by_sources(plans, on):
-        ranked = served.maker.ranked_before(
-            batch.take(np.array(rows)),
-            stacked([before.ranking for before in lists if before.ranking is not None]),
-            [before.fallback for before in lists],
-            [plans[row].filters for row in rows],
-        )
-        drawn |= _draw_rows(served.maker, ranked, plans, rows, [before.complete for before in lists], keep=True)
+        with candidates.time():
+            ranked = served.maker.ranked_before(
+                batch.take(np.array(rows)),
+                stacked([before.ranking for before in lists if before.ranking is not None]),
+                [before.fallback for before in lists],
+                [plans[row].filters for row in rows],
+            )
+        with policy.time():
+            drawn |= _draw_rows(served.maker, ranked, plans, rows, [before.complete for before in lists], keep=True)
     return [drawn[row] for row in range(len(plans))]
 
 

@@ -36,8 +36,11 @@ class ServiceMetrics:
         request_seconds: Time to answer, by route.
         pages: Pages served, by what stood in for the first choice (`none` where nothing did).
         short_pages: Pages with fewer items than asked for, by whether they hold `some` or `none`.
+        served_items: Items of served pages.
+        invalid_items: Those of them that should not have been served, by why (`serving.validity`).
         batch_size: Requests answered together.
-        stage_seconds: One stage of making a batch of pages: `store`, `cursors`, or one retriever or ranker by its name.
+        stage_seconds: One stage of making a batch of pages: `store`, `cursors`, `candidates` (all of retrieval, fusion
+            and ranking), `policy`, and of `candidates` each guarded retriever by its name, and `ranker`.
         part_failures: Batches for which a retriever or ranker gave no answer, by part and `error` or `deadline`; after
             each it rests.
         cursors: Requests with a cursor, by what became of them: `continued`, `refreshed`, `repeated`, `refused`.
@@ -60,6 +63,8 @@ class ServiceMetrics:
         self.request_seconds = self._histogram("request_seconds", "Seconds to answer", _SECONDS, ["route"])
         self.pages = self._counter("pages", "Pages served", ["fallback"])
         self.short_pages = self._counter("short_pages", "Pages with fewer items than asked for", ["items"])
+        self.served_items = self._counter("served_items", "Items of served pages")
+        self.invalid_items = self._counter("invalid_items", "Served items that should not have been", ["reason"])
         self.batch_size = self._histogram("batch_size", "Requests answered together", _BATCHES)
         self.stage_seconds = self._histogram("stage_seconds", "Seconds of one stage of a batch", _SECONDS, ["stage"])
         self.part_failures = self._counter("part_failures", "Batches a part did not answer", ["part", "reason"])

@@ -9,8 +9,13 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from features.store.base import KnownUsers, OnlineStore, StoreUnavailableError
+from models.recommend.interface import RequestBatch
+from models.recommend.known import request_of_users
 from models.recommend.recommender import Page
+from models.recommend.rules import Filters
 from serving.api import ApiError, RecommendedItem, RecommendRequest, RecommendResponse
 from serving.cursors import MOST_SHOWN, Asked, Continuation, Cursors, MadePage, history_marks, new_token
 from serving.drawing import Drawn, Plan, Served, batch_of, draw, goes_on
@@ -18,6 +23,7 @@ from serving.fallbacks import STORE_UNAVAILABLE, Rest
 from serving.feature_log import FeatureLog
 from serving.metrics import ServiceMetrics
 from serving.page_log import page_row
+from serving.validity import invalid_items
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +89,7 @@ class Pages:
                 already are continued in any case.
         """
         begun = self._begun(served, requests)
+        self._check_repeated(served, [answer.page for answer in begun if isinstance(answer, Answer)])
         made = iter(self._made(served, [plan for plan in begun if isinstance(plan, Plan)], reason))
         return [next(made) if isinstance(plan, Plan) else plan for plan in begun]
 
@@ -132,7 +139,7 @@ class Pages:
         now = int(self._clock() * 1000)
         batch = batch_of(served.maker, plans, known, now)
         on = [goes_on(served, plan, None if users is None else mark) for plan, mark in zip(plans, marks, strict=True)]
-        drawn = draw(served, batch, plans, on, reason)
+        drawn = draw(served, batch, plans, on, reason, self._metrics)
         if users is not None:
             self._log_features(served, plans, users, drawn, now)
         made = []
@@ -151,6 +158,7 @@ class Pages:
             if plan.cursor is not None:
                 self._metrics.cursors.labels("continued" if continued else "refreshed").inc()
         kept = self._kept(made)
+        self._check(served, batch, [plan.filters for plan in plans], kept)
         return [self._answer(served, *row, now) for row in zip(made, kept, drawn, strict=True)]
 
     def _log_features(self, served: Served, plans: list[Plan], users: KnownUsers, drawn: list[Drawn], now: int) -> None:
@@ -223,6 +231,27 @@ class Pages:
         except StoreUnavailableError:
             self._store_failed()
             return [page.page.model_copy(update={"next_cursor": None}) for page in made]
+
+    def _check(
+        self,
+        served: Served,
+        batch: RequestBatch,
+        filters: Sequence[Filters | None],
+        pages: Sequence[RecommendResponse],
+    ) -> None:
+        """Count what is served, and what of it should not be."""
+        ids = [[item.item_id for item in page.items] for page in pages]
+        self._metrics.served_items.inc(sum(map(len, ids)))
+        for reason, count in invalid_items(served.maker, batch, filters, ids).items():
+            self._metrics.invalid_items.labels(reason).inc(count)
+
+    def _check_repeated(self, served: Served, pages: Sequence[RecommendResponse]) -> None:
+        """Check answers that are given again: the catalogue may have changed, what was seen meanwhile is no mistake."""
+        if pages:
+            nobody = KnownUsers.strangers([page.request_id for page in pages])
+            times_B = np.full(len(pages), int(self._clock() * 1000), dtype=np.int64)
+            batch = request_of_users(nobody, served.maker.catalogue, times_B)
+            self._check(served, batch, [None] * len(pages), pages)
 
     def _answer(self, served: Served, made: MadePage, page: RecommendResponse, drawn: Drawn, now: int) -> Answer:
         """Return the answer; the page of a cursor is logged here, as it is the answer from now on, whoever hears it."""
