@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 import stream_world as world
 from stream_world import START, event
 
@@ -57,26 +58,46 @@ def test_it_goes_on_without_redis_and_ends_after_a_range(tmp_path) -> None:
     command = [sys.executable, "-m", "pagewise.main", "stream", "--workspace", str(tmp_path), "stream.metrics_port=0"]
     output = tmp_path / "output.txt"
     with open(output, "w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
-        wait_for(lambda: "metrics: http" in output.read_text())
-        with EmbeddedRedis(tmp_path / "store") as server:
-            world.append(server.url, "pagewise", clicks(0, 5))
-            wait_for(lambda: logged(tmp_path) == 5)
-            url = re.findall(r"metrics: (\S+)", output.read_text())[0]
-            told = urllib.request.urlopen(url, timeout=30).read().decode()
-            assert 'pagewise_stream_rows_total{table="events",what="logged"} 5.0' in told
-            assert "pagewise_stream_backlog_messages 0.0" in told
-            assert "pagewise_stream_lag_seconds_count 5.0" in told
-            assert server.pid is not None
-            os.kill(server.pid, signal.SIGKILL)
-            wait_for(lambda: server.pid is not None)  # the pipeline starts it again
-            world.append(server.url, "pagewise", clicks(5, 5))
-            wait_for(lambda: logged(tmp_path) == 10)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(WAIT_S) == 0
-    text = output.read_text()
-    assert "events: duplicates 0" not in text
-    assert "events: in 10, logged 10" in text
-    assert not [found for found in psutil.process_iter(["name", "cwd"]) if found.info["cwd"] == str(tmp_path / "store")]
+        try:
+            wait_for(lambda: "metrics: http" in output.read_text())
+            with EmbeddedRedis(tmp_path / "store") as server:
+                feed(server, tmp_path, output)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WAIT_S) == 0
+        finally:
+            process.kill()
+    assert "events: in 10, logged 10" in output.read_text()
+    assert not [found for found in psutil.process_iter(["cwd"]) if found.info["cwd"] == str(tmp_path / "store")]
+
+
+def feed(server: EmbeddedRedis, folder: Path, output: Path) -> None:
+    """Let five clicks through, read the metrics, kill Redis, let five more through."""
+    world.append(server.url, "pagewise", clicks(0, 5))
+    wait_for(lambda: logged(folder) == 5)
+    url = re.findall(r"metrics: (\S+)", output.read_text())[0]
+    wait_for(lambda: "pagewise_stream_lag_seconds_count 5.0" in read(url))
+    assert 'pagewise_stream_rows_total{table="events",what="logged"} 5.0' in read(url)
+    assert "pagewise_stream_backlog_messages 0.0" in read(url)
+    killed = server.pid
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: server.pid not in (None, killed))  # the pipeline starts it again
+    wait_for(lambda: answers(server.url))
+    world.append(server.url, "pagewise", clicks(5, 5))
+    wait_for(lambda: logged(folder) == 10)
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return answer.read().decode()
+
+
+def answers(url: str) -> bool:
+    with redis.Redis.from_url(url) as client:
+        try:
+            return client.ping()
+        except redis.RedisError:
+            return False
 
 
 def test_a_lost_lease_is_taken_again_and_a_store_that_fails_within_a_range_is_asked_again(
