@@ -14,12 +14,13 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from features.schemas import LOG_TABLES
+from features.schemas import FEATURE_LOG, LOG_TABLES, PAGE_LOG
 from features.workspace import Workspace, conform
 from pipelines.streaming.log import LOG, STREAM, LogFile, Range, together, write_durably
 
-LARGE_ROWS = 1_000_000
-"""A file of this many rows is left alone."""
+LARGE_ROWS, LARGE_WIDE_ROWS = 1_000_000, 50_000
+"""A file of this many rows is left alone; pages, and what was read for them, take some KB each in memory."""
+_WIDE = (PAGE_LOG, FEATURE_LOG)
 
 
 def file_path(folder: str, first: int, last: int) -> str:
@@ -71,7 +72,8 @@ def _merge(workspace: Workspace, folder: str, files: Sequence[LogFile]) -> list[
     """Return the files of a folder, its newest ones merged into one."""
     ordered = sorted(files, key=lambda file: file.path)
     start, rows = len(ordered) - 1, ordered[-1].rows
-    while start and ordered[start - 1].rows < min(LARGE_ROWS, 2 * rows + 1):
+    large = LARGE_WIDE_ROWS if ordered[-1].table in _WIDE else LARGE_ROWS
+    while start and ordered[start - 1].rows < min(large, 2 * rows + 1):
         start -= 1
         rows += ordered[start].rows
     if start == len(ordered) - 1:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 
+import pyarrow as pa
 import pytest
 import stream_world as world
 from stream_world import HOUR, START
 
-from features.schemas import FEATURE_LOG, FEATURES_READ, STREAM_DEAD_LETTERS
+from features.schemas import FEATURE_LOG, FEATURES_READ, STREAM_DEAD_LETTERS, STREAM_POSITION
 from features.stream.records import FEATURES, StreamRecord
+from features.workspace import Workspace
+from pipelines.streaming import compaction
+from pipelines.streaming.log import NOTHING, Range
 from pipelines.streaming.records import check_messages
 
 BLOB = base64.b64encode(bytes(range(16))).decode()
@@ -73,6 +77,21 @@ def test_a_row_that_is_none_is_a_dead_letter(change, reason, detail) -> None:
     assert checked.rows.schema == FEATURES_READ
     assert checked.dead["reason"].to_pylist() == [reason]
     assert detail in checked.dead["detail"].to_pylist()[0]
+
+
+@pytest.mark.parametrize(("large", "files"), [(2, [2, 2]), (3, [4])])
+def test_wide_rows_are_not_merged_into_files_that_no_memory_holds(tmp_path, monkeypatch, large, files) -> None:
+    monkeypatch.setattr(compaction, "LARGE_WIDE_ROWS", large)
+    workspace = Workspace(tmp_path)
+    rows = check_messages(FEATURES, StreamRecord.of_rows(FEATURES, [read("a"), read("b")]).rows).rows
+    rows = rows.append_column(STREAM_POSITION, pa.array([1, 1]))
+    written = [
+        compaction.write_log_file(workspace, f"{FEATURE_LOG}/date=2025-12-31", first, first, rows) for first in (1, 2)
+    ]
+    done = [
+        Range(first=file, last=file, opened=0, watermark=0, done=True, files=(written[file - 1],)) for file in (1, 2)
+    ]
+    assert [file.rows for file in compaction.compact(workspace, NOTHING, done).files] == files
 
 
 def test_a_user_without_a_state_and_a_service_that_has_read_no_items_are_logged() -> None:
