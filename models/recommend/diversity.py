@@ -70,11 +70,19 @@ def apart_from_shown(fused: Fused, catalogue: Catalogue, shown: Sequence[Sequenc
         shown: Per request, ids of what earlier pages showed.
         weight: Of a similarity of 1 (`weight_of`).
     """
-    near_BF = np.zeros(fused.items_BF.shape)
-    for row, ids in enumerate(shown):
-        numbers = catalogue.numbers(ids)
-        codes_SL = catalogue.sids_SL[np.unique(catalogue.sid_of_item_N[numbers[numbers != NO_ITEM]])]
-        codes_F1L = catalogue.codes_NL[fused.items_BF[row]][:, None]
-        near_BF[row] = similarity(codes_F1L, codes_SL).max(axis=1, initial=0.0)
+    near_BF = np.stack([_nearest(catalogue, items_F, ids) for items_F, ids in zip(fused.items_BF, shown, strict=True)])
     part_BF1 = (-weight * near_BF * (fused.items_BF != NO_ITEM)).astype(np.float32)[..., None]
     return reordered(fused, np.concatenate([fused.parts_BFR, part_BF1], axis=2), (*fused.sources, DIVERSITY))
+
+
+def _nearest(catalogue: Catalogue, items_F: npt.NDArray[np.int64], shown: Sequence[str]) -> FloatArray:
+    """Return the similarity of each item to the one of the shown that is most like it, `[F]`; 0 where none is shown."""
+    numbers = catalogue.numbers(shown)
+    place_S = np.unique(catalogue.sid_of_item_N[numbers[numbers != NO_ITEM]])
+    if not len(place_S):
+        return np.zeros(len(items_F))
+    # semantic IDs are sorted: none has a longer beginning in common than the next one before or behind
+    behind_F = np.searchsorted(place_S, catalogue.sid_of_item_N[items_F])
+    sides = (place_S[np.maximum(behind_F - 1, 0)], place_S[np.minimum(behind_F, len(place_S) - 1)])
+    before_F, after_F = (similarity(catalogue.codes_NL[items_F], catalogue.sids_SL[side_F]) for side_F in sides)
+    return np.maximum(before_F, after_F)

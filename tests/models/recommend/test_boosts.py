@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from recommend_cases import DAY, NOON, ListRetriever, batch, small_catalogue, small_facts
+from release_cases import make_release, make_workspace
 
 from features.schemas import ITEMS
 from features.semantic_ids import Catalogue
@@ -19,6 +20,7 @@ from models.recommend.config import RecommendConfig
 from models.recommend.fusion import Fused
 from models.recommend.interface import NO_ITEM
 from models.recommend.recommender import Recommender, request_seeds
+from models.recommend.release import golden_requests, load_release
 from models.recommend.rules import CatalogueFacts
 from pagewise.configuration import build, from_overrides
 
@@ -243,6 +245,19 @@ def test_a_file_of_items_is_read_when_the_release_is_made(tmp_path):
     with pytest.raises(ValueError, match=r"ids\.txt: expected UTF-8 text"):
         config.self_contained()
     assert RecommendConfig().self_contained() == RecommendConfig()
+
+
+def test_a_release_is_served_as_it_was_set(tmp_path):
+    workspace = make_workspace(tmp_path / "ws")
+    releases = workspace.local_path("releases")
+    config = {"boosts": ({"category": "aisle1", "addend": 3.0},), "diversity": 0.25, "max_per_category": 4}
+    release = load_release(releases / make_release(releases, workspace, None, **config).release_id)
+    maker = release.recommender
+    assert maker.config == RecommendConfig(**config)
+    assert maker.policy.name.endswith("category<=4,diversity=0.25")
+    for page in maker.pages(golden_requests(workspace, maker.catalogue)):
+        for item, part in zip(page.items, page.parts, strict=True):
+            assert part["boost"] == pytest.approx(3.0 * (int(item[1:]) % 2))
 
 
 def test_all_mistakes_are_named():

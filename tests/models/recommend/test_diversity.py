@@ -12,7 +12,9 @@ from recommend_cases import ListRetriever, batch, random_facts, small_catalogue,
 
 from features.semantic_ids import Catalogue
 from models.recommend.config import RecommendConfig
-from models.recommend.diversity import similarity, weight_of
+from models.recommend.diversity import apart_from_shown, similarity, weight_of
+from models.recommend.fusion import Fused
+from models.recommend.interface import NO_ITEM
 from models.recommend.policy import NO_CHOICE, NO_GROUP, Policy
 from models.recommend.recommender import Page, Recommender, request_seeds
 
@@ -214,6 +216,28 @@ def test_a_later_page_keeps_apart_from_what_was_shown():
         {"i0": 0.0, "i1": 0.0, "i3": -0.5}
     )
     assert maker.drawn(ranked, 3, None, [[]])[0] == plain
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_was_shown_is_compared_with_every_candidate(seed):
+    rng = np.random.default_rng(seed)
+    items, levels = int(rng.integers(1, 80)), int(rng.integers(1, 5))
+    codes_NL = rng.integers(0, 3, (items, levels))
+    catalogue = Catalogue([f"i{n}" for n in range(items)], codes_NL, (3,) * levels)
+    items_BF = rng.integers(-1, items, (4, 7))
+    fused = Fused(
+        items_BF=items_BF,
+        scores_BF=np.zeros((4, 7), np.float32),
+        parts_BFR=np.zeros((4, 7, 0), np.float32),
+        sources=(),
+        named_BF=np.zeros((4, 7), np.int64),
+    )
+    shown = [rng.integers(0, items, rng.integers(0, 9)).tolist() for _ in range(4)]
+    apart = apart_from_shown(fused, catalogue, [[f"i{n}" for n in row] for row in shown], 2.0)
+    for row, numbers in enumerate(shown):
+        for item, score in zip(apart.items_BF[row], apart.scores_BF[row], strict=True):
+            near = max((float(similarity(codes_NL[item], codes_NL[other])) for other in numbers), default=0.0)
+            assert score == pytest.approx(0.0 if item == NO_ITEM else -2 * near)
 
 
 def test_a_later_page_can_be_judged_by_its_own_candidates():

@@ -210,6 +210,17 @@ def test_the_service_answers_with_the_rows_of_the_batch_after_deltas(workspace, 
     assert any("n1" in row["candidates"] for row in rows_of(workspace).values())
 
 
+def test_the_service_answers_with_the_rows_of_the_batch_by_all_rules(workspace, ranked, monkeypatch):
+    base = ranked.recommender
+    boosts = ({"category": "aisle1", "factor": 1.2}, {"items": ["i02"], "addend": 0.3})
+    config = dataclasses.replace(base.config, max_per_category=3, diversity=0.3, boosts=boosts)
+    maker = Recommender(base.catalogue, list(base.retrievers.values()), config, base.facts, base.ranker)
+    ruled = dataclasses.replace(ranked, recommender=maker)
+    monkeypatch.setattr(pages_module, "load_release", lambda folder: ruled)
+    check_batch_and_service(workspace, ruled, True, NEWEST + 1)
+    assert {row["policy"] for row in rows_of(workspace).values()} == {maker.policy.name}
+
+
 def check_batch_and_service(workspace, ranked, explore, moment):
     run(workspace, ranked.directory, explore=explore, time=moment, page_size=5, shards=2, users_per_batch=4)
     rows = rows_of(workspace)
