@@ -71,7 +71,7 @@ class RecommendedItem(BaseModel):
     parts: dict[str, float] | None = Field(
         None,
         exclude_if=lambda parts: parts is None,
-        description="With explain=true: each retriever's share of the score.",
+        description="With explain=true: what retrievers, ranker, boosts and diversity contribute to the score.",
     )
 
 
