@@ -8,13 +8,11 @@ Legend: `R` items of pages, `F` features, `D` midnights, the page's own first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.definitions import ITEM, Feature, features_of
+from features.definitions import ITEM, features_of
 from features.store.feature_codec import features_schema, read_features_payloads
 from features.values import ItemSnapshots
 from pipelines.batch.arrow import DAY_MS
@@ -60,16 +58,15 @@ def shown_items(pages: pa.Table) -> pa.Table:
     return rows.filter(rows.column("features").is_valid())
 
 
-def check_items(shown: pa.Table, rows: pa.Table, days: int, features: Sequence[Feature] | None = None) -> Findings:
+def check_items(shown: pa.Table, rows: pa.Table, days: int) -> Findings:
     """Check what the service had of some items.
 
     Args:
         shown: `SHOWN` rows of these items, perhaps some twice.
         rows: Of `item_features`, of these items.
         days: Midnights before the page's own that are looked at.
-        features: Default `FEATURES`.
     """
-    chosen, found = features_of(ITEM, features), Findings()
+    chosen, found = features_of(ITEM), Findings()
     readable = np.asarray(pc.equal(shown.column("layout"), features_schema()).fill_null(False))
     once = _distinct(shown)
     found.counts["items.in"] = int(once.sum())
@@ -79,7 +76,7 @@ def check_items(shown: pa.Table, rows: pa.Table, days: int, features: Sequence[F
     if served is None:
         return found
     numbers = shown.column("item_id").combine_chunks().dictionary_encode()
-    snapshots = ItemSnapshots.of_rows(rows, numbers.dictionary, features)
+    snapshots = ItemSnapshots.of_rows(rows, numbers.dictionary)
     item, time = np.asarray(numbers.indices, dtype=np.int64), np.asarray(shown.column("time"), dtype=np.int64)
     at_D = [snapshots.at(item, time - back * DAY_MS) for back in range(days + 1)]
     wrong_DR = np.stack([sum(differences(one, served, batch) > 0 for one in chosen) for batch in at_D])

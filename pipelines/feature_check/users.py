@@ -7,8 +7,6 @@ Legend: `R` pages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,7 +38,6 @@ def check_users(
     *,
     covered: int,
     lag_ms: int,
-    features: Sequence[Feature] | None = None,
 ) -> Findings:
     """Check what was read of the users of some pages.
 
@@ -51,24 +48,23 @@ def check_users(
         keys: Of the catalogue.
         covered: Position of the stream up to which its events are in the tables.
         lag_ms: Milliseconds by which the store may lag behind.
-        features: Default `FEATURES`.
     """
-    found = Findings()
-    reads = _checkable(pages, covered, features, found)
+    found, chosen = Findings(), features_of(USER)
+    reads = _checkable(pages, covered, found)
     if not reads.num_rows:
         return found
     ids = pa.chunked_array([*reads.column("user_id").chunks, *events.column("user_id").chunks])
     users, entity = numbered(ids)
     happened = Events.of_rows(events, entity[reads.num_rows :], keys)
-    batch = from_table(page_features(reads, users, happened, features), features_of(USER, features))
-    served = finish_users(reads.column("state").to_pylist(), milliseconds(reads.column("timestamp")), features)
-    reach = max(memory.keep_ms for memory in memories_of(features_of(USER, features)))
+    batch = from_table(page_features(reads, users, happened), chosen)
+    served = finish_users(reads.column("state").to_pylist(), milliseconds(reads.column("timestamp")))
+    reach = max(memory.keep_ms for memory in memories_of(chosen))
     moments = Moments.of(reads, entity[: reads.num_rows], happened, _arrivals(arrivals, users), reach)
     kinds = moments.kinds(lag_ms)
     for kind, rows in kinds.items():
         found.counts[f"pages.{kind}"] = int(rows.sum())
     found.spans = moments.spans(kinds[BEHIND])
-    for feature in features_of(USER, features):
+    for feature in chosen:
         named = reads.column("request_id")
         found.features[feature.name] = tally(feature, served, batch, kinds[CURRENT], named)
     return found
@@ -100,14 +96,14 @@ def tally(feature: Feature, served: Columns, batch: Columns, compared: Mask, ids
     )
 
 
-def _checkable(pages: pa.Table, covered: int, features: Sequence[Feature] | None, found: Findings) -> pa.Table:
+def _checkable(pages: pa.Table, covered: int, found: Findings) -> pa.Table:
     """Return one row per page, those of one user together, without what cannot be checked."""
     order = [(name, "ascending") for name in ("user_id", "timestamp", "request_id")]
     pages = pages.sort_by(order)
     distinct = pc.index_in(pages.column("request_id"), value_set=pc.unique(pages.column("request_id")))
     _, first = np.unique(np.asarray(distinct), return_index=True)
     reads = pages.take(pa.array(np.sort(first)))
-    layout = state_layout(features).to_bytes(_LAYOUT_BYTES, "little")
+    layout = state_layout().to_bytes(_LAYOUT_BYTES, "little")
     other = np.array([state is not None and state[:_LAYOUT_BYTES] != layout for state in reads["state"].to_pylist()])
     beyond = np.asarray(reads.column("position").fill_null(0)) > covered
     found.counts["pages.in"] = reads.num_rows
