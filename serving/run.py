@@ -21,7 +21,6 @@ os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # on a bus
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
-from ray.serve.schema import LoggingConfig
 
 from features.store.config import StoreConfig
 from features.store.embedded import EmbeddedRedis
@@ -30,13 +29,15 @@ from features.stream.config import StreamConfig
 from features.workspace import Workspace
 from models.recommend.release import read_manifest
 from serving.access import Keys
-from serving.app import DEPLOYMENT, Served, build_application
+from serving.app import Served
 from serving.config import ServeConfig
 from serving.folders import take_folder
 from serving.gate import ENVIRONMENT, GateSettings
 from serving.haproxy import answer_in_json, haproxy_environment
 from serving.health import Drain
 from serving.metrics import SHARED_FOLDER
+from serving.stages import stage_replicas
+from serving.stages_deployment import ServiceError, deploy, quiet, undeploy
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """Requests and answers travel inside messages; Ray's default would take 30 % of the machine's memory."""
@@ -45,13 +46,8 @@ PROXY_SLACK_S = 5.0
 answered by then."""
 WATCH_S = 1.0
 DEFAULT_STREAM = StreamConfig()
-APPLICATION = "pagewise"
 
 _log = logging.getLogger(__name__)
-
-
-class ServiceError(ValueError):
-    """The service did not start."""
 
 
 class RunningService:
@@ -83,13 +79,13 @@ class RunningService:
             ServiceError: It cannot be loaded; the old one stays.
         """
         manifest, other = read_manifest(release), None if challenger is None else challenger.absolute()
-        _deploy(dataclasses.replace(self._served, release=release.absolute(), challenger=other))
+        deploy(dataclasses.replace(self._served, release=release.absolute(), challenger=other))
         self.release, self.challenger = manifest.release_id, _id(other)
 
     def keep_redis_alive(self) -> None:
-        """Start the embedded Redis again if it died; a Redis of somebody else is theirs to watch."""
+        """Start the embedded Redis again if it died and can; a Redis of somebody else is theirs to watch."""
         if self._embedded is not None:
-            self._embedded.ensure_running()
+            self._embedded.revive()
 
     def stop(self) -> None:
         """Stop Serve, Ray and, if nobody else uses it, the embedded Redis; repeating it is harmless."""
@@ -151,7 +147,7 @@ def start_background(
             stream=stream_config,
             challenger=None if challenger is None else challenger.absolute(),
         )
-        _deploy(served)
+        deploy(served)
         return RunningService(f"http://{serve_config.host}:{port}", served, cleanup.pop_all(), embedded)
 
 
@@ -208,7 +204,7 @@ def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig, folder: Path)
     with _environment(config, folder):
         ray.init(
             address="local",
-            num_cpus=math.ceil(2 * config.replicas * config.replica_cpus),  # twice while releases are swapped
+            num_cpus=_cpus(config),
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
@@ -223,7 +219,7 @@ def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig, folder: Path)
         http_options=HTTPOptions(
             host=config.host, port=port, request_timeout_s=config.request_timeout_s + PROXY_SLACK_S
         ),
-        logging_config=_quiet(),
+        logging_config=quiet(),
     )
     if config.haproxy:
         answer_in_json(folder)
@@ -241,6 +237,9 @@ def _environment(config: ServeConfig, folder: Path) -> Iterator[None]:
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.gate:middlewares",
         "RAY_worker_niceness": "0",  # Ray's 15 lets everything else on the machine go before whoever waits for a page
     }
+    if stage_replicas(config):
+        # threads wait for stages, whatever loop the replica's own code runs in
+        told["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"
     if config.haproxy:
         told |= haproxy_environment(folder, _free_port("0.0.0.0", 0), _free_port("0.0.0.0", 0))
     before = {name: os.environ.get(name) for name in told}
@@ -277,24 +276,17 @@ def _id(release: Path | None) -> str | None:
     return None if release is None else read_manifest(release).release_id
 
 
-def _deploy(served: Served) -> None:
-    try:
-        serve.run(build_application(served), name=APPLICATION, logging_config=_quiet())
-    except RuntimeError as error:
-        status = serve.status().applications[APPLICATION].deployments.get(DEPLOYMENT)
-        reason = str(error) if status is None else status.message.strip().splitlines()[-1]
-        raise ServiceError(f"release {served.release} could not be served: {reason}") from error
-
-
 def _stop_serving(drain: Drain) -> None:
     """Let requests in flight end; Ray's own end takes care of the rest (`serve.shutdown` would print false alarms)."""
     drain.begin()
-    if serve.status().applications:
-        serve.delete(APPLICATION)
+    undeploy()
 
 
-def _quiet() -> LoggingConfig:
-    return LoggingConfig(log_level="WARNING", enable_access_log=False)
+def _cpus(config: ServeConfig) -> int:
+    """Return the CPUs that Ray must believe in: twice those of a release, which is swapped beside the old one."""
+    arms = 2 if config.challenger_share > 0 else 1
+    stages = arms * sum(stage_replicas(config).values()) * config.stage_cpus
+    return math.ceil(2 * (config.replicas * config.replica_cpus + stages))
 
 
 def _free_port(host: str, port: int) -> int:

@@ -16,6 +16,7 @@ import atexit
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import subprocess
 import time
@@ -38,6 +39,8 @@ STOP_TIMEOUT_S = 10.0
 
 _CLOCK_SLACK_S = 2.0
 """Two processes may derive one process's start time from boot times that differ by clock corrections."""
+
+_log = logging.getLogger(__name__)
 
 
 class EmbeddedRedis:
@@ -84,6 +87,15 @@ class EmbeddedRedis:
         """Start the server again if it died; connections opened from `url` recover by themselves."""
         with self._server.lock():
             self._server.ensure_running(self._durability)
+
+    def revive(self) -> bool:
+        """Do what `ensure_running` does where that is possible now, and return whether it was; why not, is logged."""
+        try:
+            self.ensure_running()
+        except (StoreUnavailableError, redis.RedisError, OSError) as error:  # a full disk, a server that loads its file
+            _log.warning("the embedded Redis is not there yet: %s", error)
+            return False
+        return True
 
     def close(self) -> None:
         """Give the lease back, and stop the server if it was the last; repeating it is harmless."""

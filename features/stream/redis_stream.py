@@ -162,14 +162,12 @@ class RedisStream:
     def _answering(self) -> Iterator[None]:
         try:
             yield
-        except redis.ResponseError as error:
-            if _FULL not in str(error):
-                raise
-            raise StreamFullError(
-                f"the event stream holds {self._max_messages:,} messages that nobody has read yet: start `pagewise "
-                "stream`, see why it is slow, or raise stream.max_messages"
-            ) from error
-        except ERRORS as error:
+        except ERRORS as error:  # a full disk or memory, a server that may only be read from: told as answers, too
+            if _FULL in str(error):
+                raise StreamFullError(
+                    f"the event stream holds {self._max_messages:,} messages that nobody has read yet: start `pagewise "
+                    "stream`, see why it is slow, or raise stream.max_messages"
+                ) from error
             raise _unavailable(self._url, error) from error
 
 

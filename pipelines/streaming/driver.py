@@ -1,13 +1,15 @@
 """The loop around the pipeline: open a range, take it up, mark it done, again.
 
 A range is one run of a Beam pipeline. What it writes counts once it is done; until then the same range is taken up
-again, by this process after Redis did not answer, or by the next one after a crash.
+again, by this process after Redis did not answer or a disk was full, or by the next one after a crash.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +33,7 @@ from pipelines.streaming.transforms import Part, TakeUpRange, Task, Work, read_s
 
 RETRY_S = 0.5
 """Seconds before a store or stream that does not answer is asked again."""
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class StreamDriver:
@@ -68,31 +71,31 @@ class StreamDriver:
         self._compaction: concurrent.futures.Future[Range] | None = None
 
     def run(
-        self, stopping: threading.Event, progress: Callable[[Range], None], revive: Callable[[], None] | None = None
+        self, stopping: threading.Event, progress: Callable[[Range], None], trouble: Callable[[Exception], None]
     ) -> None:
         """Take up ranges until `stopping` is set, or with `stream.until_empty` until nothing waits.
 
         Args:
             stopping: Set from a signal handler or another thread; the present range is finished first.
             progress: Called after each range.
-            revive: Called while Redis does not answer: what can be done about it.
+            trouble: Called while Redis does not answer, or a disk is full, each time before the next attempt.
 
         Raises:
             LeaseLostError: Another process may be writing by now.
             StoreUnavailableError: Redis does not answer, with `stream.until_empty`; else it is asked again and again.
+            OSError: A disk is full, likewise.
         """
         try:
             while not stopping.is_set():
                 began = time.monotonic()
                 try:
                     done = self.step()
-                except (StoreUnavailableError, StreamUnavailableError):
-                    if self._config.until_empty:
+                except Exception as error:
+                    if self._config.until_empty or not may_pass(error):
                         raise
                     self._metrics.retries.inc()
                     stopping.wait(RETRY_S)
-                    if revive is not None:
-                        revive()
+                    trouble(error)
                     continue
                 if done is not None:
                     progress(done)
@@ -142,9 +145,12 @@ class StreamDriver:
         Task(taken=folding.taken, generation=folding.generation, spans=spans(messages)).write(self._workspace)
         try:
             self._pipeline.run()
-        except Exception as error:
+        except Exception as error:  # Beam tells as text what failed inside
             if any(kind.__name__ in str(error) for kind in (StoreUnavailableError, StreamUnavailableError)):
                 raise StoreUnavailableError(str(error)) from error
+            for number in FULL_DISK:
+                if os.strerror(number) in str(error):
+                    raise OSError(number, str(error)) from error
             raise
         return read_summary(self._workspace, folding.taken)
 
@@ -157,9 +163,7 @@ class StreamDriver:
         due = [user for user, moment in asked.items() if not waiting or self.log.position >= position_of(moment + 1, 0)]
         if not due:
             return
-        if self._compaction is not None:
-            self.log.replace(self._compaction.result())
-            self._compaction = None
+        self._put_compaction_in_place()
         forget_in_log(self._workspace, self.log, due)
         self._store.remove_users(due)
         self._store.forgotten(due)
@@ -167,7 +171,19 @@ class StreamDriver:
     def _compact(self) -> None:
         """Make large files of small ones beside the work; what is ready is put in place between ranges."""
         if self._compaction is not None and self._compaction.done():
-            self.log.replace(self._compaction.result())
-            self._compaction = None
+            self._put_compaction_in_place()
         if self._compaction is None and len(self.log.done) >= self._config.compact_ranges:
             self._compaction = self._helper.submit(compact, self._workspace, self.log.compacted, list(self.log.done))
+
+    def _put_compaction_in_place(self) -> None:
+        """Wait for the compaction that runs, if one does; one that failed is forgotten, and begun anew some time."""
+        compaction, self._compaction = self._compaction, None
+        if compaction is not None:
+            self.log.replace(compaction.result())
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether what failed may work later: Redis does not answer, or a disk is full."""
+    return isinstance(error, StoreUnavailableError | StreamUnavailableError) or (
+        isinstance(error, OSError) and error.errno in FULL_DISK
+    )

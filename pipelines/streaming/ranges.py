@@ -88,8 +88,8 @@ class RangeLog:
 
         Files that it replaces go one compaction later: who has asked for the log's files meanwhile can still read them.
         """
-        before, self.compacted = self.compacted, compacted
         write_durably(self._workspace, self._workspace.path(STREAM, COMPACTED), compacted.to_json())
+        before, self.compacted = self.compacted, compacted
         self.done = [found for found in self.done if found.last > compacted.last]
         for path in range_files(self._workspace):
             if position_of_file(path) <= compacted.last:

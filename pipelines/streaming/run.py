@@ -107,10 +107,20 @@ def run_stream(
         ValueError: The source needs what is not at hand, or a port is taken.
     """
     with contextlib.ExitStack() as cleanup:
-        url, revive = store_config.url, None
+        url, embedded = store_config.url, None
         if url is None:
             embedded = cleanup.enter_context(EmbeddedRedis(workspace.local_path("store"), store_config.durability))
-            url, revive = embedded.url, embedded.ensure_running
+            url = embedded.url
+        said = ""
+
+        def trouble(error: Exception) -> None:
+            nonlocal said
+            if str(error) != said:  # again and again, it is the same
+                said = str(error)
+                say(f"{error}; trying again")
+            if embedded is not None:
+                embedded.revive()
+
         store = cleanup.enter_context(RedisStore(url, store_config))
         stream = cleanup.enter_context(open_stream(stream_config, url, store_config.namespace, store_config.timeout_s))
         metrics = StreamMetrics()
@@ -130,8 +140,8 @@ def run_stream(
         ranges, started = 0, False
 
         def done(taken: Range) -> None:
-            nonlocal ranges
-            ranges += 1
+            nonlocal ranges, said
+            ranges, said = ranges + 1, ""
             progress(taken, metrics)
 
         def drive(lease: WriterLease) -> None:
@@ -141,7 +151,7 @@ def run_stream(
                 waiting = stream.backlog(driver.log.position)
                 ready(Running(metrics_url=metrics_url, position=driver.log.position, backlog=waiting))
                 started = True
-            driver.run(stopping, done, revive)
+            driver.run(stopping, done, trouble)
 
         ended = False
         while not ended:
@@ -153,10 +163,9 @@ def run_stream(
             except (LeaseLostError, StoreUnavailableError) as error:
                 if not started or stream_config.until_empty:
                     raise
-                say(f"{error}; trying again")
                 ended = stopping.wait(RETRY_S)
-                if revive is not None and not ended:
-                    revive()
+                if not ended:
+                    trouble(error)
         after = committed_log(workspace)
         counts = {name: rows - before.counts.get(name, 0) for name, rows in after.counts.items()}
         return StreamReport(counts=counts, position=after.position, log=workspace.path("stream", "log"), ranges=ranges)
