@@ -300,10 +300,10 @@ function quantile(found, share) {
   return edge === Infinity ? `over ${buckets.at(-2)[0] * 1000} ms` : `up to ${edge * 1000} ms`;
 }
 
-function figures(found) {
+function figures(found, running) {
   const pages = total(found, "pages_total");
   const fallbacks = total(found, "pages_total", (labels) => labels.fallback !== "none");
-  const newest = total(found, "store_newest_event_time_seconds");
+  const newest = running.store_newest_event_time;
   return [
     ["Requests since the start", total(found, "requests_total")],
     ["Answers of status 500 and more", total(found, "requests_total", (labels) => labels.status >= "500")],
@@ -313,14 +313,14 @@ function figures(found) {
     ["Fallback rate", pages ? `${((100 * fallbacks) / pages).toFixed(1)} %` : "none yet"],
     ["Events accepted", total(found, "events_total", (labels) => labels.verdict === "accepted")],
     ["Events rejected", total(found, "events_total", (labels) => labels.verdict === "rejected")],
-    ["Newest event in the store", newest ? `${age(Math.max(0, Date.now() / 1000 - newest))} ago` : "not known"],
+    ["Newest event in the store", newest ? `${age(Math.max(0, (Date.now() - newest) / 1000))} ago` : "not known"],
   ];
 }
 
 async function showFigures() {
   try {
     const [text, running] = await Promise.all([ask("/metrics"), ask("/version")]);
-    at("figures").replaceChildren(...figures(metrics(text)).flatMap(([name, value]) => [
+    at("figures").replaceChildren(...figures(metrics(text), running).flatMap(([name, value]) => [
       element("dt", {}, name), element("dd", {}, String(value))]));
     const experiment = running.challenger ? ` · challenger ${running.challenger} for ${100 * running.challenger_share} %` : "";
     const delta = running.delta ? ` · delta ${running.delta}` : "";

@@ -212,11 +212,12 @@ def test_everything_works_from_the_keyboard(tab, url):
     assert tab.evaluate("document.activeElement.id") == "page-heading"
 
 
-def test_a_phone_need_not_scroll_sideways(tab, url):
-    tab.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (1280, 900)])
+def test_nobody_need_scroll_sideways_or_aim_well(tab, url, width, height):
+    tab.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
     tab.open(f"{url}/?user=u3")
     settle(tab, "for u3.")
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     visible = "[...document.querySelectorAll('button, input')].filter((one) => one.offsetParent)"
     assert min(tab.evaluate(f"{visible}.map((one) => one.offsetHeight)")) >= 44
 
