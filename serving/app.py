@@ -1,22 +1,28 @@
-"""The Ray Serve application: release, store and page maker in one deployment, with batches across requests."""
+"""The Ray Serve application: pages in one deployment, with batches across requests; models may have their own."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from features.store.config import StoreConfig
 from features.stream.config import StreamConfig
+from models.recommend.release import read_manifest
 from serving.api import ApiError, RecommendRequest
+from serving.arms import CHALLENGER
 from serving.assembly import make_backend
 from serving.config import ServeConfig
 from serving.health import Drain
 from serving.pages import Answer
 from serving.routes import build_api
+from serving.stages import STAGES, Handle, stage_name, stage_replicas
+from serving.stages_replica import StageServed, build_stage
 
 DEPLOYMENT = "pages"
 PROBES = 32
@@ -51,7 +57,7 @@ class Served:
 class PagesReplica:
     """One process that answers requests; loads the release when it starts."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, stages: Mapping[str, Handle]) -> None:
         torch.set_num_threads(served.serve.threads)
         self._folder = served.folder
         self._batched.set_max_batch_size(served.serve.max_batch)
@@ -65,6 +71,7 @@ class PagesReplica:
             arm=served.arm,
             challenger=served.challenger,
             enqueue=self._batched,
+            stages=stages,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -76,8 +83,37 @@ class PagesReplica:
         return await self._backend.make_pages(requests)
 
 
-def build_application(served: Served) -> serve.Application:
-    """Return the application that `serve.run` takes."""
+def build_stages(served: Served) -> dict[str, serve.Application]:
+    """Return an application for each stage of each release that has models of it, by `stage_name`."""
+    arms = [(served.release, served.arm)]
+    if served.challenger is not None and served.serve.challenger_share > 0:
+        arms.append((served.challenger, CHALLENGER))
+    stages = {}
+    for release, arm in arms:
+        manifest = read_manifest(release)
+        for stage in stage_replicas(served.serve):
+            if not manifest.runs.keys().isdisjoint(STAGES[stage]):
+                own = StageServed(
+                    stage=stage,
+                    release=release,
+                    arm=arm,
+                    store_url=served.store_url,
+                    store=served.store,
+                    serve=served.serve,
+                )
+                stages[stage_name(stage, manifest.release_id)] = build_stage(own, manifest.release_id)
+    return stages
+
+
+def build_application(
+    served: Served, stages: Mapping[str, DeploymentHandle | serve.Application] | None = None
+) -> serve.Application:
+    """Return the application that `serve.run` takes.
+
+    Args:
+        served: What it serves.
+        stages: The ways to the stages that run already, by `stage_name`; None makes them a part of the application.
+    """
     config = served.serve
     deployment = serve.deployment(
         serve.ingress()(PagesReplica),
@@ -91,4 +127,4 @@ def build_application(served: Served) -> serve.Application:
         graceful_shutdown_timeout_s=config.request_timeout_s,
         ray_actor_options={"num_cpus": config.replica_cpus},
     )
-    return deployment.bind(served)
+    return deployment.bind(served, build_stages(served) if stages is None else dict(stages))

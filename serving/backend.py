@@ -129,6 +129,10 @@ class Backend:
                 _log.exception("items stay as they are")
             await asyncio.sleep(seconds)
 
+    async def follow_deltas(self) -> None:
+        """Take new catalogue deltas now."""
+        await asyncio.get_running_loop().run_in_executor(self._beside, self.service.follow_deltas)
+
     def close(self) -> None:
         """Let the threads end after what they are doing."""
         self._pages.shutdown(wait=False)

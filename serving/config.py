@@ -36,7 +36,17 @@ class ServeConfig:
     Its own statistics, on ports of their own, are shown on all interfaces: fence the machine."""
 
     replicas: int = 1
-    """Processes that make pages; each holds the whole release."""
+    """Processes that make pages; each holds the whole release but for the models of stages that have their own."""
+
+    retrieval_replicas: int = 0
+    """Processes that hold GenRec and the two-tower model for those that make pages, which share a batch out among them;
+    with 0, each of those holds them itself."""
+
+    ranking_replicas: int = 0
+    """Processes that hold the ranker, likewise."""
+
+    stage_cpus: float = 1.0
+    """CPUs that Ray reserves for each process of these two stages."""
 
     part_timeout_s: float = 1.0
     """A retriever or ranker that takes longer for a batch is left out of its pages, which say so, and rests a while; at
@@ -59,7 +69,7 @@ class ServeConfig:
     """CPUs that Ray reserves for the replica; a reservation, not a limit."""
 
     threads: int = 1
-    """Threads of torch in the replica."""
+    """Threads of torch in each process."""
 
     refresh_s: float = 10.0
     """Seconds between looks whether the online store holds a new generation of item facts."""
@@ -86,11 +96,11 @@ class ServeConfig:
         mistakes = []
         if not 0 <= self.port <= 65_535:
             mistakes.append(f"port: expected 0 to 65535, got {self.port}")
-        positive = ("max_batch", "max_in_flight", "request_timeout_s", "replicas", "replica_cpus", "threads")
-        for name in (*positive, "refresh_s", "deltas_s", "max_body_bytes", "part_timeout_s", "cursor_ttl_s"):
+        positive = ("max_batch", "max_in_flight", "request_timeout_s", "replicas", "replica_cpus", "stage_cpus")
+        for name in (*positive, "threads", "refresh_s", "deltas_s", "max_body_bytes", "part_timeout_s", "cursor_ttl_s"):
             if getattr(self, name) <= 0:
                 mistakes.append(f"{name}: expected a positive number, got {getattr(self, name)}")
-        for name in ("batch_wait_ms", "rate_per_s"):
+        for name in ("batch_wait_ms", "rate_per_s", "retrieval_replicas", "ranking_replicas"):
             if getattr(self, name) < 0:
                 mistakes.append(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.max_in_flight < self.max_batch:

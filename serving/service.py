@@ -5,6 +5,7 @@ Legend: `B` requests answered together.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import logging
 import time
@@ -31,6 +32,7 @@ from serving.item_details import ItemDetails, item_details
 from serving.metrics import ServiceMetrics
 from serving.page_log import PageLog
 from serving.pages import Answer, Pages
+from serving.stages import Split
 from serving.users import UserResponse, user_response
 
 FACTS_PER_READ = 5000
@@ -55,6 +57,7 @@ class RecommendService:
         page_log: Gets every page that was answered; None logs none.
         feature_share: Share of the pages, 0 to 1, for which the page log gets what was read of user and items, too.
         part_timeout_s: A retriever or ranker that takes longer for a batch is left out of its pages; None waits.
+        split: What of the release others answer for; None for nothing.
         metrics: Shared with other services of the process; None for own ones.
         clock: Returns Unix seconds.
         id_factory: Names each request; its exploration follows from the name.
@@ -71,6 +74,7 @@ class RecommendService:
         page_log: PageLog | None = None,
         feature_share: float = 0.0,
         part_timeout_s: float | None = None,
+        split: Split | None = None,
         metrics: ServiceMetrics | None = None,
         clock: Callable[[], float] = time.time,
         id_factory: Callable[[], str] = lambda: uuid.uuid4().hex,
@@ -97,7 +101,9 @@ class RecommendService:
         self._facts_generation: str | None = None
         self._items_read: ItemsRead | None = None
         self._refused: tuple[tuple[object, ...], str | None] = ((), None)
-        self._use(CatalogueState.of(release))
+        self._split = split
+        rest = release.recommender if split is None else split.rest(release.recommender)
+        self._use(CatalogueState.of(dataclasses.replace(release, recommender=rest)))
         self.follow_deltas()
 
     @property
@@ -264,9 +270,10 @@ class RecommendService:
     def _use(self, state: CatalogueState) -> None:
         """Serve with this state from the next request on."""
         maker = state.recommender
+        whole = maker if self._split is None else self._split.around(maker)
         popular_only = Recommender(maker.catalogue, [maker.retrievers[POPULAR]], maker.config, maker.facts)
         self._served = Served(
-            state=state, maker=self._guards.around(maker), popular_only=popular_only, items_read=self._items_read
+            state=state, maker=self._guards.around(whole), popular_only=popular_only, items_read=self._items_read
         )
         self.metrics.delta.labels(self.arm).set(state.delta)
 

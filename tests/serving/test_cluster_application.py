@@ -26,10 +26,11 @@ def test_it_serves_what_the_alias_names(workspace, release_folder):
     found = application(
         arguments(Path(workspace.root), registry.uri, alias="challenger", serve={"replicas": 3, "max_batch": 64})
     )
-    (served,) = found._bound_deployment.init_args
+    served, stages = found._bound_deployment.init_args
     assert served.release.samefile(release_folder)
     assert (served.arm, served.store_url, served.serve.max_batch) == ("challenger", REDIS["url"], 64)
     assert found._bound_deployment.num_replicas == 3
+    assert stages == {}
 
 
 def test_nodes_of_a_cluster_share_a_redis(tmp_path):

@@ -21,7 +21,8 @@ from features.store.config import StoreConfig
 from features.workspace import Workspace
 from serving.app import DEPLOYMENT
 from serving.config import ServeConfig
-from serving.run import APPLICATION, RunningService, start_background
+from serving.run import RunningService, start_background
+from serving.stages_deployment import APPLICATION
 
 # batches wait, so that requests are in flight for long enough to be counted
 CONFIG = ServeConfig(port=0, replicas=2, max_batch=4, max_in_flight=4, batch_wait_ms=200, request_timeout_s=20)
