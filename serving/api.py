@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 NonEmpty = Annotated[str, Field(min_length=1, max_length=1024)]
+Context = Annotated[dict[NonEmpty, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
+"""Few entries: each name becomes a column of the whole batch, and thousands of them would hold up everybody's page."""
 
 
 class ApiError(Exception):
@@ -50,7 +52,7 @@ class RecommendRequest(_Strict):
     user_id: NonEmpty = Field(description="Any id; an unknown one gets the popular list.")
     page_size: int | None = Field(None, ge=1, description="Items on the page; the release has a default and a maximum.")
     filters: FilterSpec | None = None
-    context: dict[str, str] | None = Field(
+    context: Context | None = Field(
         None, description="The situation, as names and values; models look at what they saw in logged contexts."
     )
     cursor: str | None = Field(
@@ -143,11 +145,15 @@ def describe(mistakes: Sequence[Mapping[str, Any]]) -> str:
         >>> describe([{"loc": ("body", "page_size"), "msg": "Input should be a valid integer", "input": "x"}])
         "body.page_size: Input should be a valid integer, got 'x'"
     """
-    parts = []
-    for mistake in mistakes:
-        came = "" if mistake.get("type") == "missing" else f", got {str(mistake.get('input'))[:100]!r}"
-        parts.append(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}{came}")
-    return "; ".join(parts)
+    return "; ".join(map(_describe, mistakes))
+
+
+def _describe(mistake: Mapping[str, Any]) -> str:
+    came, message = mistake.get("input"), str(mistake["msg"]).removeprefix("Value error, ")
+    if isinstance(came, bytes):  # FastAPI parses a body only if its type says JSON
+        message = "expected JSON and the header Content-Type: application/json"
+    place = f"{'.'.join(map(str, mistake['loc']))}: " if mistake["loc"] else ""
+    return place + message + ("" if mistake.get("type") == "missing" else f", got {str(came)[:100]!r}")
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -22,7 +22,7 @@ from features import schemas
 from features.schemas import EVENT_KINDS, PURCHASE
 from features.stream.base import EventStream, StreamFullError
 from features.stream.records import EVENTS, StreamRecord
-from serving.api import ApiError, ErrorResponse, NonEmpty, describe, error_responses
+from serving.api import ApiError, Context, ErrorResponse, NonEmpty, describe, error_responses
 from serving.fallbacks import Rest
 from serving.metrics import ServiceMetrics
 
@@ -66,7 +66,7 @@ class EventSpec(BaseModel):
     propensity: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     policy: NonEmpty | None = None
     value: float | None = Field(None, allow_inf_nan=False, description="Price paid, seconds or rating.")
-    context: dict[str, str] | None = None
+    context: Context | None = None
 
     @field_validator("user_id", "item_id")
     @classmethod

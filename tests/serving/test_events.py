@@ -101,8 +101,9 @@ def test_many_events_get_a_verdict_each_and_the_bad_ones_become_dead_letters(pos
         ({"timestamp": (NOW + 601) * 1000}, "in_the_future", "at most 10 minutes ahead of the clock"),
         ({"propensity": 0}, "bad_propensity", "propensity: Input should be greater than 0"),
         ({"position": -1}, "bad_value", "position: "),
-        ({"event": "purchase", "value": -3.0}, "negative_price", "value: expected a price >= 0, got -3.0"),
+        ({"event": "purchase", "value": -3.0}, "negative_price", "^value: expected a price >= 0, got -3.0"),
         ({"context": {"a": 1}}, "malformed", "context.a: Input should be a valid string"),
+        ({"context": {f"k{entry}": "v" for entry in range(33)}}, "malformed", "context: .* at most 32 items"),
         ({"colour": "red"}, "malformed", "colour: Extra inputs are not permitted"),
     ],
 )

@@ -80,6 +80,14 @@ def test_explain_adds_score_parts(call):
             {"user_id": "u0", "filters": {"max_price": -1}},
             "body.filters.max_price: Input should be greater than or equal",
         ),
+        (
+            {"user_id": "u0", "context": {f"k{entry}": "v" for entry in range(33)}},
+            "body.context: Dictionary should have at most 32 items",
+        ),
+        (
+            {"user_id": "u0", "context": {"device": "x" * 1025}},
+            "body.context.device: String should have at most 1024 characters",
+        ),
     ],
     ids=[
         "no user",
@@ -90,6 +98,8 @@ def test_explain_adds_score_parts(call):
         "typo",
         "unknown filter",
         "bad price",
+        "large context",
+        "long context",
     ],
 )
 def test_bad_requests_say_what_is_wrong(call, body, detail):
@@ -107,6 +117,14 @@ def test_all_mistakes_of_a_request_are_named(call):
 def test_broken_json_is_400(call):
     response = call("POST", "/v1/recommend", content=b"{nope", headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]) == (400, "bad_json")
+
+
+def test_a_body_that_does_not_say_it_is_json(call):
+    response = call("POST", "/v1/recommend", content=b'{"user_id": "u0"}', headers={"content-type": "text/plain"})
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith(
+        "body: expected JSON and the header Content-Type: application/json, got"
+    )
 
 
 @pytest.mark.parametrize(
