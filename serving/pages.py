@@ -74,7 +74,7 @@ class Pages:
     ) -> None:
         self._store, self._cursors, self._log, self._metrics = store, cursors, log, metrics
         self._feature_log, self._arm, self._history_length = feature_log, arm, history_length
-        self._store_rests = Rest(store_rest_s)
+        self._store_rests, self._cursors_rest = Rest(store_rest_s), Rest(store_rest_s)
         self._clock, self._id_factory = clock, id_factory
 
     def answer(
@@ -123,7 +123,7 @@ class Pages:
                 with self._metrics.stage_seconds.labels("cursors").time():
                     return self._cursors.read(requests)
             except StoreUnavailableError:
-                self._store_failed()
+                self._store_failed(self._store_rests)
         detail = "what the cursor stands for cannot be read; ask again, or leave the cursor out to begin a new list"
         return [ApiError(503, STORE_UNAVAILABLE, detail, retry_after_s=1) for _ in requests]
 
@@ -174,21 +174,23 @@ class Pages:
             with self._metrics.store_seconds.time(), self._metrics.stage_seconds.labels("store").time():
                 users = self._store.users(user_ids, self._history_length)
         except StoreUnavailableError:
-            self._store_failed()
+            self._store_failed(self._store_rests)
             return None
         self._metrics.store_corrupted.set(self._store.corrupted)
         return users
 
-    def _store_failed(self) -> None:
-        _log.exception("pages are made without the store")
+    def _store_failed(self, rest: Rest) -> None:
+        _log.exception("pages are made without the store, or without next pages")
         self._metrics.store_failures.inc()
-        self._store_rests.begin()
+        rest.begin()
 
     def _then(self, served: Served, plan: Plan, drawn: Drawn, fallback: str | None, mark: str) -> Continuation | None:
         """Return what the next page is made from; None where there is none."""
         shown = (*plan.shown, *drawn.page.items)
         left = drawn.rest is None or drawn.rest.items_BF.shape[1] > 0 or not drawn.complete
-        if not drawn.page.items or not left or len(shown) >= MOST_SHOWN or self._cursors is None or self._store_rests:
+        if not drawn.page.items or not left or len(shown) >= MOST_SHOWN or self._cursors is None:
+            return None
+        if self._store_rests or self._cursors_rest:
             return None
         return Continuation(
             asked=plan.asked,
@@ -222,14 +224,18 @@ class Pages:
         )
 
     def _kept(self, made: list[MadePage]) -> list[RecommendResponse]:
-        """Keep what must be kept and return the pages to answer; without Redis, pages are the last of their lists."""
-        if self._cursors is None or not any(page.then is not None or page.cursor is not None for page in made):
+        """Keep what must be kept and return the pages to answer; where that fails, pages are the last of their lists.
+
+        A Redis on a full disk takes nothing, and answers what it holds: users are known on.
+        """
+        to_keep = any(page.then is not None or page.cursor is not None for page in made)
+        if self._cursors is None or self._cursors_rest or not to_keep:
             return [page.page for page in made]
         try:
             with self._metrics.stage_seconds.labels("cursors").time():
                 return self._cursors.keep(made)
         except StoreUnavailableError:
-            self._store_failed()
+            self._store_failed(self._cursors_rest)
             return [page.page.model_copy(update={"next_cursor": None}) for page in made]
 
     def _check(
