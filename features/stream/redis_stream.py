@@ -23,6 +23,8 @@ READ_CHUNK = 1000
 """Entries per read."""
 
 _TABLE, _ROWS = b"t", b"r"
+FOREIGN = "foreign"
+"""Table of entries that somebody else has put on the key."""
 _FULL = "stream is full"
 # An id's second half counts within a millisecond: 16 bits of it fit into a position. Only a clock that stands or was
 # set back can exhaust them; the next millisecond is taken then.
@@ -200,4 +202,8 @@ def _entries(found: Any) -> list[Any]:
 
 def _message(entry: tuple[bytes, dict[bytes, bytes]]) -> Message:
     entry_id, fields = entry
-    return Message(_position(entry_id), StreamRecord(fields[_TABLE].decode(), fields[_ROWS]))
+    if _TABLE in fields and _ROWS in fields:
+        record = StreamRecord(fields[_TABLE].decode(errors="replace"), fields[_ROWS])
+    else:  # of a table that there is not, so that the pipeline makes a dead letter of it and goes on
+        record = StreamRecord(FOREIGN, repr(fields).encode())
+    return Message(_position(entry_id), record)

@@ -35,7 +35,8 @@ def take(stream: EventStream, position: int, rows: int, wait_s: float) -> list[M
             held_bytes += len(message.record.rows)
         if len(found) < count:
             return taken
-        room = min((rows - held_rows) * len(taken) // held_rows, (RANGE_BYTES - held_bytes) * len(taken) // held_bytes)
+        by_bytes = (RANGE_BYTES - held_bytes) * len(taken) // max(held_bytes, 1)
+        room = min((rows - held_rows) * len(taken) // held_rows, by_bytes)
         count = max(1, min(room, LARGEST_READ))
     return taken
 

@@ -14,7 +14,7 @@ from features.stream.base import EventStream, StreamFullError, StreamUnavailable
 from features.stream.config import StreamConfig
 from features.stream.opening import open_stream
 from features.stream.records import MAX_SEQUENCE, StreamRecord, parts_of, position_of
-from features.stream.redis_stream import GROUP, RedisStream
+from features.stream.redis_stream import FOREIGN, GROUP, RedisStream
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,15 @@ def test_the_group_stands_where_the_pipeline_is(server: EmbeddedRedis, redis_str
         (group,) = client.xinfo_groups(f"{request.node.name}:stream")
     assert group["name"] == GROUP.encode()
     assert group["last-delivered-id"].decode() == "{}-{}".format(*parts_of(positions[0]))
+
+
+def test_an_entry_of_somebody_else_is_read_as_what_nobody_knows(server, redis_stream, request) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.xadd(f"{request.node.name}:stream", {"user": "ann", "did": "click"})
+    redis_stream.append(records("a"))
+    foreign, own = redis_stream.read_after(0, 10, 0)
+    assert (foreign.record.table, own.record) == (FOREIGN, *records("a"))
+    assert b"ann" in foreign.record.rows
 
 
 def test_a_redis_that_is_not_there_is_named(tmp_path) -> None:

@@ -157,6 +157,10 @@ def test_few_messages_are_asked_for_where_they_are_large(monkeypatch) -> None:
     assert stream.most == taking.FIRST_READ
 
 
+def test_messages_without_text_are_taken() -> None:
+    assert len(take(waiting([1] * 100, b""), 0, 10_000, 0)) == 100
+
+
 def test_spans_cover_a_range_without_gaps(monkeypatch) -> None:
     monkeypatch.setattr(taking, "PIECE_BYTES", 10)
     messages = waiting([1] * 12).read_after(0, 100, 0)
