@@ -49,10 +49,11 @@ def check_messages(table: str, lines: bytes) -> Checked:
 
 def parse_lines(lines: bytes, schema: pa.Schema) -> RawBatch:
     """Parse JSON lines: all at once where they fit the schema, else halves of them, down to the lines to blame."""
-    try:
-        return RawBatch(_parse(lines, _plain(schema)), [], SOURCE)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass
+    if _is_for_arrow(lines):
+        try:
+            return RawBatch(_parse(lines, _plain(schema)), [], SOURCE)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            pass
     middle = lines.find(b"\n", len(lines) // 2)
     if middle < 0:
         middle = lines.rfind(b"\n")
@@ -98,6 +99,15 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     return pa.list_(_plain_type(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
+def _is_for_arrow(lines: bytes) -> bool:
+    """Return whether these are objects in UTF-8: Arrow checks no text, and a `null` before any object kills it."""
+    try:
+        lines.decode()
+    except UnicodeDecodeError:
+        return False
+    return lines.lstrip().startswith(b"{")
+
+
 def _parse(lines: bytes, plain: pa.Schema) -> pa.Table:
     options = pajson.ParseOptions(explicit_schema=plain, unexpected_field_behavior="error")
     block = max(len(lines), 1 << 16)
@@ -108,8 +118,8 @@ def _parse(lines: bytes, plain: pa.Schema) -> pa.Table:
 def _parse_one(line: bytes, schema: pa.Schema) -> RawBatch:
     """Parse a line that Arrow does not read; with unknown columns, or values of another type, it is no row."""
     text, plain = _text(line), _plain(schema)
-    record = json_object(text)
     try:
+        record = json_object(line.decode())
         if record is not None:
             return RawBatch(_fitted(record, plain), [], SOURCE)
     except (ValueError, TypeError, OverflowError, pa.ArrowException):

@@ -71,6 +71,24 @@ def test_a_line_that_is_no_row_is_kept_as_it_came(line: bytes) -> None:
     assert (letter["reason"], letter["row"]) == ("malformed", line.decode())
 
 
+@pytest.mark.parametrize("text", [b"null", b"null\nnull", b"null\n%s", b" null %s"])
+def test_a_null_in_front_does_not_end_the_process(text: bytes) -> None:
+    good = json.dumps(CLICK).encode()
+    checked = check_messages(EVENTS, text.replace(b"%s", good))
+    assert checked.dead.num_rows > 0
+    assert set(checked.dead.column("reason").to_pylist()) == {"malformed"}
+
+
+@pytest.mark.parametrize(("table", "row"), [(EVENTS, CLICK), (PAGES, PAGE)])
+def test_text_that_is_no_utf8_is_kept_and_spares_the_others(table: str, row: dict) -> None:
+    good = json.dumps(row).encode()
+    checked = check_messages(table, b"\n".join([good, good.replace(b'"ann"', b'"\xff"'), good]))
+    assert checked.rows.column("user_id").to_pylist() == ["ann", "ann"]
+    (letter,) = checked.dead.to_pylist()
+    assert letter["reason"] == "malformed"
+    assert '"\N{REPLACEMENT CHARACTER}"' in letter["row"]
+
+
 def test_maps_may_come_as_objects_too() -> None:
     line = json.dumps({**CLICK, "context": {"page": "home"}}).encode()
     assert dict(check_messages(EVENTS, line).rows.column("context")[0].as_py()) == {"page": "home"}
