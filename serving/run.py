@@ -27,7 +27,7 @@ from features.store.embedded import EmbeddedRedis
 from features.store.redis_store import RedisStore
 from features.stream.config import StreamConfig
 from features.workspace import Workspace
-from models.recommend.release import read_manifest
+from models.recommend.release import check_files, read_manifest
 from serving.access import Keys
 from serving.app import Served
 from serving.config import ServeConfig
@@ -76,9 +76,11 @@ class RunningService:
 
         Raises:
             FileNotFoundError: There is no release there.
+            ReleaseError: A file of it is missing or damaged; nothing was started, the old one stays.
             ServiceError: It cannot be loaded; the old one stays.
         """
         manifest, other = read_manifest(release), None if challenger is None else challenger.absolute()
+        check_files(release, manifest)
         deploy(dataclasses.replace(self._served, release=release.absolute(), challenger=other))
         self.release, self.challenger = manifest.release_id, _id(other)
 

@@ -155,7 +155,7 @@ def load_release(directory: Path) -> Release:
             contracts, or golden requests are answered differently.
     """
     manifest = read_manifest(directory)
-    _check_files(directory, manifest)
+    check_files(directory, manifest)
     if manifest.feature_schema != feature_schema():
         raise ReleaseError(
             f"release {manifest.release_id} was written for feature contracts {manifest.feature_schema}, this code has "
@@ -192,6 +192,25 @@ def read_manifest(directory: Path) -> ReleaseManifest:
         raise ReleaseError(
             f"{path} is damaged, it is no manifest ({type(error).__name__}: {error}); {_again(directory)}"
         ) from error
+
+
+def check_files(directory: Path, manifest: ReleaseManifest) -> None:
+    """Compare a release's files with its manifest.
+
+    Raises:
+        ReleaseError: A file is missing or damaged.
+    """
+    for name, digest in manifest.files.items():
+        path = directory / name
+        if not path.exists():
+            raise ReleaseError(f"release {manifest.release_id} is incomplete: {path} is missing; {_again(directory)}")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            raise ReleaseError(
+                f"release {manifest.release_id} is damaged: {path} has digest {found[:12]}, expected {digest[:12]}; "
+                f"{_again(directory)}"
+            )
 
 
 def latest_release(releases: Path) -> Path:
@@ -281,18 +300,6 @@ def _publish(folder: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     folder.chmod(0o755)
     folder.rename(target)
-
-
-def _check_files(directory: Path, manifest: ReleaseManifest) -> None:
-    for name, digest in manifest.files.items():
-        path = directory / name
-        if not path.exists():
-            raise ReleaseError(f"release {manifest.release_id} is incomplete: {path} is missing; {_again(directory)}")
-        if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != digest:
-            raise ReleaseError(
-                f"release {manifest.release_id} is damaged: {path} has digest {found[:12]}, expected {digest[:12]}; "
-                f"{_again(directory)}"
-            )
 
 
 def _again(directory: Path) -> str:
