@@ -1,11 +1,13 @@
 """Which served pages came before: per user, the requests of the last lateness window, in the store.
 
-A page is a duplicate if an earlier range had its request; a range that is taken up again decides as it did before. A
-payload holds requests, times and positions, a column of little-endian words each.
+A page is a duplicate if an earlier range had its request; a range that is taken up again decides as it did before: what
+it wrote is told by its position, and what is let go is chosen by earlier ranges' pages alone. A payload holds requests,
+times and positions, a column of little-endian words each.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,9 +16,11 @@ import pyarrow as pa
 from features.states import ENTITY, State, concat_states, take_rows
 from features.store.base import SEEN_PAGES, Held, NewBlob, OnlineStore, Version
 from kernels.hashing import hash_strings
-from kernels.jagged import IntArray, run_starts
+from kernels.jagged import IntArray, offsets_from_lengths, run_starts
 from pipelines.batch.arrow import Mask, milliseconds
 
+MOST_PAGES = 10_000
+"""Newest pages remembered per user, 24 bytes each, so that a machine that asks all day cannot fill the store."""
 _COLUMNS = ("request", "time", "position")
 
 
@@ -32,7 +36,7 @@ def fresh_pages(store: OnlineStore, pages: pa.Table, *, version: Version, latene
     users = pages.column("user_id").combine_chunks().dictionary_encode()
     names = users.dictionary.to_pylist()
     held = _read(store.read_blobs([(SEEN_PAGES, name) for name in names], generation=version.generation))
-    held = take_rows(held, held["position"] < version.position)
+    held = _pruned(take_rows(held, held["position"] < version.position), len(names), lateness_ms)
     new = {
         ENTITY: np.asarray(users.indices).astype(np.int64),
         "request": hash_strings(pages.column("request_id")).view(np.int64),
@@ -41,12 +45,13 @@ def fresh_pages(store: OnlineStore, pages: pa.Table, *, version: Version, latene
     }
     fresh = _first(held, new)
     known = concat_states([held, take_rows(new, fresh)])
-    newest = np.zeros(len(names), np.int64)
-    np.maximum.at(newest, known[ENTITY], known["time"])
-    known = take_rows(known, known["time"] >= newest[known[ENTITY]] - lateness_ms)
+    known = take_rows(known, np.argsort(known[ENTITY], kind="stable"))
+    newest = _newest(known, len(names))
+    edges = offsets_from_lengths(np.bincount(known[ENTITY], minlength=len(names))).tolist()
+    parts = (take_rows(known, np.arange(*edge)) for edge in itertools.pairwise(edges))
     store.write_blobs(
-        NewBlob(SEEN_PAGES, name, version, int(newest[number]), _payload(take_rows(known, known[ENTITY] == number)))
-        for number, name in enumerate(names)
+        NewBlob(SEEN_PAGES, name, version, time, _payload(part))
+        for name, time, part in zip(names, newest.tolist(), parts, strict=True)
     )
     return fresh
 
@@ -58,6 +63,22 @@ def _first(held: State, new: State) -> Mask:
     first = np.zeros(len(order), bool)
     first[order[run_starts(both[ENTITY][order], both["request"][order])]] = True
     return first[len(held[ENTITY]) :]
+
+
+def _pruned(held: State, users: int, lateness_ms: int) -> State:
+    """Return the pages of each user of which a duplicate may still come, at most the newest `MOST_PAGES`."""
+    held = take_rows(held, held["time"] >= _newest(held, users)[held[ENTITY]] - lateness_ms)
+    order = np.lexsort((held["time"], held[ENTITY]))
+    ends = np.cumsum(np.bincount(held[ENTITY], minlength=users))
+    from_end = ends[held[ENTITY][order]] - np.arange(len(order))
+    return take_rows(held, order[from_end <= MOST_PAGES])
+
+
+def _newest(pages: State, users: int) -> IntArray:
+    """Return the time of the newest page of each user, 0 without one."""
+    newest = np.zeros(users, np.int64)
+    np.maximum.at(newest, pages[ENTITY], pages["time"])
+    return newest
 
 
 def _read(blobs: Sequence[Held | None]) -> State:
