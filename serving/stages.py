@@ -24,7 +24,7 @@ from models.recommend.eligibility import Eligibility, Ints, ItemMask, PerMask
 from models.recommend.interface import Candidates, RequestBatch
 from models.recommend.ranked import GENREC, POPULAR, RANKER, TWO_TOWER
 from models.recommend.recommender import Recommender
-from models.recommend.rules import KEPT_MASKS
+from models.recommend.rules import kept_masks
 from serving.config import ServeConfig
 
 RETRIEVAL, RANKING = "retrieval", "ranking"
@@ -138,10 +138,14 @@ class Parcels:
 
 
 class Unpacking:
-    """Unpacks requests; keeps the masks asked for lately, and with them what retrievers work out of them."""
+    """Unpacks requests; keeps the masks asked for lately, and with them what retrievers work out of them.
 
-    def __init__(self) -> None:
-        self._mask = lru_cache(maxsize=KEPT_MASKS)(PackedMask.unpacked)
+    Args:
+        items: Of the catalogue by now, which bounds how many masks are kept.
+    """
+
+    def __init__(self, items: int) -> None:
+        self._mask = lru_cache(maxsize=kept_masks(items))(PackedMask.unpacked)
 
     def __call__(self, parcel: Parcel, items: int) -> RequestBatch:
         """Return the requests as they were, over a catalogue of so many items."""

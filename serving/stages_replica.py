@@ -63,7 +63,7 @@ class StageReplica:
         self._service = RecommendService(kept, store, history_length=served.store.history_length, arm=served.arm)
         self._backend = Backend(self._service, served.serve, on_close=store.close)
         self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
-        self._unpacked = Unpacking()
+        self._unpacked = Unpacking(len(kept.recommender.catalogue))
         self._refreshing = asyncio.get_running_loop().create_task(self._backend.refresh_forever())
 
     async def retrieve(self, name: str, parcel: Parcel, k: int) -> Candidates:

@@ -114,10 +114,9 @@ class CatalogueFacts:
         self.price_N: npt.NDArray[np.float64] = self.table["price"].to_numpy()  # nan where there is none
         self._groups: dict[str, Ints] = {}
         self._made: dict[Hashable, object] = {}
-        fitting = KEPT_MASK_BYTES // (_BYTES_PER_ITEM * max(len(self.table), 1))
         # Held weakly, lest facts that a service has replaced, and all their masks, wait for the garbage collector.
         make = partial(CatalogueFacts._mask_at, weakref.proxy(self))
-        self._kept = lru_cache(maxsize=min(KEPT_MASKS, max(_FEWEST_MASKS, fitting)))(make)
+        self._kept = lru_cache(maxsize=kept_masks(len(self.table)))(make)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -215,6 +214,17 @@ class CatalogueFacts:
     def _mask_at(self, position: int, filters: Filters) -> ItemMask:
         time = int(self._distinct_from[position - 1]) if position else np.iinfo(np.int64).min
         return ItemMask(self.allowed(time, filters))
+
+
+def kept_masks(items: int) -> int:
+    """Return how many masks over so many items are kept for requests to come.
+
+    Example:
+        >>> kept_masks(50_000), kept_masks(10_000_000)
+        (64, 8)
+    """
+    fitting = KEPT_MASK_BYTES // (_BYTES_PER_ITEM * max(items, 1))
+    return min(KEPT_MASKS, max(_FEWEST_MASKS, fitting))
 
 
 def with_rules(
