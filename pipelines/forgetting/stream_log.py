@@ -38,8 +38,8 @@ def forget_in_log(workspace: Workspace, log: RangeLog, users: Collection[str]) -
             removed[file.table] = removed.get(file.table, 0) + file.rows - kept.rows
         if kept.rows:
             files.append(kept)
-    if removed:
-        log.replace(dataclasses.replace(merged, files=tuple(files)))
+    # where nothing was removed, too: a run that was stopped may have left files that are no part of the log any more
+    log.replace(dataclasses.replace(merged, files=tuple(files)), at_once=True)
     return removed
 
 

@@ -7,7 +7,7 @@ times that grows with the logarithm of the rows of its day.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -59,13 +59,18 @@ def compact(workspace: Workspace, compacted: Range, done: Sequence[Range]) -> Ra
     return dataclasses.replace(merged, files=tuple(files))
 
 
-def remove_replaced(workspace: Workspace, kept: Iterable[LogFile], position: int) -> None:
-    """Delete files of ranges up to a position that are not among those to keep."""
+def replaced_files(workspace: Workspace, compacted: Range) -> list[str]:
+    """Return the paths of files that are no part of the log any more, though their ranges are done.
+
+    Args:
+        workspace: Where the log is.
+        compacted: All ranges up to some position; files behind it are not looked at.
+    """
     root = workspace.path(STREAM, LOG)
-    paths = {f"{root}/{file.path}" for file in kept}
-    for info in workspace.filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
-        if info.extension == "parquet" and info.path not in paths and _positions(info.path)[1] <= position:
-            workspace.filesystem.delete_file(info.path)
+    kept = {f"{root}/{file.path}" for file in compacted.files}
+    found = workspace.filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
+    paths = [info.path for info in found if info.extension == "parquet" and info.path not in kept]
+    return [path for path in paths if _positions(path)[1] <= compacted.last]
 
 
 def _merge(workspace: Workspace, folder: str, files: Sequence[LogFile]) -> list[LogFile]:

@@ -102,7 +102,7 @@ def together(ranges: Sequence[Range]) -> Range:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogSnapshot:
-    """What the log holds at a moment; the files stay for at least one compaction after.
+    """What the log holds at a moment; the files stay for at least an hour after, unless users are forgotten.
 
     Attributes:
         files: Paths on the workspace's filesystem, by table, for every table of `LOG_TABLES`.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from features.workspace import Workspace
-from pipelines.streaming.compaction import remove_replaced
+from pipelines.streaming.compaction import replaced_files
 from pipelines.streaming.log import (
     COMPACTED,
     STREAM,
@@ -23,6 +23,9 @@ from pipelines.streaming.log import (
     read_ranges,
     write_durably,
 )
+
+REPLACED_STAY_S = 3600.0
+"""How long files that were compacted stay for readers: a stage of the daily job that began before must still end."""
 
 
 class RangeLog:
@@ -39,6 +42,7 @@ class RangeLog:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
+        self._replaced: dict[str, float] = {}
         self.compacted, ranges = read_ranges(workspace)
         self.done = [found for found in ranges if found.done]
         self.open_range = next((found for found in ranges if not found.done), None)
@@ -83,18 +87,26 @@ class RangeLog:
         self.open_range = None
         return done
 
-    def replace(self, compacted: Range) -> None:
+    def replace(self, compacted: Range, *, at_once: bool = False) -> None:
         """Let what `compaction.compact` made of the first ranges stand for them.
 
-        Files that it replaces go one compaction later: who has asked for the log's files meanwhile can still read them.
+        Args:
+            compacted: Those ranges as one.
+            at_once: Remove the files that it replaces now. Otherwise they go with the first compaction after
+                `REPLACED_STAY_S`: who has asked for the log's files meanwhile can still read them.
         """
         write_durably(self._workspace, self._workspace.path(STREAM, COMPACTED), compacted.to_json())
-        before, self.compacted = self.compacted, compacted
+        self.compacted = compacted
         self.done = [found for found in self.done if found.last > compacted.last]
         for path in range_files(self._workspace):
             if position_of_file(path) <= compacted.last:
                 self._workspace.filesystem.delete_file(path)
-        remove_replaced(self._workspace, (*compacted.files, *before.files), before.last)
+        now = time.monotonic()
+        found_at = {path: self._replaced.get(path, now) for path in replaced_files(self._workspace, compacted)}
+        gone = {path for path, found in found_at.items() if at_once or now - found >= REPLACED_STAY_S}
+        for path in gone:
+            self._workspace.filesystem.delete_file(path)
+        self._replaced = {path: found for path, found in found_at.items() if path not in gone}
 
     @property
     def _newest(self) -> Range:

@@ -1,12 +1,14 @@
 """Rows of forgotten users are gone from the stream's log, also where the removal was cut short and repeated."""
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from features.schemas import LOG_TABLES
 from features.workspace import Workspace, conform
 from pipelines.forgetting import stream_log
 from pipelines.forgetting.stream_log import forget_in_log
+from pipelines.streaming import ranges
 from pipelines.streaming.compaction import compact, write_log_file
 from pipelines.streaming.log import committed_log
 from pipelines.streaming.ranges import RangeLog
@@ -62,7 +64,7 @@ def test_the_stream_goes_on_behind_it(workspace):
 
 
 def test_what_was_cut_short_is_completed_when_it_is_repeated(workspace, monkeypatch):
-    def crash(*_):
+    def crash(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -72,6 +74,18 @@ def test_what_was_cut_short_is_completed_when_it_is_repeated(workspace, monkeypa
     forget_in_log(workspace, RangeLog(workspace), {"ann"})
     assert users_in_log(workspace) == ["bob", "bob", "eve"]
     assert sum(file.rows for file in RangeLog(workspace).compacted.files) == 3
+
+
+def test_files_that_are_no_part_of_the_log_any_more_go_with_them(workspace, tmp_path):
+    """Those of ranges that were compacted, which a run that was stopped before it removed them has left."""
+    log = RangeLog(workspace)
+    users = [path for path in tmp_path.rglob("*.parquet") if "ann" in pq.read_table(path)["user_id"].to_pylist()]
+    assert len(users) == 4  # three that count, and the first range's own
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranges, "replaced_files", lambda *_: [])
+        forget_in_log(workspace, log, {"ann"})
+    assert forget_in_log(workspace, RangeLog(workspace), {"ann"}) == {}
+    assert not [path for path in tmp_path.rglob("*.parquet") if "ann" in pq.read_table(path)["user_id"].to_pylist()]
 
 
 def test_a_workspace_without_a_stream_has_nothing_to_forget(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from features.schemas import EVENT_LOG, LOG_TABLES, STREAM_POSITION, TIMESTAMP
 from features.workspace import Workspace
+from pipelines.streaming import ranges
 from pipelines.streaming.compaction import compact, write_log_file
 from pipelines.streaming.log import LogFile, committed_log, range_files
 from pipelines.streaming.ranges import RangeLog
@@ -88,16 +89,29 @@ def test_compaction_keeps_rows_order_and_counts(workspace) -> None:
     assert log.compacted.first == 1
 
 
-def test_replaced_files_go_one_compaction_later(workspace) -> None:
-    log = RangeLog(workspace)
-    held = []
-    for number, name in enumerate("abc"):
-        take(log, workspace, 1 + 4 * number, name)
-        take(log, workspace, 3 + 4 * number, name.upper())
+def test_replaced_files_stay_for_an_hour(workspace, monkeypatch) -> None:
+    log, held = RangeLog(workspace), []
+    for number, minutes in enumerate((0, 1, 3, 62)):
+        monkeypatch.setattr(ranges.time, "monotonic", lambda now=60.0 * minutes: now)
+        for name in "ab":
+            first = log.position + 1
+            take(log, workspace, first, f"{name}{number}")
         held.append(committed_log(workspace).files[EVENT_LOG])
         log.replace(compact(workspace, log.compacted, log.done))
     exists = [[workspace.filesystem.get_file_info(path).is_file for path in paths] for paths in held]
-    assert exists == [[False, False], [False, False, False], [True, True, True]]
+    # what the first two compactions replaced was replaced more than an hour ago
+    assert [any(paths) for paths in exists[:2]] == [False, False]
+    assert [all(paths) for paths in exists[2:]] == [True, True]
+
+
+def test_replaced_files_may_go_at_once(workspace) -> None:
+    log = RangeLog(workspace)
+    for first in (1, 3):
+        take(log, workspace, first, "a")
+    held = committed_log(workspace).files[EVENT_LOG]
+    log.replace(compact(workspace, log.compacted, log.done), at_once=True)
+    assert not any(workspace.filesystem.get_file_info(path).is_file for path in held)
+    assert ids(workspace) == ["a", "a"]
 
 
 def test_large_files_are_left_alone(workspace) -> None:
