@@ -136,6 +136,8 @@ def _fitted(record: dict[str, Any], plain: pa.Schema) -> pa.Table:
         value = record.get(field.name)
         if pa.types.is_string(field.type) and isinstance(value, dict | list):
             value = json.dumps(value, ensure_ascii=False)
+        if pa.types.is_list(field.type) and isinstance(value, str):  # Arrow would take it for a list of its letters
+            raise ValueError(f"{field.name} is a text, not a list")
         values.append(pa.array([value], field.type))
     return pa.Table.from_arrays(values, schema=plain)
 

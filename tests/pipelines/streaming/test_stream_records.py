@@ -94,6 +94,15 @@ def test_maps_may_come_as_objects_too() -> None:
     assert dict(check_messages(EVENTS, line).rows.column("context")[0].as_py()) == {"page": "home"}
 
 
+@pytest.mark.parametrize(("table", "column"), [(ITEMS, "category"), (PAGES, "items")])
+def test_a_text_is_no_list_of_letters(table: str, column: str) -> None:
+    row = {"item_id": "tea", "title": "Tea"} if table == ITEMS else PAGE
+    line = json.dumps({**row, column: "tea"})
+    checked = check_messages(table, line.encode())
+    assert checked.rows.num_rows == 0
+    assert [(letter["reason"], letter["row"]) for letter in checked.dead.to_pylist()] == [("malformed", line)]
+
+
 def test_nothing_is_nothing() -> None:
     checked = check_messages(EVENTS, b"\n\n")
     assert (checked.rows.num_rows, checked.dead.num_rows) == (0, 0)
