@@ -68,8 +68,8 @@ def _parquet(filesystem: pafs.FileSystem, path: str, users: Collection[str]) -> 
 
 def _json_records(text: str) -> Iterator[tuple[str, str | None]]:
     """Yield each line and whose it is."""
-    for line in text.splitlines(keepends=True):
-        record = json_object(line)
+    for line in io.StringIO(text, newline=""):
+        record = json_object(line.removeprefix("\ufeff"))
         yield line, None if record is None else str(record.get(USER_ID))
 
 

@@ -87,6 +87,16 @@ def test_json_lines_keep_every_other_line_as_it_was(workspace):
     assert forget_in_given_files(workspace, {"8"}) == {str(path): 1}
 
 
+def test_json_lines_are_told_apart_as_they_are_read(workspace):
+    """A byte order mark in front, and characters in texts at which Python splits lines and JSON does not."""
+    first, second, other = (
+        f'{{"user_id": "{user}", "item_id": "tea\u2028\x85cup"}}\n' for user in ("ann", "ann", "bob")
+    )
+    path = write(workspace, "a.jsonl", f"\ufeff{first}{other}{second}".encode())
+    assert forget_in_given_files(workspace, {"ann"}) == {str(path): 2}
+    assert path.read_bytes().decode() == other
+
+
 def test_csv_records_may_span_lines_and_hold_any_bytes(workspace):
     head, ann, bob = "\ufeffitem_id,user_id,context\r\n", 'i1,ann,"two\nlines"\r\n', 'ann,bob,"a ""quoted""\ntext"\n'
     path = write(workspace, "b.csv", (head + ann + bob + "short\n").encode() + b"i3,\xff\xfe,x\n")
