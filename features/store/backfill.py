@@ -100,8 +100,10 @@ def backfill(
                 version = Version(number, position)
                 backfill_online(workspace, store, version=version, config=online, check=lease.check)
             store.write_freshness(_freshness(name, filled, position), generation=number)
+            lease.check()
             store.announce(number)
         read = number == active or _flipped(store, number, flip_wait_s)
+        lease.check()  # whoever has it by now is filling a generation that looks like an old one
         removed = store.remove_old_generations()
     return BackfillReport(
         filled=filled, generation=name, number=number, active=read, removed=removed, seconds=time.monotonic() - began

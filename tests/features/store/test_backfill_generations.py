@@ -13,7 +13,7 @@ from store_tables import C, sequence, small_workspace, write
 
 from features.schemas import TRAIN
 from features.store.backfill import BACKFILL, STREAM, backfill
-from features.store.base import HISTORY, ITEM, LeaseHeldError, LeaseLostError, Version
+from features.store.base import HISTORY, ITEM, LeaseHeldError, LeaseLostError, NewBlob, Version
 from features.store.config import StoreConfig
 from features.store.leases import RedisLease
 from features.store.redis_store import RedisStore
@@ -107,6 +107,23 @@ def test_a_back_fill_that_lost_its_lease_ends_and_the_next_one_tidies_up(workspa
     assert store.generations() == (1, None)
     report = backfill(workspace, store, StoreConfig())
     assert (report.number, report.removed) == (3, 2)  # the histories of the generation that was not finished
+
+
+@pytest.mark.parametrize("moment", ["before it is announced", "after the flip"])
+def test_a_back_fill_that_lost_its_lease_leaves_alone_what_the_next_one_fills(workspace, store, monkeypatch, moment):
+    def lost(self) -> None:
+        filled = store.freshness(generation=2) is not None
+        if store.generations()[0] == 2 if moment == "after the flip" else filled:
+            raise LeaseLostError("lost")
+
+    others = NewBlob(HISTORY, "ann", Version(3), 0, b"")
+    store.write_blobs([others])
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisLease, "check", lost)
+        with pytest.raises(LeaseLostError):
+            backfill(workspace, store, StoreConfig())
+    assert store.generations() == ((2, None) if moment == "after the flip" else (1, None))
+    assert store.read_blobs([(HISTORY, "ann")], generation=3) != [None]
 
 
 KILLED = """
