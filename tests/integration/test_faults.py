@@ -17,6 +17,7 @@ from fault_world import GOOD, WITHOUT_RANKER, Load, World, check_log, check_seen
 
 from models.recommend.interface import NO_ITEM
 from models.recommend.release import load_release
+from pipelines.streaming.run import LEASE_S
 from serving.fallbacks import STORE_UNAVAILABLE
 
 pytestmark = pytest.mark.integration
@@ -98,18 +99,19 @@ def test_stream_full(world, told) -> None:
     tell(told, "event stream full", load, events=accepted, log=seconds)
 
 
-def test_full_disk_under_redis(world, url, told) -> None:
-    """Redis still answers what it holds, and takes nothing new: known users get their pages."""
+@pytest.mark.parametrize("seconds_full", [FAULT_S, pytest.param(1.5 * LEASE_S, marks=pytest.mark.slow)])
+def test_full_disk_under_redis(seconds_full, world, url, told) -> None:
+    """Redis answers what it holds and takes nothing new; the stream's lease runs out after a while, too."""
     told_before = world.stream.tells_of_a_full_disk()
-    with Load(url, "full-store") as load:
+    with Load(url, f"full-store-{seconds_full:g}") as load:
         with world.store_disk.full():
             load.until("events are refused", lambda: load.events["503 stream_unavailable"] > 3)
-            time.sleep(FAULT_S)
+            time.sleep(seconds_full)
         accepted = load.until_accepted()
     seconds = check_log(world, load)
     check_seen(load, refusals=["503 stream_unavailable"])
     assert world.stream.tells_of_a_full_disk() > told_before
-    tell(told, "full disk under Redis", load, events=accepted, log=accepted + seconds)
+    tell(told, f"full disk under Redis, {seconds_full:g} s", load, events=accepted, log=accepted + seconds)
 
 
 @pytest.mark.slow
