@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
 
+import httpx
 import numpy as np
 import pytest
 from fault_world import GOOD, WITHOUT_RANKER, Load, World, check_log, check_seen, kill, serving, tell, wait_for
@@ -156,3 +158,9 @@ def test_faulty_ranker(fault, world, told, monkeypatch) -> None:
     seconds = check_log(world, load)
     check_seen(load, fallbacks=[WITHOUT_RANKER])
     tell(told, fault, load, pages=good, log=seconds)
+
+
+def test_nothing_was_served_that_should_not_have_been(url) -> None:
+    """Comes last: after all faults, no item was unknown, withdrawn or seen before."""
+    told = httpx.get(f"{url}/metrics", timeout=60).text
+    assert set(re.findall(r"^pagewise_invalid_items_total\{.*\} (\S+)$", told, re.MULTILINE)) <= {"0.0"}
