@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Self
 
@@ -29,6 +30,7 @@ READ_CHUNK = 5000
 """Keys per MGET; Redis answers nobody else meanwhile (1000 keys of 512 bytes take about a millisecond)."""
 
 _SECONDS_PER_DAY = 86_400
+_LIST_USER = re.compile(rb'"user_id": ?("(?:[^"\\]|\\.)*")')
 
 
 class BlobStore:
@@ -117,6 +119,24 @@ class BlobStore:
             for user in user_ids:
                 keys = [self.keys.blob(generation, view, user) for generation in below for view in USER_VIEWS]
                 removed += int(self.client.unlink(*keys))
+        return removed
+
+    def remove_lists(self, user_ids: Sequence[str]) -> int:
+        """Remove the ranked lists that the service keeps for these users' cursors; return how many entries.
+
+        They expire by themselves, but that does not take them out of Redis's append-only file.
+        """
+        users, removed = set(user_ids), 0
+        with self._answering():
+            for primary in self._server.primaries():
+                keys = primary.scan_iter(match=self.keys.lists, count=WRITE_CHUNK)
+                while piece := list(itertools.islice(keys, WRITE_CHUNK)):
+                    reading = primary.pipeline(transaction=False)  # a Cluster's MGET would want keys of one slot
+                    for key in piece:
+                        reading.get(key)
+                    lists = zip(piece, reading.execute(), strict=True)
+                    theirs = [key for key, value in lists if _user_of_list(value or b"") in users]
+                    removed += int(self.client.unlink(*theirs)) if theirs else 0
         return removed
 
     def ask_to_forget(self, user_ids: Sequence[str]) -> None:
@@ -238,3 +258,9 @@ def _advanced(freshness: Freshness, position: int, newest_event_time: int | None
     return dataclasses.replace(
         freshness, position=max(freshness.position, position), newest_event_time=max(times, default=None)
     )
+
+
+def _user_of_list(blob: bytes) -> str | None:
+    """Return whose a ranked list is; it names the user in JSON, before anything that somebody else has chosen."""
+    named = _LIST_USER.search(blob)
+    return None if named is None else json.loads(named[1])

@@ -9,6 +9,7 @@
                                                         an entity lie on one node
     {namespace}:v2:lease:{name}                         who writes
     {namespace}:v2:forgetting                           users who are to be forgotten, and from which moment on
+    {namespace}:cursor:{{token}}:{part}                 ranked lists of the service (`serving.cursors`), for a while
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ class Keys:
     def last_generation(self) -> str:
         """The highest generation that was ever begun."""
         return f"{self.prefix}:last_generation"
+
+    @property
+    def lists(self) -> str:
+        """Pattern of the service's ranked lists."""
+        return f"{self.namespace}:cursor:*"
 
     def freshness(self, generation: int) -> str:
         """Return the key of what the back-fill said of a generation."""

@@ -42,7 +42,7 @@ class ForgetReport:
         tables: Table -> rows.
         files: A user's own raw file -> rows.
         log_rows: Rows of the stream's log.
-        blobs: Entries of the online store.
+        blobs: Entries of the online store, and of the lists that the service kept for cursors.
     """
 
     users: int
@@ -99,13 +99,14 @@ def forget(
         except LeaseHeldError:
             say("a stream is running: it forgets them once it has taken up what waits")
             _wait(store, users)
+        lists = store.remove_lists(users)
         store.rewrite_files()
         return ForgetReport(
             users=len(users),
             tables=forget_in_tables(workspace, users),
             files=forget_in_given_files(workspace, users),
             log_rows=log_rows,
-            blobs=sum(blob is not None for blob in held),
+            blobs=sum(blob is not None for blob in held) + lists,
         )
 
 
