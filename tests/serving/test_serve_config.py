@@ -14,6 +14,11 @@ def test_all_mistakes_are_named_at_once():
         ServeConfig(port=70_000, request_timeout_s=0, max_batch=64, max_in_flight=10)
 
 
+def test_stages_may_be_left_out_but_not_be_fewer_than_none():
+    with pytest.raises(ValueError, match=r"stage_cpus: .*got 0; retrieval_replicas: expected 0 or more, got -1"):
+        ServeConfig(stage_cpus=0, retrieval_replicas=-1)
+
+
 def test_configs_import_nothing_heavy():
     code = "import sys, serving.config, features.store.config; print({'ray', 'torch', 'redis'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

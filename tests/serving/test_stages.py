@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import itertools
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,11 +28,11 @@ from models.recommend.delta_changes import append
 from models.recommend.eligibility import ItemMask
 from models.recommend.release import load_release
 from serving.api import FilterSpec, RecommendRequest
-from serving.app import Served, build_stages
+from serving.app import Served, build_application, build_stages
 from serving.config import ServeConfig
 from serving.pages import Answer
 from serving.service import RecommendService
-from serving.stages import PackedMask, Split, Stage, stage_name, stage_replicas
+from serving.stages import STAGES, PackedMask, Split, Stage, stage_name, stage_replicas
 
 STORE = StoreConfig()
 NOT_BY_THEMSELVES = {"deltas_s": 3600.0, "refresh_s": 3600.0}
@@ -156,6 +159,25 @@ def test_stages_take_deltas_before_they_answer_about_them(folder, store):
         assert answer.page.fallback is None
 
 
+def test_only_stages_that_a_release_has_models_for_are_built(workspace, release_folder):
+    plain = make_full_release(workspace, ("genrec",))
+    config = ServeConfig(retrieval_replicas=2, ranking_replicas=1, challenger_share=0.5, request_timeout_s=3)
+    served = Served(
+        release=plain, arm="a", store_url="", store=STORE, serve=config, folder=plain, challenger=release_folder
+    )
+    wanted = (("retrieval", plain), ("retrieval", release_folder), ("ranking", release_folder))
+    names = [stage_name(stage, folder.name) for stage, folder in wanted]
+    stages = build_stages(served)
+    assert sorted(stages) == sorted(names)
+    retrieval = stages[names[0]]._bound_deployment
+    assert (retrieval.num_replicas, retrieval.max_ongoing_requests, retrieval.max_queued_requests) == (2, 2, 8)
+    assert retrieval.ray_actor_options["num_cpus"] == 1.0
+    without = dataclasses.replace(served, challenger=None)
+    assert [*build_stages(without)] == names[:1]
+    assert [*build_application(without)._bound_deployment.init_args[1]] == names[:1]
+    assert build_stages(dataclasses.replace(served, serve=ServeConfig())) == {}
+
+
 @pytest.fixture
 def store(workspace: Workspace) -> Iterator[RedisStore]:
     with open_store(STORE, workspace) as opened:
@@ -183,9 +205,21 @@ class Gone:
 def test_a_stage_that_does_not_answer_is_named_and_told_that_nobody_waits(folder, store, error):
     manifest = load_release(folder).manifest
     gone = Gone(error)
-    split = Split(manifest.runs, {stage: Stage(gone, 2, 5.0) for stage in ("retrieval", "ranking")})
+    split = Split(manifest.runs, {stage: Stage(gone, 2, 5.0) for stage in STAGES})
     requests = [RecommendRequest(user_id=f"u{user}", page_size=3) for user in range(4)]
     found = service_of(folder, store, split).recommend(requests)
     assert {answer.page.fallback for answer in found} == {"transitions+without_two_tower+without_ranker"}
     assert all(len(answer.page.items) == 3 for answer in found)
     assert gone.cancelled == 3 * 2  # three models, two replicas each
+
+
+def test_whoever_makes_the_pages_lets_go_of_models_that_others_hold(folder, store):
+    loaded = load_release(folder)
+    split = Split(loaded.manifest.runs, {stage: Stage(Gone(TimeoutError()), 1, 5.0) for stage in STAGES})
+    parts = [*loaded.recommender.retrievers.values(), loaded.recommender.ranker]
+    held = {part.name: weakref.ref(part) for part in parts}
+    service = RecommendService(loaded, store, history_length=50, arm="champion", split=split)
+    del loaded, parts
+    gc.collect()
+    assert {name for name, part in held.items() if part() is not None} == {"transitions", "popular"}
+    assert service.version().retrievers == ["genrec", "transitions", "two_tower", "popular"]
