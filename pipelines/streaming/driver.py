@@ -12,9 +12,10 @@ import errno
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 
-from features.store.base import StoreUnavailableError, WriterLease
+from features.store.base import LeaseLostError, StoreUnavailableError, WriterLease
 from features.store.redis_store import RedisStore
 from features.stream.base import EventStream, StreamUnavailableError
 from features.stream.records import Message, position_of
@@ -64,7 +65,9 @@ class StreamDriver:
         self._workspace, self._store, self._stream, self._folding = workspace, store, stream, folding
         self._lease, self._metrics, self._on_items = lease, metrics, on_items
         uri = workspace.root if workspace.is_local else workspace.uri
-        self._pipeline = RepeatedPipeline(beam_options, lambda pipeline: pipeline | TakeUpRange(Work(uri, folding)))
+        self._owner = uuid.uuid4().hex
+        work = Work(uri, folding, self._owner)
+        self._pipeline = RepeatedPipeline(beam_options, lambda pipeline: pipeline | TakeUpRange(work))
         self._config = folding.stream
         self.log = RangeLog(workspace)
         self._helper = concurrent.futures.ThreadPoolExecutor(1, "compaction")
@@ -142,10 +145,13 @@ class StreamDriver:
     def _take_up(self, messages: Sequence[Message], folding: Folding) -> Part:
         if not messages:  # Redis lost them before they were taken up
             return Part()
-        Task(taken=folding.taken, generation=folding.generation, spans=spans(messages)).write(self._workspace)
+        task = Task(owner=self._owner, taken=folding.taken, generation=folding.generation, spans=spans(messages))
+        task.write(self._workspace)
         try:
             self._pipeline.run()
         except Exception as error:  # Beam tells as text what failed inside
+            if LeaseLostError.__name__ in str(error):
+                raise LeaseLostError(str(error)) from error
             if any(kind.__name__ in str(error) for kind in (StoreUnavailableError, StreamUnavailableError)):
                 raise StoreUnavailableError(str(error)) from error
             for number in FULL_DISK:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from apache_beam.pvalue import AsIter, TaggedOutput
 
 from features.schemas import EVENT_LOG, FEATURE_LOG, ITEM_LOG, PAGE_LOG, STREAM_DEAD_LETTERS, STREAM_POSITION
+from features.store.base import LeaseLostError
 from features.stream.records import EVENTS, FEATURES, ITEMS, PAGES
 from features.workspace import Workspace
 from pipelines.batch.arrow import DAY_MS, Ints, decode, encode, milliseconds, split_by
@@ -54,18 +55,20 @@ class Task:
     """What a run of the pipeline is to do; written to a file by the driver, read by every piece of work.
 
     Attributes:
+        owner: Names the driver that wrote it.
         taken: The range.
         generation: Of the store, to fold into.
         spans: First and last position of each piece of the range.
     """
 
+    owner: str
     taken: Range
     generation: int
     spans: Sequence[tuple[int, int]]
 
     def write(self, workspace: Workspace) -> None:
         """Let this be the task."""
-        document = {"taken": self.taken.to_json().decode(), "generation": self.generation, "spans": self.spans}
+        document = {**dataclasses.asdict(self), "taken": self.taken.to_json().decode()}
         workspace.write_bytes(json.dumps(document).encode(), STREAM, TASK)
 
     @classmethod
@@ -73,19 +76,31 @@ class Task:
         """Return the task."""
         document = json.loads(workspace.read_bytes(STREAM, TASK))
         spans = [(first, last) for first, last in document["spans"]]
-        return cls(taken=Range.from_json(document["taken"]), generation=document["generation"], spans=spans)
+        return cls(**{**document, "taken": Range.from_json(document["taken"]), "spans": spans})
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What stays the same from range to range: the workspace and the options."""
+    """What stays the same from range to range: the workspace, the options, and the driver whose work it is."""
 
     uri: str
     options: Folding
+    owner: str
+
+    def task(self) -> Task:
+        """Return the task.
+
+        Raises:
+            LeaseLostError: Another driver has taken over: its files must not be written over.
+        """
+        task = Task.read(open_workspace(self.uri))
+        if task.owner != self.owner:
+            raise LeaseLostError("another process has taken over the stream while this one stood still")
+        return task
 
     def now(self) -> Folding:
-        """Return how to fold the range that is taken up."""
-        task = Task.read(open_workspace(self.uri))
+        """Return how to fold the range that is taken up; raises as `task`."""
+        task = self.task()
         return dataclasses.replace(self.options, taken=task.taken, generation=task.generation)
 
 
@@ -132,7 +147,7 @@ def read_summary(workspace: Workspace, taken: Range) -> Part:
 
 
 def _spans(_: int, work: Work) -> Sequence[tuple[int, int]]:
-    return Task.read(open_workspace(work.uri)).spans
+    return work.task().spans
 
 
 def _check(span: tuple[int, int], work: Work) -> Iterator[tuple[int, tuple[str, bytes]] | TaggedOutput]:
