@@ -26,7 +26,9 @@ from features.definitions import Feature, feature_schemas
 from features.schemas import TABLES, schema_hash
 
 MANIFEST = "manifest.json"
-_OWN_NAME = re.compile(r"part-\d{5}-[0-9a-f]{8}\.parquet|\.writing-.*")
+WRITING = ".writing-"
+"""What names of files begin with that are not whole yet."""
+_OWN_NAME = re.compile(rf"part-\d{{5}}-[0-9a-f]{{8}}\.parquet|{re.escape(WRITING)}.*")
 
 
 class MissingTableError(FileNotFoundError):
@@ -283,7 +285,7 @@ def write_atomically(filesystem: pafs.FileSystem, path: str, content: bytes | pa
         with filesystem.open_output_stream(path) as stream:
             stream.write(content)
         return
-    handle, temporary = tempfile.mkstemp(dir=parent, prefix=".writing-")
+    handle, temporary = tempfile.mkstemp(dir=parent, prefix=WRITING)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)

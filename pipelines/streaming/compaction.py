@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from features.schemas import FEATURE_LOG, LOG_TABLES, PAGE_LOG
-from features.workspace import Workspace, conform
+from features.workspace import WRITING, Workspace, conform
 from pipelines.streaming.log import LOG, STREAM, LogFile, Range, together, write_durably
 
 LARGE_ROWS, LARGE_WIDE_ROWS = 1_000_000, 50_000
@@ -60,7 +60,7 @@ def compact(workspace: Workspace, compacted: Range, done: Sequence[Range]) -> Ra
 
 
 def replaced_files(workspace: Workspace, compacted: Range) -> list[str]:
-    """Return the paths of files that are no part of the log any more, though their ranges are done.
+    """Return the paths of files that are no part of the log: of done ranges not any more, half written ones never.
 
     Args:
         workspace: Where the log is.
@@ -70,7 +70,8 @@ def replaced_files(workspace: Workspace, compacted: Range) -> list[str]:
     kept = {f"{root}/{file.path}" for file in compacted.files}
     found = workspace.filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
     paths = [info.path for info in found if info.extension == "parquet" and info.path not in kept]
-    return [path for path in paths if _positions(path)[1] <= compacted.last]
+    unfinished = [info.path for info in found if info.base_name.startswith(WRITING)]  # who wrote it was killed
+    return [*unfinished, *(path for path in paths if _positions(path)[1] <= compacted.last)]
 
 
 def _merge(workspace: Workspace, folder: str, files: Sequence[LogFile]) -> list[LogFile]:

@@ -108,7 +108,8 @@ def test_replaced_files_may_go_at_once(workspace) -> None:
     log = RangeLog(workspace)
     for first in (1, 3):
         take(log, workspace, first, "a")
-    held = committed_log(workspace).files[EVENT_LOG]
+    held = [*committed_log(workspace).files[EVENT_LOG], workspace.path("stream", "log", FOLDER, ".writing-killed")]
+    workspace.local_path("stream", "log", FOLDER, ".writing-killed").write_bytes(b"half a fi")
     log.replace(compact(workspace, log.compacted, log.done), at_once=True)
     assert not any(workspace.filesystem.get_file_info(path).is_file for path in held)
     assert ids(workspace) == ["a", "a"]
