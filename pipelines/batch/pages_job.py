@@ -76,7 +76,7 @@ class _Pages:
             **made_with(pages=config.pages, shards=config.shards, by_day=self.by_day),
         }
         if self.position:
-            self.inputs[STREAM] = f"{self.position} {self._served(0, self.position).num_rows}"
+            self.inputs[STREAM] = f"{self.position} {self._served_rows(self.position)}"
 
     def compute(self) -> list[FileEntry]:
         """Build all pages."""
@@ -147,16 +147,21 @@ class _Pages:
     def _new_served(self, before: Manifest) -> pa.Table:
         """Return the keys of pages that came to the log since the pages were built."""
         position, rows = (int(part) for part in before.inputs.get(STREAM, "0 0").split())
-        if position > self.position or self._served(0, position).num_rows != rows:
+        if position > self.position or self._served_rows(position) != rows:
             raise CannotFoldError("the stream's log is not what it was")
         return self._served(position, self.position)
 
     def _served(self, after: int, upto: int) -> pa.Table:
-        if not self.log:
-            return LOG_TABLES[PAGE_LOG].empty_table().select(_KEYS)
         position = pc.field(STREAM_POSITION)
-        rows = ds.dataset(self.log, schema=LOG_TABLES[PAGE_LOG], filesystem=self.workspace.filesystem)
-        return rows.to_table(columns=_KEYS, filter=(position > after) & (position <= upto))
+        return self._logged_pages().to_table(columns=_KEYS, filter=(position > after) & (position <= upto))
+
+    def _served_rows(self, upto: int) -> int:
+        return int(self._logged_pages().count_rows(filter=pc.field(STREAM_POSITION) <= upto))
+
+    def _logged_pages(self) -> ds.Dataset:
+        if not self.log:
+            return ds.dataset(LOG_TABLES[PAGE_LOG].empty_table())
+        return ds.dataset(self.log, schema=LOG_TABLES[PAGE_LOG], filesystem=self.workspace.filesystem)
 
 
 def _date(moment: int) -> str:

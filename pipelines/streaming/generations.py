@@ -20,7 +20,17 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
-from features.schemas import CLEAN_TABLES, EVENT_LOG, EVENTS, ITEM_LOG, PAGE_LOG, PAGES, STREAM_POSITION, TIMESTAMP
+from features.schemas import (
+    CLEAN_TABLES,
+    EVENT_LOG,
+    EVENTS,
+    ITEM_LOG,
+    LOG_TABLES,
+    PAGE_LOG,
+    PAGES,
+    STREAM_POSITION,
+    TIMESTAMP,
+)
 from features.store.base import OnlineStore
 from features.workspace import Workspace
 from pipelines.batch.arrow import shard_of
@@ -160,5 +170,7 @@ class _CatchUp:
         return self._log.dataset(self._workspace, table)
 
     def _of_users(self, table: str, chosen: ds.Expression, part: int, parts: int) -> pa.Table:
-        rows = self._dataset(table).to_table(filter=chosen)
-        return rows.filter(pa.array(shard_of(rows.column("user_id"), parts) == part))
+        """Return the rows of a part of the users; never all of them are in memory."""
+        found = map(pa.Table.from_batches, ([batch] for batch in self._dataset(table).to_batches(filter=chosen)))
+        kept = (rows.filter(pa.array(shard_of(rows.column("user_id"), parts) == part)) for rows in found)
+        return pa.concat_tables([LOG_TABLES[table].empty_table(), *kept])
