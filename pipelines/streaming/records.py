@@ -75,8 +75,9 @@ def check_times(table: str, rows: pa.Table, taken: Range, config: StreamConfig) 
         config: Uses `lateness_hours` and `future_minutes`.
     """
     times = milliseconds(rows.column("timestamp"))
-    earliest = taken.watermark - config.lateness_hours * _HOUR_MS
     latest = taken.opened + config.future_minutes * _MINUTE_MS
+    # a clock that was ahead for a while must not make late what comes when it is right again
+    earliest = min(taken.watermark, latest) - config.lateness_hours * _HOUR_MS
     late, future = times < earliest, times > latest
     if not (late.any() or future.any()):
         return Checked(rows, schemas.DEAD_LETTERS.empty_table())

@@ -10,10 +10,12 @@ import pytest
 from features.schemas import EVENTS as EVENT_SCHEMA
 from features.schemas import PAGES as PAGE_SCHEMA
 from features.stream.base import EventStream
+from features.stream.config import StreamConfig
 from features.stream.records import EVENTS, ITEMS, PAGES, Message, StreamRecord
 from pipelines.streaming import taking
+from pipelines.streaming.log import Range
 from pipelines.streaming.page_checks import implied_impressions
-from pipelines.streaming.records import check_messages
+from pipelines.streaming.records import check_messages, check_times
 from pipelines.streaming.taking import spans, take
 
 CLICK = {"user_id": "ann", "item_id": "tea", "event": "click", "timestamp": 1_700_000_000_000}
@@ -101,6 +103,18 @@ def test_a_text_is_no_list_of_letters(table: str, column: str) -> None:
     checked = check_messages(table, line.encode())
     assert checked.rows.num_rows == 0
     assert [(letter["reason"], letter["row"]) for letter in checked.dead.to_pylist()] == [("malformed", line)]
+
+
+def test_a_clock_that_was_ahead_makes_nothing_late_once_it_is_right() -> None:
+    """The newest event is of a year ahead; the clock by now says when the events are."""
+    opened, year = 1_700_000_000_000, 365 * 86_400_000
+    taken = Range(first=1, last=1, opened=opened, watermark=opened + year)
+    minute, hour = 60_000, 3_600_000
+    ages = [0, 48 * hour - 10 * minute, 48 * hour - 10 * minute + 1, -10 * minute - 1]
+    checked = check(EVENTS, *({**CLICK, "timestamp": opened - age} for age in ages))
+    timed = check_times(EVENTS, checked.rows, taken, StreamConfig())
+    assert timed.rows.column("timestamp").cast("int64").to_pylist() == [opened - age for age in ages[:2]]
+    assert timed.dead.column("reason").to_pylist() == ["too_late", "in_the_future"]
 
 
 def test_nothing_is_nothing() -> None:
