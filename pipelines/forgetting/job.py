@@ -88,7 +88,10 @@ def forget(
         LockedError: A daily job runs.
         StoreUnavailableError: The store does not answer; nothing was removed.
         TimeoutError: A stream runs, but has not got there in time; what was removed is gone, the rest is not.
+        ValueError: There is no id, or an empty one, which all rejected rows that cannot be read would contain.
     """
+    if not all(users) or not users:
+        raise ValueError(f"users: expected ids of one character or more, at least one id, got {list(users)}")
     with exclusive(workspace.local_path("runs", LOCK)), open_store(store_config, workspace) as store:
         held = store.read_blobs([(view, user) for view in USER_VIEWS for user in users])
         log_rows = _log_rows(workspace, users)

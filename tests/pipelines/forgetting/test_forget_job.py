@@ -1,5 +1,6 @@
 """Forgetting a person: nothing is left in tables, files, log and store, whether a stream runs beside or not."""
 
+import re
 import threading
 
 import pyarrow as pa
@@ -119,6 +120,12 @@ def test_while_a_daily_job_runs_nothing_is_removed(workspace):
     with exclusive(workspace.local_path("runs", "daily.lock")), pytest.raises(LockedError):
         forget(workspace, ["ann"], STORE, STREAM, PAGES, print)
     assert "ann" in workspace.table("events").read().column("user_id").to_pylist()
+
+
+@pytest.mark.parametrize("users", [[], ["ann", ""]])
+def test_nobody_is_no_person(tmp_path, users):
+    with pytest.raises(ValueError, match=rf"at least one id, got {re.escape(repr(users))}"):
+        forget(Workspace(tmp_path), users, STORE, STREAM, PAGES, print)
 
 
 def test_the_command_names_what_it_did_and_mistakes(workspace, tmp_path, capsys):
