@@ -50,7 +50,10 @@ class StreamReport:
         lines = [f"stream: {self.ranges:,} ranges, log in {self.log}"]
         for table in dict.fromkeys(name.split(".")[0] for name in sorted(self.counts)):
             named = {name.split(".", 1)[1]: rows for name, rows in self.counts.items() if name.startswith(f"{table}.")}
-            lines.append(f"{table}: " + ", ".join(f"{what} {rows:,}" for what, rows in sorted(named.items()) if rows))
+            if any(named.values()):
+                lines.append(
+                    f"{table}: " + ", ".join(f"{what} {rows:,}" for what, rows in sorted(named.items()) if rows)
+                )
         return lines
 
 

@@ -11,6 +11,7 @@ from pipelines.streaming import ranges
 from pipelines.streaming.compaction import compact, write_log_file
 from pipelines.streaming.log import LogFile, committed_log, range_files
 from pipelines.streaming.ranges import RangeLog
+from pipelines.streaming.run import StreamReport
 
 FOLDER = f"{EVENT_LOG}/date=2026-01-31"
 
@@ -145,3 +146,9 @@ def test_a_damaged_range_is_named(workspace) -> None:
     workspace.write_bytes(b'{"first": 1', "stream", "ranges", f"{2:020d}.json")
     with pytest.raises(ValueError, match=r"ranges/0+2\.json: expected what `pagewise stream` wrote"):
         committed_log(workspace)
+
+
+def test_a_report_names_the_tables_that_had_rows() -> None:
+    counts = {"events.in": 1200, "events.logged": 1200, "events.duplicates": 0, "pages.in": 0}
+    report = StreamReport(counts=counts, position=1, log="here", ranges=3)
+    assert report.lines() == ["stream: 3 ranges, log in here", "events: in 1,200, logged 1,200"]
