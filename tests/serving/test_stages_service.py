@@ -41,6 +41,7 @@ CONFIG = ServeConfig(
     retrieval_replicas=1,
     ranking_replicas=1,
     stage_cpus=0.5,
+    challenger_share=0.5,
 )
 WITHOUT_RETRIEVAL = "transitions+without_two_tower"
 
@@ -102,8 +103,7 @@ def test_pages_over_real_processes_are_those_of_one_process_number_by_number(wor
 
 def test_stages_stand_beside_the_pages(client, release_folder):
     assert ask(client)["fallback"] is None
-    names = {stage_name(stage, release_folder.name) for stage in ("retrieval", "ranking")}
-    assert {*serve.status().applications} == {APPLICATION, *names}
+    assert {*serve.status().applications} == {APPLICATION, *stages_of(release_folder)}
 
 
 def test_without_a_killed_stage_pages_say_so_until_it_is_back(client, release_folder):
@@ -127,8 +127,7 @@ def test_a_swap_under_load_loses_nothing_and_the_old_stages_go(client, service, 
     assert load.statuses.keys() == {200}
     assert load.fallbacks.keys() == {None}
     assert load.releases.keys() == {release_folder.name, other.name}
-    names = {stage_name(stage, other.name) for stage in ("retrieval", "ranking")}
-    assert {*serve.status().applications} == {APPLICATION, *names}
+    assert {*serve.status().applications} == {APPLICATION, *stages_of(other)}
 
 
 def test_a_release_whose_stages_cannot_be_loaded_changes_nothing(client, service, release_folder, tmp_path):
@@ -139,6 +138,30 @@ def test_a_release_whose_stages_cannot_be_loaded_changes_nothing(client, service
         service.swap(broken)
     assert {*serve.status().applications} == running
     assert ask(client)["release"] == service.release == served
+
+
+def test_a_challenger_has_stages_of_its_own_and_one_that_cannot_be_loaded_leaves_the_champion(
+    client, service, workspace, release_folder, tmp_path
+):
+    challenger = make_full_release(workspace, ("genrec", "two_tower"))
+    broken = shutil.copytree(challenger, tmp_path / challenger.name)
+    (broken / "golden.json").write_text("{}")
+    users = [f"u{number}" for number in range(10)]
+    service.swap(release_folder, broken)
+    assert {ask(client, user)["arm"] for user in users} == {"champion"}
+    assert {*serve.status().applications} == {APPLICATION, *stages_of(release_folder)}
+    service.swap(release_folder, challenger)
+    own = stage_name("retrieval", challenger.name)
+    assert {*serve.status().applications} == {APPLICATION, *stages_of(release_folder), own}
+    pages = [ask(client, user) for user in users]
+    assert {(page["arm"], page["release"], page["fallback"]) for page in pages} == {
+        ("champion", release_folder.name, None),
+        ("challenger", challenger.name, None),
+    }
+
+
+def stages_of(release: Path) -> set[str]:
+    return {stage_name(stage, release.name) for stage in ("retrieval", "ranking")}
 
 
 def ask(client: httpx.Client, user: str = "u1") -> dict:
