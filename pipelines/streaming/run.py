@@ -24,6 +24,7 @@ from pipelines.streaming.growth import CatalogueGrowth
 from pipelines.streaming.log import Range, committed_log
 from pipelines.streaming.metrics import StreamMetrics
 from pipelines.streaming.online import online_config
+from pipelines.streaming.source import require_source
 
 LEASE_S = 10.0
 """Seconds after which another process may take over from one that was killed."""
@@ -107,8 +108,9 @@ def run_stream(
         LeaseHeldError: Another process takes up the same stream, or has taken over from this one.
         LeaseLostError: Redis did not answer for too long, with `stream.until_empty`; else the lease is taken again.
         StoreUnavailableError: Redis does not answer at the start.
-        ValueError: The source needs what is not at hand, or a port is taken.
+        ValueError: The source needs what is not at hand or is another than the log was taken from, or a port is taken.
     """
+    require_source(workspace, stream_config)
     with contextlib.ExitStack() as cleanup:
         url, embedded = store_config.url, None
         if url is None:
