@@ -14,7 +14,7 @@ from pipelines.batch.arrow import Mask
 from pipelines.batch.checks import Checked, dead_letters
 from pipelines.batch.parse import parse_columns
 from pipelines.batch.raw import RawBatch
-from pipelines.streaming.page_checks import SOURCE, Fault, dead_rows, shown_faults
+from pipelines.streaming.page_checks import SOURCE, TIMES, Fault, absurd_times, dead_rows, shown_faults
 
 TABLE = "features"
 _WORD = 8
@@ -56,7 +56,9 @@ def _faults(rows: pa.Table, states: list[bytes | None], items: list[list[bytes |
         values = np.asarray(rows.column(name).fill_null(-1))
         unversioned |= (sizes > 0) & (values < 0)
     unreadable = np.array([item is None for item in items])
+    times = {name: np.asarray(absurd_times(rows.column(name), absent=False)) for name in ("event_time", "items_read")}
     return [
+        *((schemas.BAD_TIMESTAMP, name, TIMES, absurd) for name, absurd in times.items()),
         (schemas.MALFORMED, "state", "Base64 of whole words of 8 bytes", (sizes < 0) | (sizes % _WORD != 0)),
         (schemas.MALFORMED, "position", "generation and position of the state, 0 or more", unversioned),
         (schemas.MALFORMED, "item_features", "Base64", unreadable),

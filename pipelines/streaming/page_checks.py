@@ -19,6 +19,7 @@ from pipelines.batch.raw import RawBatch
 
 SOURCE = "stream"
 """Where dead letters of the stream say they came from."""
+TIMES = "a time from 1970 to 2099"
 Fault = tuple[str, str, str, Mask]
 """Reason, column, what was expected there, and the rows in which it is not."""
 _IDS = ("request_id", "user_id")
@@ -60,6 +61,12 @@ def _page_faults(rows: pa.Table, unreadable: dict[str, Mask]) -> list[Fault]:
             ),
         ),
         (
+            schemas.BAD_TIMESTAMP,
+            "event_times",
+            TIMES,
+            _any(rows.column("event_times"), lambda times: absurd_times(times, absent=True)),
+        ),
+        (
             schemas.UNKNOWN_EVENT,
             "events",
             f"of {', '.join(EVENT_KINDS)}",
@@ -80,12 +87,10 @@ def shown_faults(rows: pa.Table, per_item: Sequence[str]) -> list[Fault]:
         rows: Ids, time and items of pages.
         per_item: Columns that hold a value for each item, where they hold any.
     """
-    times = rows.column("timestamp").cast(pa.int64())
-    absurd = pc.or_(pc.less(times, 0), pc.greater_equal(times, LATEST_TIME_MS))
     shown = np.asarray(pc.fill_null(pc.list_value_length(rows.column("items")), 0))
     faults = [
         *((schemas.NULL_ID, name, "an id", _true(pc.equal(rows.column(name), ""), True)) for name in _IDS),
-        (schemas.BAD_TIMESTAMP, "timestamp", "a time from 1970 to 2099", _true(absurd, True)),
+        (schemas.BAD_TIMESTAMP, "timestamp", TIMES, np.asarray(absurd_times(rows.column("timestamp"), absent=True))),
         (schemas.MALFORMED, "items", "at least one item", shown == 0),
         (
             schemas.NULL_ID,
@@ -98,6 +103,12 @@ def shown_faults(rows: pa.Table, per_item: Sequence[str]) -> list[Fault]:
         lengths = np.asarray(pc.fill_null(pc.list_value_length(rows.column(name)), -1))
         faults.append((schemas.MALFORMED, name, "a value for each item", (lengths >= 0) & (lengths != shown)))
     return faults
+
+
+def absurd_times(times: pa.Array | pa.ChunkedArray, *, absent: bool) -> pa.Array | pa.ChunkedArray:
+    """Return which times are mistakes, which nobody could print, either; `absent` says whether none is one."""
+    moments = times.cast(pa.int64())
+    return pc.fill_null(pc.or_(pc.less(moments, 0), pc.greater_equal(moments, LATEST_TIME_MS)), absent)
 
 
 def _completed(rows: pa.Table) -> pa.Table:

@@ -68,6 +68,8 @@ def test_what_was_read_is_logged_under_its_day(tmp_path, redis_url) -> None:
         ({"items": [], "item_features": None}, "malformed", "items: expected at least one item"),
         ({"user_id": ""}, "null_id", "user_id: expected an id"),
         ({"timestamp": None}, "bad_timestamp", "timestamp: expected a time"),
+        ({"event_time": 10**18}, "bad_timestamp", "event_time: expected a time from 1970 to 2099"),
+        ({"items_read": -1}, "bad_timestamp", "items_read: expected a time from 1970 to 2099"),
     ],
 )
 def test_a_row_that_is_none_is_a_dead_letter(change, reason, detail) -> None:

@@ -146,6 +146,8 @@ def test_a_served_page_is_completed() -> None:
         ({"scores": [1.0]}, "malformed", "scores"),
         ({"propensities": [0.5, 0.0]}, "bad_propensity", "propensities"),
         ({"events": ["click", "nod"]}, "unknown_event", "events"),
+        ({"event_times": [1_700_000_000_000, 10**18]}, "bad_timestamp", "event_times"),
+        ({"event_times": [1_700_000_000_000, None]}, "bad_timestamp", "event_times"),
     ],
 )
 def test_a_bad_page_says_why(change, reason, column) -> None:
