@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -130,11 +131,10 @@ def test_a_swap_under_load_loses_nothing_and_the_old_stages_go(client, service, 
     assert {*serve.status().applications} == {APPLICATION, *stages_of(other)}
 
 
-def test_a_release_whose_stages_cannot_be_loaded_changes_nothing(client, service, release_folder, tmp_path):
+def test_a_release_whose_stages_cannot_be_loaded_changes_nothing(client, service, workspace, tmp_path):
     served, running = service.release, {*serve.status().applications}
-    broken = shutil.copytree(release_folder, tmp_path / release_folder.name)
-    (broken / "golden.json").write_text("{}")
-    with pytest.raises(ServiceError, match=r"retrieval-\w+ could not be served: .*golden.json"):
+    broken = of_other_contracts(make_full_release(workspace, ("two_tower",)), tmp_path)
+    with pytest.raises(ServiceError, match=r"retrieval-\w+ could not be served: .*written for feature contracts 0123"):
         service.swap(broken)
     assert {*serve.status().applications} == running
     assert ask(client)["release"] == service.release == served
@@ -144,8 +144,7 @@ def test_a_challenger_has_stages_of_its_own_and_one_that_cannot_be_loaded_leaves
     client, service, workspace, release_folder, tmp_path
 ):
     challenger = make_full_release(workspace, ("genrec", "two_tower"))
-    broken = shutil.copytree(challenger, tmp_path / challenger.name)
-    (broken / "golden.json").write_text("{}")
+    broken = of_other_contracts(challenger, tmp_path)
     users = [f"u{number}" for number in range(10)]
     service.swap(release_folder, broken)
     assert {ask(client, user)["arm"] for user in users} == {"champion"}
@@ -158,6 +157,14 @@ def test_a_challenger_has_stages_of_its_own_and_one_that_cannot_be_loaded_leaves
         ("champion", release_folder.name, None),
         ("challenger", challenger.name, None),
     }
+
+
+def of_other_contracts(release: Path, folder: Path) -> Path:
+    """Copy a release whose files are whole, but which this code must not load."""
+    copied = shutil.copytree(release, folder / release.name)
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (copied / "manifest.json").write_text(json.dumps({**manifest, "feature_schema": "0123"}))
+    return copied
 
 
 def stages_of(release: Path) -> set[str]:
