@@ -73,6 +73,7 @@ def test_stream_stopped(world, url, told) -> None:
     tell(told, "stream stopped", load, log=seconds)
 
 
+@pytest.mark.slow
 def test_stream_killed_and_started_again(world, url, told) -> None:
     with Load(url, "crashed") as load:
         world.stream.send(signal.SIGKILL)

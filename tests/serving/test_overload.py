@@ -79,6 +79,7 @@ def test_a_killed_replica_is_an_error_in_json_at_worst(client, workspace):
     assert client.post("/v1/recommend", json=ASK).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_swap_under_load_loses_nothing_and_a_rollback_is_a_swap(client, service, release_folder, next_release_folder):
     for release in (next_release_folder, release_folder):

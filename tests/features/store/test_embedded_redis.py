@@ -131,8 +131,9 @@ def test_durability_is_the_last_one_asked_for(folder):
             assert fsync(first) == "always"
             with EmbeddedRedis(folder):
                 assert fsync(first) == "always"
-            os.kill(second.pid, signal.SIGKILL)
-            wait_until_gone(second.pid)
+            pid = second.pid
+            os.kill(pid, signal.SIGKILL)
+            wait_until_gone(pid)
             second.ensure_running()
             assert fsync(second) == "always"
 
