@@ -270,6 +270,7 @@ def conform(rows: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
             continue
         try:
             columns.append(rows.column(field.name).cast(field.type))
+        # the second is pyarrow's class for a cast that it does not have
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise ValueError(f"table {name!r}, column {field.name!r}: expected {field.type}; {error}") from error
         if not field.nullable and columns[-1].null_count:

@@ -145,6 +145,6 @@ def load_arms(
     if challenger is not None and share > 0:
         try:
             other = make(load_release(challenger), CHALLENGER)
-        except Exception:
+        except Exception:  # whatever is wrong with a challenger, nobody need go without a page for it
             _log.exception("challenger %s cannot be loaded; everybody gets the champion", challenger)
     return Arms(serving, other, share=share, salt=salt)

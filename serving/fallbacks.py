@@ -83,7 +83,7 @@ class Guard:
             self._metrics.part_failures.labels(self._name, DEADLINE).inc()
             _log.warning("%s did not answer in time; it rests, and pages are made without it", self._name)
             raise PartRestsError(f"{self._name} did not answer in time") from None
-        except Exception:
+        except Exception:  # counted, and raised on: the page maker leaves the part out and names it
             self._rest.begin()
             self._metrics.part_failures.labels(self._name, "error").inc()
             raise

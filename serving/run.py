@@ -270,7 +270,7 @@ def _follow(
             refused.add(wanted)  # until they are loaded: what cannot be is not tried again and again
             service.swap(*wanted)
             refused.discard(wanted)
-    except Exception:
+    except Exception:  # the watch that calls this must not end
         _log.exception("release %s is served on", service.release)
 
 

@@ -72,6 +72,12 @@ class Page:
     fallback: str | None
     reason: str | None
 
+    def logged(self, policy: Policy) -> dict[str, object]:
+        """Return what `features.schemas.PAGES` says of the page itself, drawn by this policy."""
+        names = ("items", "sources", "scores", "propensities", "candidates", "candidate_scores", "fallback")
+        drawn_by = {"policy": policy.name, "epsilon": policy.epsilon, "temperature": policy.temperature}
+        return {**drawn_by, **{name: getattr(self, name) for name in names}}
+
     def first(self, slots: int) -> Page:
         """Return the first slots as a page: they are drawn in turn, so it is one that might have been asked for."""
         shown = {name: getattr(self, name)[:slots] for name in ("items", "scores", "sources", "parts", "propensities")}

@@ -88,7 +88,7 @@ def parse_values(values: pa.Array, target: pa.DataType) -> pa.Array:
         if not (_is_text(values.type) and pa.types.is_nested(target)):
             return values.cast(target)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass
+        pass  # the second is pyarrow's class for a cast that it does not have: cell by cell, then
     convert = _CONVERTERS[target.id]
     return pa.array([None if value is None else convert(value) for value in values.to_pylist()], target)
 

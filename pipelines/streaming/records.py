@@ -53,7 +53,7 @@ def parse_lines(lines: bytes, schema: pa.Schema) -> RawBatch:
         try:
             return RawBatch(_parse(lines, _plain(schema)), [], SOURCE)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            pass
+            pass  # the second is pyarrow's class for a JSON type that it does not convert
     middle = lines.find(b"\n", len(lines) // 2)
     if middle < 0:
         middle = lines.rfind(b"\n")

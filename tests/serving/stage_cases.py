@@ -11,6 +11,9 @@ import torch
 from release_cases import DECODE, UNTRAINED, make_genrec, make_workspace
 
 from features.columns import Columns
+from features.store.backfill import backfill
+from features.store.config import StoreConfig
+from features.store.redis_store import open_store
 from features.workspace import Workspace
 from models.inputs.items import item_columns
 from models.inputs.requests import request_columns
@@ -45,12 +48,14 @@ RANKER = RankerConfig(rows=200, dimensions=4, exact_limit=3, deep_widths=(8,), a
 
 
 def make_full_workspace(root: Path) -> Workspace:
-    """The workspace of `release_cases` with a run of each kind of model."""
+    """The workspace of `release_cases` with a run of each kind of model, and its store filled."""
     workspace = make_workspace(root)
     make_genrec(workspace)
     quick = TrainConfig(epochs=1, precision="float32", threads=1)
     train_two_tower(workspace, TOWERS, quick, seed=1, track=False)
     make_ranker(workspace)
+    with open_store(StoreConfig(), workspace) as store:
+        backfill(workspace, store, StoreConfig())
     return workspace
 
 

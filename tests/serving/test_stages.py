@@ -20,7 +20,6 @@ from ray import serve
 from stage_cases import make_full_release, make_full_workspace
 
 from features.schemas import ITEMS
-from features.store.backfill import backfill
 from features.store.config import StoreConfig
 from features.store.redis_store import RedisStore, open_store
 from features.workspace import Workspace
@@ -51,10 +50,7 @@ def test_a_mask_travels_and_items_that_the_sender_does_not_know_do_not_pass(allo
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    workspace = make_full_workspace(tmp_path_factory.mktemp("stages"))
-    with open_store(STORE, workspace) as store:
-        backfill(workspace, store, STORE)
-    return workspace
+    return make_full_workspace(tmp_path_factory.mktemp("stages"))
 
 
 @pytest.fixture(scope="module")

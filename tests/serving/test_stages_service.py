@@ -19,7 +19,6 @@ from ray import serve
 from serving_processes import processes
 from stage_cases import make_full_release, make_full_workspace
 
-from features.store.backfill import backfill
 from features.store.config import StoreConfig
 from features.store.redis_store import open_store
 from features.workspace import Workspace
@@ -49,10 +48,7 @@ WITHOUT_RETRIEVAL = "transitions+without_two_tower"
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    workspace = make_full_workspace(tmp_path_factory.mktemp("split"))
-    with open_store(STORE, workspace) as store:
-        backfill(workspace, store, STORE)
-    return workspace
+    return make_full_workspace(tmp_path_factory.mktemp("split"))
 
 
 @pytest.fixture(scope="module")
