@@ -1,0 +1,5 @@
+"""Offline A/B replay: whether challenger B would have done better than champion A on the logged pages.
+
+Read in this order: `config`, `rounds` (logged pages as arrays), `judging` (what each policy thinks of them),
+`estimators`, `statistics` (sums by users, intervals), `diagnostics`, `verdict`, `job` (all of it on Beam), `report`.
+"""
