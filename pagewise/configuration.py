@@ -1,8 +1,8 @@
 """Configuration: nested frozen dataclasses filled from YAML documents and dotted overrides, all mistakes shown at once.
 
-A value's place has a dotted name (`genrec.layers`). Sources are merged in order, later ones win; then every name is
-looked up, every value converted to its annotated type, and each dataclass built, innermost first, so that its own
-`__post_init__` checks run. Nothing stops at the first mistake.
+A value's place has a dotted name (`genrec.layers`; an entry of a mapping: `replay.reward.click`). Sources are merged
+in order, later ones win; then every name is looked up, every value converted to its annotated type, and each dataclass
+built, innermost first, so that its own `__post_init__` checks run. Nothing stops at the first mistake.
 """
 
 from __future__ import annotations
@@ -67,11 +67,13 @@ def build(config: type[Config], sources: Sequence[Mapping[str, Assignment]]) -> 
         pagewise.configuration.ConfigurationError: 1 mistake in the configuration:
           - unknown name 'y' (y=3); the nearest known name is 'x'
     """
-    merged: dict[str, Assignment] = {}
-    for source in sources:
-        merged.update(source)
     known = field_types(config)
-    mistakes = [_unknown(name, given, known) for name, given in merged.items() if name not in known]
+    merged = _merged(sources, known)
+    mistakes = [
+        _unknown(name, given, known)
+        for name, given in merged.items()
+        if name not in known and _mapping_of(name, known) is None
+    ]
     built = _build(config, "", merged, mistakes, {})
     if mistakes:
         raise ConfigurationError(mistakes)
@@ -245,6 +247,26 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _merged(sources: Sequence[Mapping[str, Assignment]], known: Mapping[str, Any]) -> dict[str, Assignment]:
+    """Return the last assignment of every name; a mapping set as a whole takes its earlier entries with it."""
+    merged: dict[str, Assignment] = {}
+    for name, given in ((name, given) for source in sources for name, given in source.items()):
+        if _is_mapping(known.get(name)):
+            merged = {other: kept for other, kept in merged.items() if not other.startswith(f"{name}.")}
+        merged[name] = given
+    return merged
+
+
+def _mapping_of(name: str, known: Mapping[str, Any]) -> str | None:
+    """Return the known mapping that `name` is an entry of (`replay.reward` for `replay.reward.click`)."""
+    whole = name.rpartition(".")[0]
+    return whole if _is_mapping(known.get(whole)) else None
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (dict, Mapping)
+
+
 def _build(
     config: type, prefix: str, merged: Mapping[str, Assignment], mistakes: list[str], defaults: Mapping[str, Any]
 ) -> Any:
@@ -258,11 +280,16 @@ def _build(
         if dataclasses.is_dataclass(annotation):
             inside = _section_defaults(config, name, defaults)
             values[name] = _build(typing.cast(type, annotation), f"{dotted}.", merged, mistakes, inside)
-        elif dotted in merged:
+            continue
+        for place, given in _given(dotted, annotation, merged):
             try:
-                values[name] = convert(merged[dotted].value, annotation)
+                if place == dotted:
+                    values[name] = convert(given.value, annotation)
+                else:
+                    entry = convert({place.removeprefix(f"{dotted}."): given.value}, annotation)
+                    values[name] = {**_present(config, name, values), **entry}
             except ValueError as error:
-                mistakes.append(f"{dotted}: {error} ({merged[dotted].origin})")
+                mistakes.append(f"{place}: {error} ({given.origin})")
     missing = [field.name for field in dataclasses.fields(config) if field.name not in values and _is_required(field)]
     mistakes.extend(f"{prefix}{name}: expected a value, there is no default" for name in missing)
     sections = [name for name, annotation in _annotations(config).items() if dataclasses.is_dataclass(annotation)]
@@ -274,6 +301,23 @@ def _build(
         section = prefix.rstrip(".") or "configuration"
         mistakes.extend(f"{section}: {line}" for line in _mistakes_in(str(error), section))
         return None
+
+
+def _given(dotted: str, annotation: Any, merged: Mapping[str, Assignment]) -> list[tuple[str, Assignment]]:
+    """Return what is assigned to one field, as a whole and then to its entries if it is a mapping."""
+    whole = [(dotted, merged[dotted])] if dotted in merged else []
+    entries = [(name, given) for name, given in merged.items() if name.startswith(f"{dotted}.")]
+    return whole + (entries if _is_mapping(annotation) else [])
+
+
+def _present(config: type, name: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a mapping as it is before an entry of it is set."""
+    field = next(field for field in dataclasses.fields(config) if field.name == name)
+    if name in values:
+        return typing.cast(Mapping[str, Any], values[name])
+    return (
+        {} if field.default_factory is dataclasses.MISSING else typing.cast(Mapping[str, Any], field.default_factory())
+    )
 
 
 def _mistakes_in(message: str, section: str) -> list[str]:

@@ -21,6 +21,7 @@ from pipelines.compression.config import CompareConfig
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.feature_check.config import FeatureCheckConfig
 from pipelines.recommend.config import RecommendJobConfig
+from pipelines.replay.config import ReplayConfig
 from pipelines.simulator.config import SimulateConfig
 from pipelines.studies.config import CurvesConfig, GenRecStudyConfig, SslStudyConfig
 from serving.config import ServeConfig
@@ -79,6 +80,8 @@ class Settings:
     """The comparison of GenRec's variants: objectives, merger, alignments."""
     curves: CurvesConfig = dataclasses.field(default_factory=CurvesConfig)
     """How good GenRec is for what it costs."""
+    replay: ReplayConfig = dataclasses.field(default_factory=ReplayConfig)
+    """The comparison of champion and challenger on logged pages, and what evidence a verdict needs."""
     recommend_job: RecommendJobConfig = dataclasses.field(default_factory=RecommendJobConfig)
     """Pages for all users in one batch."""
     recommend: RecommendConfig = dataclasses.field(default_factory=RecommendConfig)

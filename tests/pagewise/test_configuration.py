@@ -40,6 +40,16 @@ class Cart:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Stall:
+    prices: dict[str, float] = dataclasses.field(default_factory=lambda: {"hay": 2.0})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Street:
+    stall: Stall = dataclasses.field(default_factory=lambda: Stall(prices={"oats": 3.0}))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
     engine: Wheels = dataclasses.field(default_factory=lambda: Wheels(count=8))
     tender: Cart = dataclasses.field(default_factory=lambda: Cart(name="tender", wheels=Wheels(count=6)))
@@ -52,6 +62,21 @@ class Ticket:
 
 def cart(*overrides: str) -> Cart:
     return build(Cart, [from_overrides(overrides)])
+
+
+def test_entries_of_a_mapping_are_set_one_by_one_or_all_together() -> None:
+    assert cart("prices.hay=2", "prices.oats=1e1").prices == {"hay": 2.0, "oats": 10.0}
+    assert cart("prices.hay=2", "prices={oats: 3}").prices == {"oats": 3.0}
+    assert cart("prices={oats: 3}", "prices.hay=2", "prices.oats=4").prices == {"oats": 4.0, "hay": 2.0}
+    assert build(Stall, [from_overrides(["prices.rye=1"])]).prices == {"hay": 2.0, "rye": 1.0}
+    assert build(Street, [from_overrides(["stall.prices.rye=1"])]).stall.prices == {"oats": 3.0, "rye": 1.0}
+
+
+def test_a_mistake_in_an_entry_names_it() -> None:
+    with pytest.raises(ConfigurationError, match=r"prices\.hay: expected a finite number, got 'much' \(prices\.hay"):
+        cart("prices.hay=much")
+    with pytest.raises(ConfigurationError, match=r"unknown name 'prices\.hay\.kilo'"):
+        cart("prices.hay.kilo=1")
 
 
 def test_overrides_reach_every_level_and_are_converted() -> None:
