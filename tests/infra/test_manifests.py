@@ -1,13 +1,15 @@
-"""Image, compose file, Kubernetes manifests and cron line: checked as far as that goes without Docker and a cluster.
+"""Image, compose file, manifests and schedules: checked as far as that goes without Docker, a cluster and Airflow.
 
 Kubernetes kinds against the Kubernetes project's own schemas, unknown fields refused; the service's part of the
 RayService against Ray Serve's schema, its pods as pods (the schema of the rest comes with KubeRay); the compose file
-against what its parts say of each other. Every `pagewise` command is parsed, and its settings are read, by Pagewise.
+against what its parts say of each other; the Airflow DAG by its syntax tree. Every `pagewise` command is parsed, and
+its settings are read, by Pagewise.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
 import importlib
 import re
@@ -35,6 +37,7 @@ from serving.metrics import SHARED_FOLDER
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
+DAG = INFRA / "airflow/pagewise_daily.py"
 VERSIONS = ("1.28", "1.37")
 """The oldest Kubernetes that the manifests are for, and the newest whose schemas there are."""
 
@@ -89,7 +92,22 @@ def commands() -> dict[str, list[str]]:
     for line in (INFRA / "crontab").read_text().splitlines():
         if " pagewise " in line and not line.startswith("#"):
             found[f"cron/{line[:12]}"] = shlex.split(line[line.index(" pagewise ") :])
+    for task in calls("BashOperator"):
+        program, *arguments = shlex.split(literal(task["bash_command"]))
+        found[f"airflow/{literal(task['task_id'])}"] = [Path(program).name, *arguments]
     return {name: words for name, words in found.items() if words and words[0] == "pagewise"}
+
+
+def calls(name: str) -> list[dict[str, ast.expr]]:
+    """The keyword arguments of all calls of a name in the DAG's file."""
+    found = [node for node in ast.walk(ast.parse(DAG.read_text())) if isinstance(node, ast.Call)]
+    named = [node for node in found if isinstance(node.func, ast.Name) and node.func.id == name]
+    assert not any(node.args for node in named)
+    return [{one.arg: one.value for one in node.keywords} for node in named]
+
+
+def literal(node: ast.expr) -> object:
+    return ast.literal_eval(node)
 
 
 def test_every_manifest_is_applied():
@@ -188,13 +206,31 @@ def test_settings_are_the_same_in_containers_and_pods():
 def test_commands_and_settings_are_pagewises_own(name):
     args, found = parsed(commands()[name])
     assert args.workspace in ("/workspace", "/var/lib/pagewise")
-    assert found.store.url == (None if name.startswith("cron/") else "redis://redis:6379/0")
+    assert found.store.url == (None if name.startswith(("cron/", "airflow/")) else "redis://redis:6379/0")
 
 
 def test_what_is_to_be_started_is():
     assert {name.split("/")[1] for name in commands() if name.startswith("compose/")} == {"serve", "stream", "daily"}
     assert {"Deployment/stream", "CronJob/daily", "CronJob/check-features"} < set(commands())
-    assert [words[1] for name, words in commands().items() if name.startswith("cron/")] == ["run", "check-features"]
+    for scheduler in ("cron/", "airflow/"):
+        assert [words[1] for name, words in commands().items() if name.startswith(scheduler)] == [
+            "run",
+            "check-features",
+        ]
+
+
+def test_the_dag_runs_at_the_same_hour_and_never_twice_at_once():
+    (dag,) = calls("DAG")
+    cron = next(line for line in (INFRA / "crontab").read_text().splitlines() if " pagewise run " in line)
+    schedule = everything()["CronJob/daily"]["spec"]["schedule"]
+    assert literal(dag["schedule"]) == schedule == " ".join(cron.split()[:5])
+    assert (literal(dag["max_active_runs"]), literal(dag["catchup"])) == (1, False)
+    tree = ast.parse(DAG.read_text())
+    order = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    assert "daily >> check_features" in order
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported == {"__future__", "airflow.sdk", "airflow.providers.standard.operators.bash"}
+    compile(tree, str(DAG), "exec")
 
 
 def test_compose_parts_name_each_other():
