@@ -1,4 +1,4 @@
-"""The Ray Serve application: pages in one deployment, with batches across requests; models may have their own."""
+"""The Ray Serve application: pages in one deployment; models may have their own."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from ray.serve.handle import DeploymentHandle
 from features.store.config import StoreConfig
 from features.stream.config import StreamConfig
 from models.recommend.release import read_manifest
-from serving.api import ApiError, RecommendRequest
 from serving.arms import CHALLENGER
 from serving.assembly import make_backend
 from serving.config import ServeConfig
 from serving.health import Drain
-from serving.pages import Answer
 from serving.routes import build_api
 from serving.stages import STAGES, Handle, stage_name, stage_replicas
 from serving.stages_replica import StageServed, build_stage
@@ -60,8 +58,6 @@ class PagesReplica:
     def __init__(self, served: Served, stages: Mapping[str, Handle]) -> None:
         torch.set_num_threads(served.serve.threads)
         self._folder = served.folder
-        self._batched.set_max_batch_size(served.serve.max_batch)
-        self._batched.set_batch_wait_timeout_s(served.serve.batch_wait_ms / 1000)
         self._backend = make_backend(
             served.release,
             served.store_url,
@@ -70,17 +66,12 @@ class PagesReplica:
             served.serve,
             arm=served.arm,
             challenger=served.challenger,
-            enqueue=self._batched,
             stages=stages,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP application (called by Ray Serve after the constructor)."""
         return build_api(self._backend, Drain(self._folder))
-
-    @serve.batch
-    async def _batched(self, requests: list[RecommendRequest]) -> list[Answer | ApiError]:
-        return await self._backend.make_pages(requests)
 
 
 def build_stages(served: Served) -> dict[str, serve.Application]:

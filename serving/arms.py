@@ -57,19 +57,11 @@ class Arms:
 
     def recommend(self, requests: Sequence[RecommendRequest]) -> list[Answer | ApiError]:
         """See `RecommendService.recommend`; each arm answers its users together."""
-        answering = self._of([request.user_id for request in requests])
-        answers = {
-            id(service): iter(
-                service.recommend([request for request, one in zip(requests, answering, strict=True) if one is service])
-            )
-            for service in self.services
-            if any(one is service for one in answering)
-        }
-        return [next(answers[id(service)]) for service in answering]
+        return self._answers(requests, lambda service, its: service.recommend(its))
 
-    def fallback(self, request: RecommendRequest, reason: str) -> Answer | ApiError:
-        """See `RecommendService.fallback`."""
-        return self._of([request.user_id])[0].fallback(request, reason)
+    def fallback(self, requests: Sequence[RecommendRequest], reason: str) -> list[Answer | ApiError]:
+        """See `RecommendService.fallback`; likewise."""
+        return self._answers(requests, lambda service, its: service.fallback(its, reason))
 
     def log(self, row: Mapping[str, object]) -> None:
         """See `RecommendService.log`."""
@@ -110,6 +102,22 @@ class Arms:
     def follow_deltas(self) -> bool:
         """See `RecommendService.follow_deltas`."""
         return any([service.follow_deltas() for service in self.services])
+
+    def _answers(
+        self,
+        requests: Sequence[RecommendRequest],
+        answer: Callable[[RecommendService, list[RecommendRequest]], list[Answer | ApiError]],
+    ) -> list[Answer | ApiError]:
+        """Let each arm answer the requests of its users together."""
+        answering = self._of([request.user_id for request in requests])
+        answers = {
+            id(service): iter(
+                answer(service, [request for request, one in zip(requests, answering, strict=True) if one is service])
+            )
+            for service in self.services
+            if any(one is service for one in answering)
+        }
+        return [next(answers[id(service)]) for service in answering]
 
     def _of(self, user_ids: Sequence[str]) -> list[RecommendService]:
         if self._challenger is None:

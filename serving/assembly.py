@@ -13,7 +13,7 @@ from features.stream.config import StreamConfig
 from features.stream.opening import open_stream
 from models.recommend.release import Release, ReleaseManifest
 from serving.arms import CHAMPION, load_arms
-from serving.backend import Backend, Enqueue
+from serving.backend import Backend
 from serving.config import ServeConfig
 from serving.cursors import Cursors
 from serving.events import EventIntake
@@ -37,7 +37,6 @@ def make_backend(
     *,
     arm: str = CHAMPION,
     challenger: Path | None = None,
-    enqueue: Enqueue | None = None,
     stages: Mapping[str, Handle] | None = None,
 ) -> Backend:
     """Load the releases and connect everything; the backend's `close` lets go of it.
@@ -50,7 +49,6 @@ def make_backend(
         config: Deadlines, and the challenger's share.
         arm: Name of the release's arm.
         challenger: Folder of the release that serves `config.challenger_share` of the users; None for none.
-        enqueue: See `Backend`.
         stages: Who answers for parts of the releases, by `stage_name`.
 
     Raises:
@@ -84,7 +82,7 @@ def make_backend(
         share, salt = config.challenger_share, config.challenger_salt
         arms = load_arms(release, challenger, make, arm=arm, share=share, salt=salt)
         intake = EventIntake(stream, metrics, future_minutes=stream_config.future_minutes)
-        return Backend(arms, config, enqueue, intake, on_close=opened.pop_all().close)
+        return Backend(arms, config, intake, on_close=opened.pop_all().close)
 
 
 def _split(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from features.store.base import StoreUnavailableError
 from serving.api import ApiError, RecommendRequest, RecommendResponse, SimilarResponse, VersionResponse
 from serving.arms import Arms
+from serving.batching import Batcher
 from serving.config import ServeConfig
 from serving.events import EventIntake, Verdict
 from serving.fallbacks import DEADLINE
@@ -19,7 +20,6 @@ from serving.pages import Answer
 from serving.service import RecommendService
 from serving.users import UserResponse
 
-Enqueue = Callable[[RecommendRequest], Awaitable[Answer | ApiError]]
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
@@ -28,14 +28,13 @@ _log = logging.getLogger(__name__)
 class Backend:
     """Answers single requests without ever computing on the event loop.
 
-    Pages are made in one thread (torch must not run twice at once on few cores); everything quick, fallback pages
-    included, in another, so that it is never behind a long batch. What will be served next is made in a third, and
-    events wait for the stream in two of their own.
+    Pages are made in one thread (torch must not run twice at once on few cores), and while it makes a batch, the next
+    one gathers; everything quick, fallback pages included, in another, so that it is never behind a long batch. What
+    will be served next is made in a third, and events wait for the stream in two of their own.
 
     Args:
         service: The core.
-        config: The deadline and how often to look for newer items and catalogue deltas.
-        enqueue: Puts a request into a batch that ends in `make_pages`; None makes each page alone.
+        config: Batches, the deadline, and how often to look for newer items and catalogue deltas.
         intake: Takes events; None refuses them.
         on_close: Called by `close`, after the last page.
     """
@@ -44,14 +43,14 @@ class Backend:
         self,
         service: RecommendService | Arms,
         config: ServeConfig,
-        enqueue: Enqueue | None = None,
         intake: EventIntake | None = None,
         on_close: Callable[[], None] | None = None,
     ) -> None:
         self.service = service
         self._intake, self._on_close = intake, on_close
         self._config = config
-        self._enqueue = enqueue or self._alone
+        self._batches = Batcher(self._make_pages, config.max_batch, config.batch_wait_ms / 1000)
+        self._late = Batcher(self._make_fallbacks, config.max_batch)
         self._pages = ThreadPoolExecutor(1, thread_name_prefix="pages")
         self._quick = ThreadPoolExecutor(1, thread_name_prefix="quick")
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="beside")
@@ -65,18 +64,14 @@ class Backend:
         """
         self.service.check(request)
         try:
-            answer = await asyncio.wait_for(self._enqueue(request), self._config.request_timeout_s)
+            answer = await asyncio.wait_for(self._batches.ask(request), self._config.request_timeout_s)
         except TimeoutError:
-            answer = await self._run(self.service.fallback, request, DEADLINE)
+            answer = await self._late.ask(request)
         if isinstance(answer, ApiError):
             raise answer
         if answer.row is not None:
             self.service.log(answer.row)
         return answer.page
-
-    async def make_pages(self, requests: list[RecommendRequest]) -> list[Answer | ApiError]:
-        """Answer a batch of checked requests in the page thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pages, self.service.recommend, requests)
 
     async def similar(self, item_id: str, k: int) -> SimilarResponse:
         """See `RecommendService.similar`."""
@@ -141,9 +136,11 @@ class Backend:
         if self._on_close is not None:
             self._on_close()
 
-    async def _alone(self, request: RecommendRequest) -> Answer | ApiError:
-        (answer,) = await self.make_pages([request])
-        return answer
+    async def _make_pages(self, requests: list[RecommendRequest]) -> list[Answer | ApiError]:
+        return await asyncio.get_running_loop().run_in_executor(self._pages, self.service.recommend, requests)
+
+    async def _make_fallbacks(self, requests: list[RecommendRequest]) -> list[Answer | ApiError]:
+        return await self._run(self.service.fallback, requests, DEADLINE)
 
     async def _run(self, function: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._quick, function, *arguments)

@@ -134,10 +134,9 @@ class RecommendService:
         self.metrics.batch_size.observe(len(requests))
         return self._pages.answer(self._served, requests)
 
-    def fallback(self, request: RecommendRequest, reason: str) -> Answer | ApiError:
-        """Answer one checked request from the popular list, with everything excluded that must be."""
-        (answer,) = self._pages.answer(self._served, [request], reason)
-        return answer
+    def fallback(self, requests: Sequence[RecommendRequest], reason: str) -> list[Answer | ApiError]:
+        """Answer checked requests from the popular list, with everything excluded that must be."""
+        return self._pages.answer(self._served, requests, reason)
 
     def log(self, row: Mapping[str, object]) -> None:
         """Send a page to the page log, after it was answered."""

@@ -60,7 +60,7 @@ def test_a_batch_is_answered_by_both_and_says_by_whom(arms, release, next_releas
         (alone,) = arms.recommend([request])
         assert (alone.page.arm, alone.page.release) == (name, page.release)
         assert (alone.row["arm"], alone.row["user_id"]) == (name, user)
-        assert arms.fallback(request, DEADLINE).page.arm == name
+        assert arms.fallback([request], DEADLINE)[0].page.arm == name
     assert arms.version().challenger == next_release_folder.name
     assert arms.version().challenger_share == 0.5
     text = arms.metrics.text().decode()

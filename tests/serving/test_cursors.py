@@ -306,13 +306,13 @@ def test_marks_change_with_every_part_of_a_history():
 
 def test_the_page_that_stands_in_after_the_deadline_is_the_page_of_its_cursor(make, log):
     service = make(epsilon=0.0, temperature=0.0, page_size=1)
-    first = given_to_client(service, service.fallback(RecommendRequest(user_id="u0"), DEADLINE))
+    first = given_to_client(service, service.fallback([RecommendRequest(user_id="u0")], DEADLINE)[0])
     assert first.fallback == DEADLINE
     second = ask(service, "u0", cursor=first.next_cursor)  # ranked by all retrievers now
     assert second.fallback is None
     assert not set(items_of(first)) & set(items_of(second))
     request = RecommendRequest(user_id="u0", cursor=second.next_cursor)
-    third = given_to_client(service, service.fallback(request, DEADLINE))
+    third = given_to_client(service, service.fallback([request], DEADLINE)[0])
     assert third.fallback is None  # nobody but the list itself is needed
     assert ask(service, "u0", cursor=second.next_cursor) == third
 

@@ -57,7 +57,7 @@ def test_deltas_are_followed_and_facts_of_the_store_do_not_undo_them(service, fo
     for _ in range(2):
         assert page(service, "u1", NOVA) == page(service, "nobody", NOVA) == ["n1"]
         assert "i11" not in page(service, "nobody")
-        (first, *_) = service.fallback(RecommendRequest(user_id="nobody", page_size=1), DEADLINE).page.items
+        (first, *_) = service.fallback([RecommendRequest(user_id="nobody", page_size=1)], DEADLINE)[0].page.items
         assert first.item_id == "i10"
         assert "i11" not in [item.item_id for item in service.similar("i09", 5).items]
         service.refresh_facts()

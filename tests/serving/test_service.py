@@ -88,7 +88,7 @@ def test_a_filter_that_leaves_nothing_gives_an_empty_page_with_the_reason(servic
     filters = FilterSpec(category="no such", max_price=3.0)
     for answer in (
         ask(service, "u0", filters=filters),
-        service.fallback(RecommendRequest(user_id="u0", filters=filters), DEADLINE).page,
+        service.fallback([RecommendRequest(user_id="u0", filters=filters)], DEADLINE)[0].page,
     ):
         assert answer.items == []
         assert answer.reason == (
@@ -203,7 +203,7 @@ def test_broken_genrec_leaves_the_others_and_is_named(release, store):
 
 def test_fallback_page_keeps_the_rules(service):
     request = RecommendRequest(user_id="u0", page_size=3, filters=FilterSpec(category="aisle0"))
-    answer = service.fallback(request, DEADLINE).page
+    answer = service.fallback([request], DEADLINE)[0].page
     assert items_of(answer) == ["i10"]  # of the even items, u0 has seen all but i10
     assert answer.fallback == DEADLINE
 
@@ -228,7 +228,9 @@ def test_facts_of_the_store_take_over_when_they_change(service, store):
         store.write_freshness(Freshness(generation="2", newest_event_time=None, users=0, items=1))
         assert service.refresh_facts()
         assert items_of(ask(service, "nobody", page_size=1)) == ["i10"]
-        assert items_of(service.fallback(RecommendRequest(user_id="nobody", page_size=1), DEADLINE).page) == ["i10"]
+        assert items_of(service.fallback([RecommendRequest(user_id="nobody", page_size=1)], DEADLINE)[0].page) == [
+            "i10"
+        ]
     finally:
         store.write_items([facts])
         store.write_freshness(known)
