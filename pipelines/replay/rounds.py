@@ -99,8 +99,8 @@ class Rounds:
     def __len__(self) -> int:
         return len(self.users_R)
 
-    def take(self, rows: npt.NDArray[np.integer] | Bools) -> Rounds:
-        """Return the pages of these rows, in their order."""
+    def take(self, rows: npt.NDArray[np.integer] | Bools | slice) -> Rounds:
+        """Return the pages of these rows, in their order; those of a slice share memory."""
         return _mapped(lambda name, arrays: arrays[0][rows], self)
 
 
