@@ -1,0 +1,172 @@
+"""Whether logged propensities are the rates at which things were shown.
+
+Legend: `R` logged pages, `P` slots, `N` items (few), `C` bins of probabilities.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import stats
+
+from pipelines.replay.rounds import Bools, Floats, Ints
+
+MOST_ITEMS = 1000
+"""More items than this have too few pages each to be counted one by one."""
+BIN_EDGES = (1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 0.6)
+"""Between bins of probabilities; a probability that equals an edge belongs above it."""
+BINS = len(BIN_EDGES) + 1
+LEAST_EXPECTED = 5.0
+"""Cells in which fewer are expected are left out: chi-square needs about so many (Cochran 1954)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChiSquare:
+    """A test of counts against what was expected.
+
+    Attributes:
+        statistic: Sum of squared deviations in units of their variance; its mean is `df` if all is right.
+        df: Degrees of freedom; whole where every page has the same chances.
+        p: Chance of such a statistic or a larger one if all is right; 1 without a cell to test.
+        cells: How many cells were tested.
+    """
+
+    statistic: float
+    df: float
+    p: float
+    cells: int
+
+    @classmethod
+    def of(cls, squares: Floats, freedom: Floats) -> ChiSquare:
+        """Sum cells up: their squared deviations, and the expectation of each if all is right."""
+        statistic, df = float(squares.sum()), float(freedom.sum())
+        p = float(stats.chi2.sf(statistic, df)) if df > 0 else 1.0
+        return cls(statistic=statistic, df=df, p=p, cells=len(squares))
+
+
+def bins_of(chances: Floats) -> Ints:
+    """Return the bin of each probability.
+
+    Example:
+        >>> bins_of(np.array([0.0, 0.03, 0.5, 1.0])).tolist()
+        [0, 5, 7, 8]
+    """
+    return np.searchsorted(BIN_EDGES, chances, side="right").astype(np.int64)
+
+
+class ItemCounts:
+    """Whether each item's 1/propensity adds up to the number of pages, slot by slot.
+
+    An item that is shown with probability p_r on page r has sum over its showings of 1/p_r of mean n, whatever the
+    context, and of variance sum_r 1/p_r - n. With S = sum of 1/p over its showings and Q = sum of 1/p^2, m = n Q / S
+    estimates sum_r 1/p_r (exactly where p is the same on all pages), and over all items
+
+        chi^2 = sum (S - n)^2 / m,   df = sum (1 - n / m),
+
+    which is Pearson's test with df = items - 1 where p is the same on all pages.
+
+    Args:
+        slots: Of the longest page.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._sums_PN3 = np.zeros((slots, 0, 3))
+        self._pages_P = np.zeros(slots)
+
+    def add(self, items_RP: Ints, propensities_RP: Floats, there_RP: Bools) -> None:
+        """Count pages.
+
+        Args:
+            items_RP: Number of each shown item, below `MOST_ITEMS`.
+            propensities_RP: Probability with which it was shown there.
+            there_RP: Slots that hold an item.
+
+        Raises:
+            ValueError: An item's number is out of range.
+        """
+        rows, slots = np.nonzero(there_RP)
+        items = items_RP[rows, slots]
+        if len(items) and not 0 <= items.min() <= items.max() < MOST_ITEMS:
+            raise ValueError(
+                f"expected items numbered 0 to {MOST_ITEMS - 1}, got {items.min()} to {items.max()}; count bins of "
+                "probabilities instead where there are more"
+            )
+        self._widen(int(items.max(initial=-1)) + 1)
+        inverse = 1.0 / propensities_RP[rows, slots]
+        values = np.stack([np.ones_like(inverse), inverse, inverse**2], axis=1)
+        np.add.at(self._sums_PN3, (slots, items), values)
+        self._pages_P[: there_RP.shape[1]] += there_RP.sum(axis=0)
+
+    def merge(self, other: ItemCounts) -> None:
+        """Add what another one counted."""
+        theirs = other._sums_PN3
+        self._widen(theirs.shape[1])
+        self._sums_PN3[:, : theirs.shape[1]] += theirs
+        self._pages_P += other._pages_P
+
+    def test(self) -> ChiSquare:
+        """Return the test over all slots and items."""
+        _, sums_PN, squares_PN = np.moveaxis(self._sums_PN3, 2, 0)
+        pages_PN = np.broadcast_to(self._pages_P[:, None], sums_PN.shape)
+        shown_PN = sums_PN > 0
+        n, S, Q = pages_PN[shown_PN], sums_PN[shown_PN], squares_PN[shown_PN]
+        m = n * Q / S
+        enough = n**2 / m >= LEAST_EXPECTED
+        return ChiSquare.of(((S - n) ** 2 / m)[enough], (1 - n / m)[enough])
+
+    def _widen(self, items: int) -> None:
+        missing = max(0, items - self._sums_PN3.shape[1])
+        self._sums_PN3 = np.pad(self._sums_PN3, ((0, 0), (0, missing), (0, 0)))
+
+
+class BinCounts:
+    """Whether as many shown items have a propensity of each size as the logging policy's own chances let expect.
+
+    A page on which the items with probabilities in a bin have q_r together shows one of them with probability q_r:
+    chi^2 = sum (shown - sum_r q_r)^2 / sum_r q_r over slots and bins, whose mean is sum_r q_r (1 - q_r) / sum_r q_r.
+
+    Args:
+        slots: Of the longest page.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._sums_PC3 = np.zeros((slots, BINS, 3))
+
+    def add(self, propensities_RP: Floats, mass_RPC: Floats, there_RP: Bools) -> None:
+        """Count pages.
+
+        Args:
+            propensities_RP: Probability with which the shown item was shown.
+            mass_RPC: Probability of all items whose probability is in the bin, see `bin_masses`.
+            there_RP: Slots that hold an item.
+        """
+        shown_RPC = (bins_of(propensities_RP)[:, :, None] == np.arange(BINS)) & there_RP[:, :, None]
+        mass_RPC = mass_RPC * there_RP[:, :, None]
+        sums = np.stack([shown_RPC.sum(axis=0), mass_RPC.sum(axis=0), (mass_RPC**2).sum(axis=0)], axis=2)
+        self._sums_PC3[: there_RP.shape[1]] += sums
+
+    def merge(self, other: BinCounts) -> None:
+        """Add what another one counted."""
+        self._sums_PC3 += other._sums_PC3
+
+    def test(self) -> ChiSquare:
+        """Return the test over all slots and bins."""
+        shown, expected, squares = self._sums_PC3.reshape(-1, 3).T
+        enough = expected >= LEAST_EXPECTED
+        shown, expected, squares = shown[enough], expected[enough], squares[enough]
+        return ChiSquare.of((shown - expected) ** 2 / expected, 1 - squares / expected)
+
+
+def bin_masses(chances_RPN: Floats) -> Floats:
+    """Return how probable all items of each bin of probabilities are together; shape [R, P, C].
+
+    Args:
+        chances_RPN: The logging policy's probability of each candidate in each slot; 0 for what is no candidate.
+
+    Example:
+        >>> bin_masses(np.array([[[0.5, 0.25, 0.25]]]))[0, 0, 6:].tolist()
+        [0.5, 0.5, 0.0]
+    """
+    bins_RPN = bins_of(chances_RPN)
+    return np.stack([np.where(bins_RPN == one, chances_RPN, 0.0).sum(axis=2) for one in range(BINS)], axis=2)

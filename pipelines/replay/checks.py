@@ -1,0 +1,212 @@
+"""Gates: what must hold of the logged pages before an estimate from them may decide anything.
+
+Their levels, and why:
+
+- Bad input (`usable.BAD`): none at all. One impossible number shows that the logger, or a join after it, is wrong, and
+  nobody can tell how wrong the possible numbers are.
+- `users`, `effective_sample`, `weight_share`, `outside`: the replay's own options. Intervals rest on the central limit
+  theorem over users, which needs some hundreds of them, none of which dominates.
+- `overlap`: each policy shows something that was shown, else the log says nothing of it.
+- `promise`: the estimator that decides must promise something; a reward model alone does not.
+- `mean_weight`: a policy's chances add up to 1, so its weights' mean is 1. Refused where chance does not explain the
+  distance (`SIGNIFICANCE` over all slots together, Bonferroni) and it is larger than what `outside` admits anyway.
+- `calibration_*`: chi-square, refused below `SIGNIFICANCE`: of a thousand right logs one is refused.
+- `skew`: chances recomputed from logged float32 scores differ by some 1e-6; a thousandth is another policy.
+- `permutation`: with A and B swapped for random users there is no difference, and the interval must hold 0 as often as
+  it says; four binomial standard errors of `slices.SWAPS` swaps below that, it is too narrow for these users.
+- `clipping`: no two clips, none larger than the chosen one, whose whole intervals lie on either side of the margin.
+- `simpson`: the total goes one way and every slice of a group the other: the mix of pages, not the policy, makes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy import stats
+
+from pipelines.replay.config import ReplayConfig
+from pipelines.replay.diagnostics import DiagnosticsReport
+from pipelines.replay.estimates import Estimate
+from pipelines.replay.estimators import primary, standard_estimators
+from pipelines.replay.estimators.weights import Weights
+from pipelines.replay.intervals import student_quantile
+from pipelines.replay.slices import SWAPS
+from pipelines.replay.usable import BAD
+from pipelines.replay.weight_sums import POLICIES, WeightReport
+
+SIGNIFICANCE = 0.001
+MOST_SKEW = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Check:
+    """One gate.
+
+    Attributes:
+        name: Unique among the gates of a replay.
+        passed: Whether a verdict is possible as far as this gate is concerned.
+        value: What was measured.
+        threshold: What it is held against.
+        says: The measurement in words, with what to do about it.
+    """
+
+    name: str
+    passed: bool
+    value: float
+    threshold: float
+    says: str
+
+    def line(self) -> str:
+        """Return it as a line for a terminal."""
+        return f"{'passed' if self.passed else 'FAILED'}  {self.name}: {self.says}"
+
+
+def checks(
+    report: DiagnosticsReport, estimates: Sequence[Estimate], config: ReplayConfig, *, users: int
+) -> list[Check]:
+    """Return all gates of a replay.
+
+    Args:
+        report: Of all pages.
+        estimates: Of all estimators.
+        config: With the thresholds.
+        users: Distinct ones.
+    """
+    deciding = decider(estimates, config)
+    found = [*_input(report), *_amount(report, deciding, config, users), *_weights(report, deciding, config)]
+    return [*found, *_propensities(report), *_consistency(report, estimates, config)]
+
+
+def decider(estimates: Sequence[Estimate], config: ReplayConfig) -> Estimate:
+    """Return the estimate that decides: of the estimator that the options name.
+
+    Raises:
+        ValueError: It is not among them.
+    """
+    known = {one.name: one for one in estimates}
+    name = primary(config.estimator, slots=2 if "iips_dr" in known else 1)
+    if name not in known:
+        raise ValueError(f"estimator: expected an estimate of {name}, got {', '.join(known) or 'none'}")
+    return known[name]
+
+
+def weights_kind(estimator: str) -> Weights | None:
+    """Return the kind of weights that a standard estimator uses, None for none."""
+    (found,) = (one for one in standard_estimators(slots=2) if one.name == estimator)
+    weighted = found.formula(slots=2, parameter=found.grid[0] if found.grid else None).weighted
+    return weighted[0].weights if weighted else None
+
+
+def side(difference: float, error: float, quantile: float, margin: float) -> int:
+    """Return 1 where a whole interval lies above the margin, -1 where below, else 0."""
+    reach = quantile * error if error else 0.0
+    return int(difference - reach > margin) - int(difference + reach < margin)
+
+
+def _input(report: DiagnosticsReport) -> Iterator[Check]:
+    for reason, advice in BAD.items():
+        count = report.bad.get(reason, 0)
+        says = f"{count:,} pages with {advice}" if count else "none"
+        yield Check(name=reason, passed=not count, value=count, threshold=0, says=says)
+
+
+def _amount(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig, users: int) -> Iterator[Check]:
+    yield _at_least("users", users, config.min_users, f"{users:,} users on {report.pages:,} pages")
+    for policy, effective in zip(POLICIES, (deciding.effective_users_a, deciding.effective_users_b), strict=True):
+        if effective is not None:
+            says = f"the weights of {policy} leave as much as {effective:,.1f} users of equal weight would tell"
+            yield _at_least(f"effective_sample_{policy}", effective, config.min_effective_sample, says)
+        share = report.overlap[policy]
+        yield Check(
+            name=f"overlap_{policy}",
+            passed=share > 0,
+            value=share,
+            threshold=0,
+            says=f"{policy} could have shown something of {share:.1%} of the pages",
+        )
+        outside = report.outside[policy]
+        says = f"{outside:.2%} of what {policy} would show, the log could not show"
+        yield _at_most(f"outside_{policy}", outside, config.max_outside, says)
+
+
+def _weights(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig) -> Iterator[Check]:
+    promises = deciding.promise != "none"
+    says = (
+        f"{deciding.name} is {deciding.promise} if {deciding.assumption}" if promises else f"{deciding.name}: nothing"
+    )
+    yield Check(name="promise", passed=promises, value=float(promises), threshold=1, says=says)
+    kind = weights_kind(deciding.name)
+    for one in report.weights:
+        if one.kind == kind:
+            says = (
+                f"{one.user_share:.2%} of the weight of {one.policy} lies on one user, {one.page_share:.2%} on one page"
+            )
+            yield _at_most(f"weight_share_{one.policy}", one.user_share, config.max_weight_share, says)
+            yield _mean_weight(one, config)
+
+
+def _mean_weight(one: WeightReport, config: ReplayConfig) -> Check:
+    tests = 2 * len(one.mean_P)
+    quantile = float(stats.norm.isf(SIGNIFICANCE / 2 / tests))
+    wrong = [abs(mean - 1) for mean, z in zip(one.mean_P, one.z_P, strict=True) if abs(z) > quantile]
+    worst = int(np.argmax(np.abs(np.array(one.mean_P) - 1)))
+    return _at_most(
+        f"mean_weight_{one.policy}",
+        max(wrong, default=0.0),
+        config.max_outside,
+        f"the weights of {one.policy} in slot {worst + 1} have mean {one.mean_P[worst]:.4g} (z {one.z_P[worst]:.1f}); "
+        "far from 1, logged probabilities or candidates are wrong: mean - 1",
+    )
+
+
+def _propensities(report: DiagnosticsReport) -> Iterator[Check]:
+    for name, test in report.calibration.items():
+        says = f"chi-square {test.statistic:.3f} with {test.df:.1f} degrees of freedom, p = {test.p:.3g}"
+        yield _at_least(f"calibration_{name}", test.p, SIGNIFICANCE, says)
+    if report.skew is not None:
+        says = f"logged and recomputed probabilities differ by up to {report.skew:.3g}"
+        yield _at_most("skew", report.skew, MOST_SKEW, says)
+
+
+def _consistency(report: DiagnosticsReport, estimates: Sequence[Estimate], config: ReplayConfig) -> Iterator[Check]:
+    covered, nominal = report.permutation_coverage, config.confidence
+    least = nominal - 4 * float(np.sqrt(nominal * (1 - nominal) / SWAPS))
+    says = f"with A and B swapped for random users, {covered:.2%} of the intervals hold 0; expected {nominal:.0%}"
+    yield _at_least("permutation", covered, least, says)
+    torn = _torn_by_clipping(estimates, config, clusters=report.clusters)
+    says = f"clipping turns the sign of {', '.join(torn)}" if torn else "no clip up to the chosen one turns a sign"
+    yield Check(name="clipping", passed=not torn, value=len(torn), threshold=0, says=says)
+    turned = report.slices.reversed_groups
+    says = (
+        f"in {', '.join(turned)} every slice goes against the total"
+        if turned
+        else "no group of slices opposes the total"
+    )
+    yield Check(name="simpson", passed=not turned, value=len(turned), threshold=0, says=says)
+
+
+def _torn_by_clipping(estimates: Sequence[Estimate], config: ReplayConfig, clusters: int) -> list[str]:
+    """Return the estimators with the deciding one's weights of which two clips decide differently."""
+    kind = weights_kind(decider(estimates, config).name)
+    quantile = student_quantile(clusters, config.confidence)
+    torn = []
+    for one in estimates:
+        if one.parameter is not None and weights_kind(one.name) == kind:
+            tried = [point for point in one.path if point[0] >= one.parameter]
+            sides = {side(difference, error, quantile, config.margin) for _, difference, error in tried}
+            torn += [one.name] if {-1, 1} <= sides else []
+    return torn
+
+
+def _at_least(name: str, value: float, threshold: float, says: str) -> Check:
+    return Check(
+        name=name, passed=value >= threshold, value=value, threshold=threshold, says=f"{says}; at least {threshold:.6g}"
+    )
+
+
+def _at_most(name: str, value: float, threshold: float, says: str) -> Check:
+    return Check(
+        name=name, passed=value <= threshold, value=value, threshold=threshold, says=f"{says}; at most {threshold:.6g}"
+    )

@@ -1,0 +1,172 @@
+"""What could make an estimate wrong, added up over logged pages in bounded memory.
+
+Legend: `R` logged pages, `P` slots, `N` items, `C` bins of probabilities.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+
+from pipelines.replay.buckets import BucketSums
+from pipelines.replay.calibration import BinCounts, ChiSquare, ItemCounts
+from pipelines.replay.config import ReplayConfig
+from pipelines.replay.estimators.weights import weights_of
+from pipelines.replay.rounds import Floats, Ints, Rounds
+from pipelines.replay.slices import SliceReport, SliceSums
+from pipelines.replay.weight_sums import KINDS, POLICIES, Kind, Policy, WeightReport, WeightSums
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiagnosticsReport:
+    """What the logged pages say of how far estimates from them can be trusted."""
+
+    pages: int
+    shown: int
+    """Items shown on them."""
+    bad: Mapping[str, int]
+    """Pages that are no evidence, by reason; see `pipelines.replay.usable`."""
+    weights: tuple[WeightReport, ...]
+    """Of both policies, of each kind."""
+    outside: Mapping[Policy, float]
+    """Mean share of the policy's probability on items that the logging policy could not have shown."""
+    overlap: Mapping[Policy, float]
+    """Share of pages of which the policy shows at least one item in its slot with a chance above 0."""
+    calibration: Mapping[str, ChiSquare]
+    """`items`, `bins`: whether logged propensities are the rates of showing; only what could be counted."""
+    skew: float | None
+    """Largest difference between a logged propensity and the recomputed one; None where none was recomputed."""
+    estimated: bool
+    """Whether propensities are estimates, since the log has none."""
+    clusters: int
+    """Buckets of users with pages: what intervals take as independent."""
+    permutation_coverage: float
+    """How often the interval holds 0 when A and B are swapped for random users."""
+    slices: SliceReport
+
+    def weight(self, policy: Policy, kind: Kind) -> WeightReport:
+        """Return one kind of one policy."""
+        return next(one for one in self.weights if (one.policy, one.kind) == (policy, kind))
+
+    def lines(self) -> list[str]:
+        """Return the report as lines for a terminal."""
+        lines = [f"{self.pages:,} pages, {self.shown:,} items shown"]
+        lines += [f"  left out: {count:,} {reason}" for reason, count in sorted(self.bad.items())]
+        for one in self.weights:
+            lines.append(
+                f"  weights {one.kind} of {one.policy}: worth {one.effective_pages:,.0f} pages, "
+                f"{one.effective_users:,.0f} users; largest {one.largest:.3g} ({one.page_share:.1%} of all), "
+                f"heaviest user {one.user_share:.1%}"
+            )
+        lines += [f"  outside of {policy}: {share:.2%}" for policy, share in self.outside.items()]
+        lines += [
+            f"  propensities by {name}: chi^2 {test.statistic:.1f}, df {test.df:.1f}, p {test.p:.3f}"
+            for name, test in self.calibration.items()
+        ]
+        return lines + self.slices.lines()
+
+
+class Diagnostics:
+    """Adds up what diagnoses need; a few MB, however many pages there are.
+
+    Args:
+        config: Of the replay.
+        slots: Of the longest page.
+
+    Example:
+        >>> Diagnostics.empty(ReplayConfig(), slots=3).report().pages
+        0
+    """
+
+    def __init__(self, config: ReplayConfig, slots: int) -> None:
+        self._config = config
+        self._pages, self._shown, self._estimated = 0, 0, False
+        self._bad: Counter[str] = Counter()
+        self._skew: float | None = None
+        self._weights = [WeightSums(policy, kind, config.buckets, slots) for policy in POLICIES for kind in KINDS]
+        self._outside: Counter[Policy] = Counter()
+        self._overlap: Counter[Policy] = Counter()
+        self._items, self._bins = ItemCounts(slots), BinCounts(slots)
+        self._slices = SliceSums(config, slots)
+
+    @classmethod
+    def empty(cls, config: ReplayConfig, slots: int) -> Diagnostics:
+        """Return one without pages."""
+        return cls(config, slots)
+
+    def note(self, bad: Mapping[str, int]) -> None:
+        """Count pages that are no evidence, by reason: what `usable` and whoever read the log left out."""
+        self._bad.update(bad)
+
+    def note_skew(self, difference: float) -> None:
+        """Take in the largest difference of some pages between logged and recomputed propensities."""
+        self._skew = max(difference, self._skew or 0.0)
+
+    def add(self, rounds: Rounds, *, items_RP: Ints | None = None, mass_RPC: Floats | None = None) -> None:
+        """Add usable pages.
+
+        Args:
+            rounds: As `usable` returns them.
+            items_RP: Number of each shown item, where there are at most `calibration.MOST_ITEMS`: each one's
+                propensities are tested.
+            mass_RPC: Of the logging policy's recomputed chances, `calibration.bin_masses`: propensities are tested by
+                their size.
+        """
+        self._pages += len(rounds)
+        self._shown += int(rounds.there_RP.sum())
+        self._estimated |= rounds.propensities_estimated
+        buckets = BucketSums(rounds.users_R, self._config.buckets)
+        for sums in self._weights:
+            weights = weights_of(rounds, getattr(rounds, sums.policy), sums.kind)
+            if sums.kind == "page":
+                sums.add(weights[:, None], np.ones((len(rounds), 1), dtype=np.bool_), buckets)
+            else:
+                sums.add(weights, rounds.there_RP, buckets)
+        for policy in POLICIES:
+            target = getattr(rounds, policy)
+            self._outside[policy] += float(target.outside_R.sum())  # type: ignore[assignment]
+            shows_RP = (target.chances.conditional_RP > 0) & rounds.there_RP
+            self._overlap[policy] += int(shows_RP.any(axis=1).sum())
+        if items_RP is not None:
+            self._items.add(items_RP, rounds.logged.conditional_RP, rounds.there_RP)
+        if mass_RPC is not None:
+            self._bins.add(rounds.logged.conditional_RP, mass_RPC, rounds.there_RP)
+        self._slices.add(rounds)
+
+    def merge(self, other: Diagnostics) -> Diagnostics:
+        """Add what another one added up, and return this one."""
+        self._pages += other._pages
+        self._shown += other._shown
+        self._estimated |= other._estimated
+        self._bad.update(other._bad)
+        if other._skew is not None:
+            self.note_skew(other._skew)
+        for mine, theirs in zip(self._weights, other._weights, strict=True):
+            mine.merge(theirs)
+        self._outside.update(other._outside)
+        self._overlap.update(other._overlap)
+        self._items.merge(other._items)
+        self._bins.merge(other._bins)
+        self._slices.merge(other._slices)
+        return self
+
+    def report(self) -> DiagnosticsReport:
+        """Return what all pages say."""
+        tests = {"items": self._items.test(), "bins": self._bins.test()}
+        return DiagnosticsReport(
+            pages=self._pages,
+            shown=self._shown,
+            bad=dict(self._bad),
+            weights=tuple(sums.report() for sums in self._weights),
+            outside={policy: self._outside[policy] / max(self._pages, 1) for policy in POLICIES},
+            overlap={policy: self._overlap[policy] / max(self._pages, 1) for policy in POLICIES},
+            calibration={name: test for name, test in tests.items() if test.cells},
+            skew=self._skew,
+            estimated=self._estimated,
+            clusters=self._slices.clusters,
+            permutation_coverage=self._slices.permutation_coverage(),
+            slices=self._slices.report(),
+        )

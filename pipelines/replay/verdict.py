@@ -1,0 +1,225 @@
+"""Ship, do not ship, or not enough evidence.
+
+The rule. Ship: all gates passed, the whole interval of the deciding estimator lies above the margin, and no other
+estimator contradicts it. Do not ship: all gates passed, the whole interval lies below the margin, and none contradicts.
+Else there is not enough evidence. An estimator contradicts if it promises something, its weights leave enough users,
+and its whole interval lies on the other side of the margin. Where an estimator shrinks weights, its interval is first
+widened by the most that this may have cost.
+
+How often it is wrong. If B is no better than the margin, `ship` is said with probability (1 - confidence) / 2 at most:
+2.5 % with intervals of 95 %; that is exact for many users, one look, and an estimator whose assumption holds. Gates
+and contradictions only take verdicts away. With always-valid intervals it is at most 1 - confidence over all looks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.replay.checks import Check, decider
+from pipelines.replay.config import ReplayConfig
+from pipelines.replay.estimates import Estimate
+
+Decision = Literal["ship", "do_not_ship", "not_enough_evidence"]
+SHIP: Decision = "ship"
+DO_NOT_SHIP: Decision = "do_not_ship"
+NOT_ENOUGH: Decision = "not_enough_evidence"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What a verdict is about.
+
+    Attributes:
+        challenger: Release id of B, or what else it is.
+        champion: Release id of A, or what else it is; None while there is no champion.
+        inputs: Digest of the logged pages and all options.
+        time: When it was judged, with a time zone.
+    """
+
+    challenger: str
+    champion: str | None
+    inputs: str
+    time: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the evidence says of challenger B against champion A."""
+
+    verdict: Decision
+    compared: Compared
+    estimator: str
+    """The one that decided."""
+    difference: float
+    """B - A, in units of the reward."""
+    low: float
+    high: float
+    """The interval that decided; widened by what shrinking weights may have cost."""
+    margin: float
+    confidence: float
+    false_ship: float
+    """How often at most a B no better than the margin is shipped, if the estimator's assumption holds."""
+    because: tuple[str, ...]
+    """What decided it, a line each."""
+    missing: tuple[str, ...]
+    """What a decision needs, a line each; empty where there is one."""
+    checks: tuple[Check, ...]
+
+    @property
+    def promote(self) -> bool:
+        """Whether B may become the champion."""
+        return self.verdict == SHIP
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as `Registry.promote` reads it."""
+        fields = dataclasses.asdict(self)
+        compared = fields.pop("compared")
+        compared["time"] = self.compared.time.astimezone(datetime.UTC).isoformat()
+        return finite({**compared, "promote": self.promote, **fields, "rule": rule(self.margin, self.false_ship)})
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(json.dumps(self.as_json(), indent=2) + "\n")
+
+    def lines(self) -> list[str]:
+        """Return it as lines for a terminal."""
+        words = self.verdict.replace("_", " ")
+        lines = [
+            f"verdict: {words}",
+            f"  B - A = {self.difference:+.6g} ({self.low:+.6g} to {self.high:+.6g}, {self.confidence:.0%}), "
+            f"by {self.estimator}",
+        ]
+        lines += [f"  because {line}" for line in self.because] + [f"  missing: {line}" for line in self.missing]
+        return [*lines, f"  rule: {rule(self.margin, self.false_ship)}"]
+
+
+def finite(value: Any) -> Any:
+    """Return a JSON value with null in place of numbers that JSON has no words for.
+
+    Example:
+        >>> finite({"low": float("-inf"), "high": (1.0, float("nan"))})
+        {'low': None, 'high': [1.0, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def rule(margin: float, false_ship: float) -> str:
+    """Return the rule in words."""
+    return (
+        f"ship if every gate passes, the whole interval of B - A lies above {margin:g} and no other estimator that may "
+        f"speak lies wholly below; do not ship if it lies wholly below and none above; else not enough evidence. A "
+        f"challenger that is no better than {margin:g} is shipped at most {false_ship:.2%} of the time"
+    )
+
+
+def decide(
+    estimates: Sequence[Estimate],
+    checks: Sequence[Check],
+    config: ReplayConfig,
+    *,
+    compared: Compared,
+    users: int,
+    deciding: str | None = None,
+    always_valid: bool = False,
+) -> Verdict:
+    """Return the verdict.
+
+    Args:
+        estimates: Of all estimators.
+        checks: All gates.
+        config: Margin, confidence, and which estimator decides.
+        compared: What it is about.
+        users: Distinct ones.
+        deciding: Name of the estimate that decides; None for the one that the options name.
+        always_valid: Decide by the intervals that hold however often one looks.
+
+    Raises:
+        ValueError: There is no estimate of the one that decides.
+    """
+    found = decider(estimates, config) if deciding is None else _named(estimates, deciding)
+    low, high = _interval(found, always_valid)
+    toward = _side(low, high, config.margin)
+    failed = [check for check in checks if not check.passed]
+    against = [
+        one
+        for one in estimates
+        if one is not found
+        and toward * _side(*_interval(one, always_valid), config.margin) < 0
+        and _may_speak(one, config)
+    ]
+    decided = bool(toward) and not failed and not against
+    return Verdict(
+        verdict=(SHIP if toward > 0 else DO_NOT_SHIP) if decided else NOT_ENOUGH,
+        compared=compared,
+        estimator=found.name,
+        difference=found.difference,
+        low=low,
+        high=high,
+        margin=config.margin,
+        confidence=config.confidence,
+        false_ship=1 - config.confidence if always_valid else (1 - config.confidence) / 2,
+        because=tuple(_because(toward, failed, against, config.margin)),
+        missing=() if decided else tuple(_missing(found, toward, failed, against, config, users)),
+        checks=tuple(checks),
+    )
+
+
+def _named(estimates: Sequence[Estimate], name: str) -> Estimate:
+    for one in estimates:
+        if one.name == name:
+            return one
+    raise ValueError(f"expected an estimate of {name}, got {', '.join(one.name for one in estimates) or 'none'}")
+
+
+def _interval(one: Estimate, always_valid: bool) -> tuple[float, float]:
+    bias = one.bias_bound or 0.0
+    low, high = (one.always_valid_low, one.always_valid_high) if always_valid else (one.low, one.high)
+    return low - bias, high + bias
+
+
+def _side(low: float, high: float, margin: float) -> int:
+    return int(low > margin) - int(high < margin)
+
+
+_NEEDS_UNIFORM_LOGS = "rejection"
+
+
+def _may_speak(one: Estimate, config: ReplayConfig) -> bool:
+    """Return whether an estimator that does not decide is good enough to contradict the one that does."""
+    users = [known for known in (one.effective_users_a, one.effective_users_b) if known is not None]
+    means = [known for known in (one.mean_weight_a, one.mean_weight_b) if known is not None]
+    shrunk = one.promise == "bounded"
+    return (
+        one.promise != "none"
+        and one.name != _NEEDS_UNIFORM_LOGS
+        and min(users, default=config.min_effective_sample) >= config.min_effective_sample
+        and all(mean - 1 <= config.max_outside and (shrunk or 1 - mean <= config.max_outside) for mean in means)
+    )
+
+
+def _because(toward: int, failed: Sequence[Check], against: Sequence[Estimate], margin: float) -> list[str]:
+    lies = {1: "lies above", -1: "lies below", 0: "holds"}[toward]
+    lines = [f"the interval {lies} the margin of {margin:g}"]
+    lines += [f"gate {check.name} failed: {check.says}" for check in failed] or ["every gate passed"]
+    lines += [
+        f"{one.name} says the opposite: {one.difference:+.6g} ({one.low:+.6g} to {one.high:+.6g})" for one in against
+    ]
+    return lines
+
+
+def _missing(
+    found: Estimate, toward: int, failed: Sequence[Check], against: Sequence[Estimate], config: ReplayConfig, users: int
+) -> list[str]:
+    lines = [f"{check.name}: {check.value:.6g}, needed {check.threshold:.6g}" for check in failed]
+    lines += [f"an explanation why {one.name} says the opposite: it assumes that {one.assumption}" for one in against]
+    return lines
