@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -135,16 +136,30 @@ class Policy:
         The log probability of a page is the sum over its slots. A slot this policy would never fill so is `-inf`;
         `NO_CHOICE` slots count 0. Arguments are those of `draw`.
         """
-        pages = _Pages(self, scores_BK, eligible_BK, groups_BKG, codes_BKL)
         log_BP = np.zeros(choice_BP.shape)
-        for slot in range(choice_BP.shape[1]):
+        for slot, chance_BK in enumerate(self.along(scores_BK, eligible_BK, choice_BP, groups_BKG, codes_BKL)):
             rows = np.flatnonzero(choice_BP[:, slot] != NO_CHOICE)
-            chosen_R = choice_BP[rows, slot]
-            chance_R = pages.chances(rows)[np.arange(len(rows)), chosen_R]
             with np.errstate(divide="ignore"):
-                log_BP[rows, slot] = np.log(chance_R)
-            pages.place(rows, chosen_R)
+                log_BP[rows, slot] = np.log(chance_BK[rows, choice_BP[rows, slot]])
         return log_BP
+
+    def along(
+        self,
+        scores_BK: npt.NDArray[np.floating],
+        eligible_BK: BoolArray,
+        choice_BP: IntArray,
+        groups_BKG: IntArray | None = None,
+        codes_BKL: Codes | None = None,
+    ) -> Iterator[FloatArray]:
+        """Yield, slot by slot of given pages, the distribution of the draw given the slots before, `[B, K]`.
+
+        Arguments are those of `log_prob`.
+        """
+        pages = _Pages(self, scores_BK, eligible_BK, groups_BKG, codes_BKL)
+        for slot in range(choice_BP.shape[1]):
+            yield pages.chances(np.arange(len(choice_BP)))
+            rows = np.flatnonzero(choice_BP[:, slot] != NO_CHOICE)
+            pages.place(rows, choice_BP[rows, slot])
 
 
 class _Pages:

@@ -20,6 +20,7 @@ from models.recommend.blend import Blend, Joined
 from models.recommend.boosts import Boosts
 from models.recommend.config import RecommendConfig
 from models.recommend.diversity import apart_from_shown, weight_of
+from models.recommend.eligibility import Eligibility
 from models.recommend.fusion import Fused, fuse
 from models.recommend.interface import NO_ITEM, Candidates, Ranker, RequestBatch, Retriever
 from models.recommend.policy import NO_CHOICE, Policy, uniform_numbers
@@ -187,13 +188,21 @@ class Recommender:
         slots = self._slots(page_size)
         return self.drawn(self.ranked(requests, slots, filters), slots, seeds_B)
 
-    def ranked(self, requests: RequestBatch, slots: int, filters: Sequence[Filters | None] | None = None) -> Ranked:
+    def ranked(
+        self,
+        requests: RequestBatch,
+        slots: int,
+        filters: Sequence[Filters | None] | None = None,
+        eligible: Eligibility | None = None,
+    ) -> Ranked:
         """Return the candidates of `B` requests in the order that pages are drawn from; arguments as in `pages`.
 
         Args:
             requests: See `pages`.
             slots: Candidates wanted at least.
             filters: See `pages`.
+            eligible: What may be shown in place of what is available now and passes the filters: the candidates of a
+                page of the past.
 
         Raises:
             ValueError: The number of filters is wrong.
@@ -203,6 +212,8 @@ class Recommender:
         if len(asked) != len(requests):
             raise ValueError(f"filters: expected one per request, {len(requests)}, got {len(asked)}")
         ruled = self._with_rules(requests, asked)
+        if eligible is not None:
+            ruled = dataclasses.replace(ruled, eligible=eligible)
         joined, missing = self._joined(ruled, slots)
         return Ranked(
             requests=ruled,

@@ -164,6 +164,42 @@ def cases_from_table(
     )
 
 
+class PastRequests:
+    """Histories of all users, from which requests of any moment of the past can be made.
+
+    Args:
+        sequences: Rows of `sequences`, all splits.
+        catalogue: Numbers the items.
+    """
+
+    def __init__(self, sequences: pa.Table, catalogue: Catalogue) -> None:
+        self._users = pc.unique(sequences.column("user_id")).sort()
+        self._history = _History(_flatten(sequences, catalogue, self._users, SPLITS[-1]))
+
+    def at(self, user_ids: pa.Array, times_B: Ints, max_history: int) -> RequestBatch:
+        """Return what users might have asked at moments: their histories lie strictly before.
+
+        Args:
+            user_ids: `B` ids; somebody unknown has no history.
+            times_B: Milliseconds since 1970 UTC.
+            max_history: Entries kept per request, the newest.
+        """
+        users_B = np.asarray(pc.fill_null(pc.index_in(user_ids, value_set=self._users), -1), dtype=np.int64)
+        starts_B, ends_B = self._history.before(users_B, times_B)
+        ends_B = np.where(users_B >= 0, ends_B, starts_B)
+        index, offsets = _gather(np.maximum(starts_B, ends_B - max_history), ends_B)
+        return RequestBatch(
+            user_ids=user_ids.to_pylist(),
+            times_B=times_B,
+            history_items=self._history.items[index],
+            history_events=self._history.events[index],
+            history_times=self._history.times[index],
+            history_offsets=offsets,
+            excluded_items=np.zeros(0, dtype=np.int64),
+            excluded_offsets=np.zeros(len(times_B) + 1, dtype=np.int64),
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Log:
     """`sequences`, flattened to pages and entries; users are numbered in order of their ids."""
