@@ -11,6 +11,7 @@ import pyarrow as pa
 from kernels.hashing import hash_strings
 from kernels.jagged import run_starts
 from kernels.ranks import string_ranks as string_ranks
+from pipelines.batch.spilling import fetch
 
 DAY_MS = 86_400_000
 Ints = npt.NDArray[np.int64]
@@ -33,8 +34,8 @@ def encode(rows: pa.Table) -> bytes:
 
 
 def decode(blobs: Iterable[bytes]) -> pa.Table:
-    """Concatenate what `encode` wrote, in the schema it had, one chunk per column."""
-    tables = [pa.ipc.open_stream(blob).read_all() for blob in blobs]
+    """Concatenate what `encode` wrote, wherever it waits, in the schema it had, one chunk per column."""
+    tables = [pa.ipc.open_stream(fetch(blob)).read_all() for blob in blobs]
     schema = pa.ipc.read_schema(pa.py_buffer(tables[0].schema.metadata[_FULL_SCHEMA]))
     rows = pa.concat_tables([table.replace_schema_metadata() for table in tables], promote_options="permissive")
     columns = [

@@ -13,6 +13,7 @@ import apache_beam as beam
 
 from features.workspace import Workspace
 from pipelines.batch.runner import Summary, read_summary, running_pipeline, write_summary
+from pipelines.batch.spilling import spilling
 from pipelines.report import StageReport, peak_rss_mb
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ def run_stage(
     uri = workspace.root if workspace.is_local else workspace.uri
     document = json.dumps([dict(inputs), dataclasses.asdict(config)], sort_keys=True)
     path = ("runs", stage, hashlib.sha256(document.encode()).hexdigest()[:16], "summary.json")
-    with running_pipeline(beam_options) as pipeline:
+    folder = workspace.local_path("runs") if workspace.is_local else None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with spilling(None if folder is None else str(folder)), running_pipeline(beam_options) as pipeline:
         results = build(pipeline, uri) | "results" >> beam.Flatten()
         write_summary(results, uri, *path)
     return read_summary(workspace, *path)

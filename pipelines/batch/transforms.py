@@ -21,6 +21,7 @@ from features.workspace import FileEntry, Table, Workspace
 from pipelines.batch.arrow import DAY_MS, decode, encode, milliseconds, shard_of, split_by
 from pipelines.batch.raw import BATCH_ROWS
 from pipelines.batch.runner import Counted, Written
+from pipelines.batch.spilling import put_aside
 
 ROWS, DEAD, COUNTS = "rows", "dead", "counts"
 """Names of outputs: rows that pass, dead letters, `Counted` elements."""
@@ -163,9 +164,9 @@ def open_workspace(uri: str) -> Workspace:
 
 
 def split_by_shard(rows: pa.Table, column: str, shards: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (shard, IPC bytes of the rows whose id in `column` hashes to it)."""
+    """Yield (shard, IPC bytes of the rows whose id in `column` hashes to it, or where they wait)."""
     for shard, piece in split_by(rows, shard_of(rows.column(column), shards)):
-        yield shard, encode(piece)
+        yield shard, put_aside(encode(piece))
 
 
 def _file_groups(entries: Sequence[FileEntry], root: str) -> list[list[str]]:
@@ -208,9 +209,9 @@ def days_of(rows: pa.Table, name: str) -> np.ndarray:
 
 
 def split_by_day(rows: pa.Table, name: str, shards: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (shard, IPC bytes of the rows whose day it holds)."""
+    """Yield (shard, IPC bytes of the rows whose day it holds, or where they wait)."""
     for shard, piece in split_by(rows, days_of(rows, name) % shards):
-        yield shard, encode(piece)
+        yield shard, put_aside(encode(piece))
 
 
 def _write_days(
