@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -138,6 +139,25 @@ def _compact(name: str, section: dict[str, Any]) -> list[str]:
     values = [f"{key}={json.dumps(value)}" for key, value in section.items() if key not in inside]
     lines = [f"{name}: {' '.join(values)}"] if values else []
     return lines + [line for key, value in inside.items() for line in _compact(f"{name}.{key}", value)]
+
+
+@contextlib.contextmanager
+def turn(args: argparse.Namespace) -> Iterator[None]:
+    """Wait for nobody: hold the workspace's lock while a command writes tables or models, or say who holds it.
+
+    Of the processes of one training the first holds it for all.
+
+    Raises:
+        LockedError: A daily job or another such command is running.
+    """
+    if not is_first_process():
+        yield
+        return
+    from features.workspace import Workspace
+    from pipelines.jobs.lock import writing_tables
+
+    with writing_tables(Workspace(args.workspace)):
+        yield
 
 
 def quieten_libraries(debug: bool) -> None:

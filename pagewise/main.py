@@ -7,6 +7,7 @@ asked, 130 Ctrl-C.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -23,23 +24,29 @@ OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 @dataclasses.dataclass(frozen=True)
 class Verb:
-    """A command: its `name` on the command line, the `module` that runs it and a line of `help`."""
+    """A command: its `name` on the command line, the `module` that runs it and a line of `help`.
+
+    `writes` says that it writes tables or models that the daily job writes, too: one at a time in a workspace.
+    """
 
     name: str
     module: str
     help: str
+    writes: bool = False
 
 
 VERBS: tuple[Verb, ...] = (
     Verb("demo", "demo", "the whole loop on a simulated marketplace, ending in a page served over HTTP"),
-    Verb("simulate", "simulate", "write the tables of a simulated marketplace"),
-    Verb("import", "import_dataset", "write the tables of a public data set"),
-    Verb("validate", "validate", "check raw tables against their contract; bad rows go to dead_letters"),
-    Verb("features", "features", "pages, item statistics, transitions and features from clean events"),
-    Verb("semantic-ids", "semantic_ids", "content vectors and semantic IDs of all items"),
-    Verb("sequences", "sequences", "training and evaluation sequences from pages"),
-    Verb("train", "train", "train a model: two-tower, genrec or ranker; or the fusion: blend"),
-    Verb("align", "align", "align GenRec with the ranker's taste; stops itself when the reward is exploited"),
+    Verb("simulate", "simulate", "write the tables of a simulated marketplace", writes=True),
+    Verb("import", "import_dataset", "write the tables of a public data set", writes=True),
+    Verb("validate", "validate", "check raw tables against their contract; bad rows go to dead_letters", writes=True),
+    Verb("features", "features", "pages, item statistics, transitions and features from clean events", writes=True),
+    Verb("semantic-ids", "semantic_ids", "content vectors and semantic IDs of all items", writes=True),
+    Verb("sequences", "sequences", "training and evaluation sequences from pages", writes=True),
+    Verb("train", "train", "train a model: two-tower, genrec or ranker; or the fusion: blend", writes=True),
+    Verb(
+        "align", "align", "align GenRec with the ranker's taste; stops itself when the reward is exploited", writes=True
+    ),
     Verb("evaluate", "evaluate", "full-catalogue metrics per slice, baselines beside them, intervals"),
     Verb("recommend", "recommend", "a page for every user, as Parquet, equal to the server's"),
     Verb("compare", "compare", "a study with intervals: embeddings, self-supervision, GenRec's variants or its costs"),
@@ -128,7 +135,8 @@ def _run_verb(verb: Verb, arguments: list[str]) -> int:
         settings = invocation.load_settings(args)
         invocation.quieten_libraries(args.debug)
         invocation.announce(args, settings, command.SECTIONS)
-        return command.run(args, settings)
+        with invocation.turn(args) if verb.writes else contextlib.nullcontext():
+            return command.run(args, settings)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _output_is_closed():
             raise

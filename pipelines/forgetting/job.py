@@ -23,8 +23,7 @@ from pipelines.batch.config import PagesConfig
 from pipelines.forgetting.given_files import forget_in_given_files
 from pipelines.forgetting.rows import USER_ID
 from pipelines.forgetting.tables import forget_in_tables
-from pipelines.jobs.daily import LOCK
-from pipelines.jobs.lock import exclusive
+from pipelines.jobs.lock import writing_tables
 from pipelines.streaming.log import committed_log
 from pipelines.streaming.run import run_stream
 
@@ -92,7 +91,7 @@ def forget(
     """
     if not all(users) or not users:
         raise ValueError(f"users: expected ids of one character or more, at least one id, got {list(users)}")
-    with exclusive(workspace.local_path("runs", LOCK)), open_store(store_config, workspace) as store:
+    with writing_tables(workspace), open_store(store_config, workspace) as store:
         held = store.read_blobs([(view, user) for view in USER_VIEWS for user in users])
         log_rows = _log_rows(workspace, users)
         store.ask_to_forget(users)

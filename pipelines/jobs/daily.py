@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from features.workspace import Workspace
 from pipelines.jobs.checks import check_settings
 from pipelines.jobs.daily_stages import DailyStages
-from pipelines.jobs.lock import exclusive
+from pipelines.jobs.lock import writing_tables
 from pipelines.jobs.release_stages import REGISTERED
 from pipelines.jobs.settings import DailySettings
 from pipelines.jobs.stages import Progress, StageResult, run_stages
-
-LOCK = "daily.lock"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +67,7 @@ def run_daily(
     """
     started = time.monotonic()
     check_settings(settings)
-    with exclusive(workspace.local_path("runs", LOCK)):
+    with writing_tables(workspace):
         stages = DailyStages(settings, workspace, progress, beam_options, force).all()
         results = run_stages(workspace, stages, progress)
         registered = json.loads(workspace.read_bytes(*REGISTERED))

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from features.workspace import Workspace
+
+LOCK = "daily.lock"
 
 
 class LockedError(ValueError):
@@ -15,7 +22,7 @@ class LockedError(ValueError):
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`, which tells the holder's process id.
+    """Hold the lock file at `path`, which tells the holder's process id and since when.
 
     The lock is the kernel's (`flock`), not the file: a file left by a process that is gone hinders nobody.
 
@@ -33,6 +40,19 @@ def exclusive(path: Path) -> Iterator[None]:
                 "until it ends, or stop it"
             ) from error
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} (since {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S} UTC)")
         file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def writing_tables(workspace: Workspace) -> Iterator[None]:
+    """Hold the lock of the daily job, so that nobody else writes tables or models that this process reads.
+
+    A workspace that is not on this machine has no lock: whoever runs jobs there sees to it that they take turns.
+
+    Raises:
+        LockedError: A daily job, or a command that writes tables or models, is running.
+    """
+    with exclusive(workspace.local_path("runs", LOCK)) if workspace.is_local else contextlib.nullcontext():
         yield

@@ -150,3 +150,22 @@ def test_every_preset_builds(preset: str) -> None:
 
 def test_there_are_presets_in_three_sizes() -> None:
     assert {"nano", "small", "prod"} <= set(presets())
+
+
+@pytest.mark.parametrize("verb", [verb.name for verb in VERBS if verb.writes])
+def test_who_writes_tables_waits_for_its_turn(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from features.workspace import Workspace
+    from pipelines.jobs.lock import writing_tables
+
+    more = {"train": ["ranker"], "import": ["s3rec", "--source", "x"]}.get(verb, [])
+    with writing_tables(Workspace(tmp_path)):
+        assert main([verb, *more, "--workspace", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"pagewise {verb}: process {os.getpid()} (since 20")
+    assert "is running a job in this workspace" in message
+    assert not (tmp_path / "tables").exists()
+
+
+def test_verbs_that_write_tables_or_models() -> None:
+    names = {verb.name for verb in VERBS if verb.writes}
+    assert names == {"simulate", "import", "validate", "features", "semantic-ids", "sequences", "train", "align"}

@@ -29,7 +29,8 @@ def holder(tmp_path):
 
 
 def test_a_live_holder_is_named(holder, tmp_path):
-    with pytest.raises(LockedError, match=f"process {holder.pid} is running a job in this workspace"):
+    named = rf"process {holder.pid} \(since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC\) is running a job in this workspace"
+    with pytest.raises(LockedError, match=named):
         exclusive(tmp_path / "job.lock").__enter__()
 
 
