@@ -21,7 +21,7 @@ Their levels, and why:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -75,7 +75,7 @@ def checks(
         users: Distinct ones.
     """
     deciding = decider(estimates, config)
-    found = [*_input(report), *_amount(report, deciding, config, users), *_weights(report, deciding, config)]
+    found = [*input_checks(report.bad), *_amount(report, deciding, config, users), *_weights(report, deciding, config)]
     return [*found, *_propensities(report), *_consistency(report, estimates, config)]
 
 
@@ -105,19 +105,34 @@ def side(difference: float, error: float, quantile: float, margin: float) -> int
     return int(difference - reach > margin) - int(difference + reach < margin)
 
 
-def _input(report: DiagnosticsReport) -> Iterator[Check]:
-    for reason, advice in BAD.items():
-        count = report.bad.get(reason, 0)
-        says = f"{count:,} pages with {advice}" if count else "none"
+def input_checks(bad: Mapping[str, int], reasons: Iterable[str] = BAD) -> Iterator[Check]:
+    """Yield a gate for each reason why pages are no evidence, given how many there are."""
+    for reason in reasons:
+        count = bad.get(reason, 0)
+        says = f"{count:,} pages with {BAD[reason]}" if count else "none"
         yield Check(name=reason, passed=not count, value=count, threshold=0, says=says)
 
 
+def at_least(name: str, value: float, threshold: float, says: str) -> Check:
+    """Return a gate that a value passes which is no less than its threshold."""
+    return Check(
+        name=name, passed=value >= threshold, value=value, threshold=threshold, says=f"{says}; at least {threshold:.6g}"
+    )
+
+
+def at_most(name: str, value: float, threshold: float, says: str) -> Check:
+    """Return a gate that a value passes which is no more than its threshold."""
+    return Check(
+        name=name, passed=value <= threshold, value=value, threshold=threshold, says=f"{says}; at most {threshold:.6g}"
+    )
+
+
 def _amount(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig, users: int) -> Iterator[Check]:
-    yield _at_least("users", users, config.min_users, f"{users:,} users on {report.pages:,} pages")
+    yield at_least("users", users, config.min_users, f"{users:,} users on {report.pages:,} pages")
     for policy, effective in zip(POLICIES, (deciding.effective_users_a, deciding.effective_users_b), strict=True):
         if effective is not None:
             says = f"the weights of {policy} leave as much as {effective:,.1f} users of equal weight would tell"
-            yield _at_least(f"effective_sample_{policy}", effective, config.min_effective_sample, says)
+            yield at_least(f"effective_sample_{policy}", effective, config.min_effective_sample, says)
         share = report.overlap[policy]
         yield Check(
             name=f"overlap_{policy}",
@@ -128,7 +143,7 @@ def _amount(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig,
         )
         outside = report.outside[policy]
         says = f"{outside:.2%} of what {policy} would show, the log could not show"
-        yield _at_most(f"outside_{policy}", outside, config.max_outside, says)
+        yield at_most(f"outside_{policy}", outside, config.max_outside, says)
 
 
 def _weights(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig) -> Iterator[Check]:
@@ -143,7 +158,7 @@ def _weights(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig
             says = (
                 f"{one.user_share:.2%} of the weight of {one.policy} lies on one user, {one.page_share:.2%} on one page"
             )
-            yield _at_most(f"weight_share_{one.policy}", one.user_share, config.max_weight_share, says)
+            yield at_most(f"weight_share_{one.policy}", one.user_share, config.max_weight_share, says)
             yield _mean_weight(one, config)
 
 
@@ -152,7 +167,7 @@ def _mean_weight(one: WeightReport, config: ReplayConfig) -> Check:
     quantile = float(stats.norm.isf(SIGNIFICANCE / 2 / tests))
     wrong = [abs(mean - 1) for mean, z in zip(one.mean_P, one.z_P, strict=True) if abs(z) > quantile]
     worst = int(np.argmax(np.abs(np.array(one.mean_P) - 1)))
-    return _at_most(
+    return at_most(
         f"mean_weight_{one.policy}",
         max(wrong, default=0.0),
         config.max_outside,
@@ -164,17 +179,17 @@ def _mean_weight(one: WeightReport, config: ReplayConfig) -> Check:
 def _propensities(report: DiagnosticsReport) -> Iterator[Check]:
     for name, test in report.calibration.items():
         says = f"chi-square {test.statistic:.3f} with {test.df:.1f} degrees of freedom, p = {test.p:.3g}"
-        yield _at_least(f"calibration_{name}", test.p, SIGNIFICANCE, says)
+        yield at_least(f"calibration_{name}", test.p, SIGNIFICANCE, says)
     if report.skew is not None:
         says = f"logged and recomputed probabilities differ by up to {report.skew:.3g}"
-        yield _at_most("skew", report.skew, MOST_SKEW, says)
+        yield at_most("skew", report.skew, MOST_SKEW, says)
 
 
 def _consistency(report: DiagnosticsReport, estimates: Sequence[Estimate], config: ReplayConfig) -> Iterator[Check]:
     covered, nominal = report.permutation_coverage, config.confidence
     least = nominal - 4 * float(np.sqrt(nominal * (1 - nominal) / SWAPS))
     says = f"with A and B swapped for random users, {covered:.2%} of the intervals hold 0; expected {nominal:.0%}"
-    yield _at_least("permutation", covered, least, says)
+    yield at_least("permutation", covered, least, says)
     torn = _torn_by_clipping(estimates, config, clusters=report.clusters)
     says = f"clipping turns the sign of {', '.join(torn)}" if torn else "no clip up to the chosen one turns a sign"
     yield Check(name="clipping", passed=not torn, value=len(torn), threshold=0, says=says)
@@ -198,15 +213,3 @@ def _torn_by_clipping(estimates: Sequence[Estimate], config: ReplayConfig, clust
             sides = {side(difference, error, quantile, config.margin) for _, difference, error in tried}
             torn += [one.name] if {-1, 1} <= sides else []
     return torn
-
-
-def _at_least(name: str, value: float, threshold: float, says: str) -> Check:
-    return Check(
-        name=name, passed=value >= threshold, value=value, threshold=threshold, says=f"{says}; at least {threshold:.6g}"
-    )
-
-
-def _at_most(name: str, value: float, threshold: float, says: str) -> Check:
-    return Check(
-        name=name, passed=value <= threshold, value=value, threshold=threshold, says=f"{says}; at most {threshold:.6g}"
-    )

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.replay.checks import Check, decider
@@ -82,10 +80,6 @@ class Verdict:
         compared = fields.pop("compared")
         compared["time"] = self.compared.time.astimezone(datetime.UTC).isoformat()
         return finite({**compared, "promote": self.promote, **fields, "rule": rule(self.margin, self.false_ship)})
-
-    def write(self, path: Path) -> None:
-        """Write it as JSON."""
-        path.write_text(json.dumps(self.as_json(), indent=2) + "\n")
 
     def lines(self) -> list[str]:
         """Return it as lines for a terminal."""
