@@ -109,6 +109,19 @@ class Registry:
         with self.held():
             return self._promote(version, force, verdict)
 
+    def compared(self, version: int | None = None) -> tuple[str, str | None]:
+        """Return the release ids that a verdict about a version must name: its own, and the champion's if there is one.
+
+        Args:
+            version: Default: the challenger.
+
+        Raises:
+            RegistryError: There is no such version.
+        """
+        candidate = self._alias(CHALLENGER) if version is None else self._version(version)
+        champion = self._champion()
+        return candidate.tags[RELEASE_ID], None if champion is None else champion.tags[RELEASE_ID]
+
     def _promote(self, version: int | None, force: bool, verdict: Path | None) -> str:
         candidate = self._alias(CHALLENGER) if version is None else self._version(version)
         champion = self._champion()
@@ -259,7 +272,7 @@ def _reason(candidate: ModelVersion, champion: ModelVersion | None, force: bool,
         return "force"
     raise RegistryError(
         f"version {champion.version} is the champion: promoting version {candidate.version} needs a replay verdict "
-        "(--verdict FILE) or --force"
+        "in its favour (`pagewise replay`, or --verdict FILE) or --force"
     )
 
 

@@ -16,7 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the version and what allows it."""
     parser.add_argument("--version", type=int, metavar="N", help="registered version (default: the challenger)")
     allowed = parser.add_mutually_exclusive_group()
-    allowed.add_argument("--verdict", type=Path, metavar="FILE", help="a replay verdict in favour of this version")
+    allowed.add_argument(
+        "--verdict",
+        type=Path,
+        metavar="FILE",
+        help="a replay verdict in favour of this version (default: the workspace's newest about it and the champion)",
+    )
     allowed.add_argument("--force", action="store_true", help="promote without a verdict; recorded")
 
 
@@ -24,10 +29,14 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Promote; without a champion nothing else is needed."""
     from features.workspace import Workspace
     from models.registry import CHAMPION, Registry
+    from pipelines.replay.verdicts import newest_verdict
 
-    console = Console()
-    registry = Registry(Workspace(args.workspace), settings.tracking.uri, console.say)
-    reason = registry.promote(args.version, force=args.force, verdict=args.verdict)
+    console, workspace = Console(), Workspace(args.workspace)
+    registry = Registry(workspace, settings.tracking.uri, console.say)
+    verdict = args.verdict
+    if verdict is None and not args.force and registry.version(CHAMPION) is not None:
+        verdict = newest_verdict(workspace, *registry.compared(args.version))
+    reason = registry.promote(args.version, force=args.force, verdict=verdict)
     console.say(
         f"version {registry.version(CHAMPION)} is the champion, promoted: {reason} (registry {registry.address})",
         f"next: pagewise serve --workspace {quote(args.workspace)}",

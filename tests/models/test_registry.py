@@ -89,6 +89,16 @@ def test_the_first_champion_needs_nothing_the_second_a_reason(registry):
     assert registry.promote(2) == "force"  # it is the champion already
 
 
+def test_what_a_verdict_must_be_about(registry):
+    versions(registry, "aaa", "bbb")
+    assert registry.compared() == ("bbb", None)
+    registry.promote(1)
+    assert registry.compared() == ("bbb", "aaa")
+    assert registry.compared(1) == ("aaa", "aaa")
+    with pytest.raises(RegistryError, match="no version 3"):
+        registry.compared(3)
+
+
 def test_a_verdict_promotes_only_what_it_is_about(registry):
     versions(registry, "aaa", "bbb")
     registry.promote(1)
