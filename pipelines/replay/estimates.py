@@ -18,10 +18,11 @@ from pipelines.replay.estimators.interface import Estimator, Formula, Promise
 from pipelines.replay.estimators.terms import Measure, Term
 from pipelines.replay.intervals import (
     always_valid_factor,
+    linearised_reach,
     resample_counts,
     standard_error,
     student_quantile,
-    studentised_bounds,
+    studentised_reach,
 )
 from pipelines.replay.rounds import Floats
 from pipelines.replay.tally import Tally
@@ -39,7 +40,7 @@ class Estimate:
         value_b: The challenger's.
         difference: `value_b - value_a`.
         se: Cluster-robust standard error of the difference, by buckets of users.
-        low, high: The interval that decides, by Student's t.
+        low, high: The interval that decides (`pipelines.replay.intervals.linearised_reach`).
         bootstrap_low, bootstrap_high: By the studentised bootstrap of buckets.
         always_valid_low, always_valid_high: Covers at all looks at once.
         promise: What it promises where the assumption holds.
@@ -125,8 +126,8 @@ class Sums:
 def estimates(tally: Tally, config: ReplayConfig, seed: int = 0) -> list[Estimate]:
     """Return the estimates of all standard estimators.
 
-    Estimators that choose a parameter do so by SLOPE on the difference. The pseudo-inverse estimator is left out
-    where pages were judged without its weights.
+    Estimators that choose a parameter do so by SLOPE on the difference. One that has nothing to go on is left out: PI
+    where pages were judged without its weights, replay by rejection where no page was drawn again.
 
     Args:
         tally: Sums of at least one page.
@@ -143,57 +144,52 @@ def estimates_of(estimators: Sequence[Estimator], tally: Tally, config: ReplayCo
     """Return the estimates of these estimators, of whose terms the tally was made."""
     sums = Sums.of(tally, config.unit)
     counts_SG = resample_counts(len(sums.pages_G), config.resamples, seed)
-    users = max(tally.users.count(), 1)
-    done = [_estimate(estimator, sums, tally, config, counts_SG, users) for estimator in estimators]
-    return [estimate for estimate in done if estimate is not None]
+    done = [_estimate(estimator, sums, tally, config, counts_SG) for estimator in estimators]
+    return [estimate for estimate in done if math.isfinite(estimate.difference)]
 
 
-def _estimate(
-    estimator: Estimator, sums: Sums, tally: Tally, config: ReplayConfig, counts_SG: Floats, users: int
-) -> Estimate | None:
+def _estimate(estimator: Estimator, sums: Sums, tally: Tally, config: ReplayConfig, counts_SG: Floats) -> Estimate:
     parameters = estimator.grid or (None,)
     formulas = [estimator.formula(tally.slots, parameter) for parameter in parameters]
-    values_MV = np.array([[value(formula, sums, policy) for policy in (CHAMPION, CHALLENGER)] for formula in formulas])
+    values_VM = np.array([[value(formula, sums, policy) for formula in formulas] for policy in (CHAMPION, CHALLENGER)])
     influence_MG = np.stack(
         [influence(formula, sums, CHALLENGER) - influence(formula, sums, CHAMPION) for formula in formulas]
     )
-    if np.isnan(values_MV).all():
-        return None
-    differences_M = values_MV[:, CHALLENGER] - values_MV[:, CHAMPION]
-    errors_M = standard_error(influence_MG)
-    quantile = student_quantile(len(sums.pages_G), config.confidence)
-    best = slope.chosen(differences_M, quantile * errors_M)
-    difference, error = float(differences_M[best]), float(errors_M[best])
-    below, above = studentised_bounds(
-        influence_MG[best : best + 1], errors_M[best : best + 1], counts_SG, config.confidence
-    )
-    sequence = error * math.sqrt(users) * always_valid_factor(users, config.confidence)
-    reach = quantile * error if error else 0.0
-    weights = formulas[best].weights
+    differences_M, errors_M = values_VM[CHALLENGER] - values_VM[CHAMPION], standard_error(influence_MG)
+    best = slope.chosen(differences_M, student_quantile(len(sums.pages_G), config.confidence) * errors_M)
+    formula = formulas[best]
     return Estimate(
         name=estimator.name,
-        value_a=float(values_MV[best, CHAMPION]),
-        value_b=float(values_MV[best, CHALLENGER]),
-        difference=difference,
-        se=error,
-        low=difference - reach,
-        high=difference + reach,
-        bootstrap_low=difference - float(below[0]),
-        bootstrap_high=difference + float(above[0]),
-        always_valid_low=difference - sequence,
-        always_valid_high=difference + sequence,
+        value_a=float(values_VM[CHAMPION, best]),
+        value_b=float(values_VM[CHALLENGER, best]),
+        difference=float(differences_M[best]),
+        se=float(errors_M[best]),
+        **_intervals(float(differences_M[best]), influence_MG[best], counts_SG, tally.users.count(), config.confidence),
         promise=estimator.promise,
         assumption=estimator.assumption,
-        bias_bound=bias_bound(formulas[best], sums, tally.largest_4) if estimator.promise == "bounded" else None,
+        bias_bound=bias_bound(formula, sums, tally.largest_4) if estimator.promise == "bounded" else None,
         parameter=parameters[best],
-        path=tuple(zip(estimator.grid, differences_M.tolist(), errors_M.tolist(), strict=True))
-        if estimator.grid
-        else (),
-        mean_weight_a=mean_weight(weights, sums, CHAMPION),
-        mean_weight_b=mean_weight(weights, sums, CHALLENGER),
-        effective_users_a=effective_users(weights, sums, CHAMPION, len(tally.pages_G), users),
-        effective_users_b=effective_users(weights, sums, CHALLENGER, len(tally.pages_G), users),
+        path=tuple(zip(estimator.grid, differences_M.tolist(), errors_M.tolist(), strict=False)),
+        mean_weight_a=mean_weight(formula, sums, CHAMPION),
+        mean_weight_b=mean_weight(formula, sums, CHALLENGER),
+        effective_users_a=effective_users(formula, sums, CHAMPION, tally),
+        effective_users_b=effective_users(formula, sums, CHALLENGER, tally),
     )
+
+
+def _intervals(
+    difference: float, influence_G: Floats, counts_SG: Floats, users: int, confidence: float
+) -> dict[str, float]:
+    influence_EG = influence_G[None]
+    error_E = standard_error(influence_EG)
+    sequence_E = error_E * math.sqrt(users) * always_valid_factor(users, confidence)
+    reaches = {
+        "": linearised_reach(influence_EG, error_E, confidence),
+        "bootstrap_": studentised_reach(influence_EG, error_E, counts_SG, confidence),
+        "always_valid_": (sequence_E, sequence_E),
+    }
+    lows = {f"{kind}low": difference - float(below_E[0]) for kind, (below_E, _) in reaches.items()}
+    return lows | {f"{kind}high": difference + float(above_E[0]) for kind, (_, above_E) in reaches.items()}
 
 
 def value(formula: Formula, sums: Sums, policy: int) -> float:
@@ -230,26 +226,27 @@ def _scale(weight: Term, sums: Sums, policy: int) -> float:
     return known / (normaliser or math.nan) if known else 1.0
 
 
-def mean_weight(weights: Sequence[Term], sums: Sums, policy: int) -> float | None:
+def mean_weight(formula: Formula, sums: Sums, policy: int) -> float | None:
     """Return the mean of a policy's weights, None without weights."""
-    if not weights:
+    if not formula.weights:
         return None
-    total = sum(float(sums.term(weight, policy).sum()) for weight in weights)
-    return total / sum(float(sums.known(weight).sum()) for weight in weights)
+    total = sum(float(sums.term(weight, policy).sum()) for weight in formula.weights)
+    return total / sum(float(sums.known(weight).sum()) for weight in formula.weights)
 
 
-def effective_users(weights: Sequence[Term], sums: Sums, policy: int, buckets: int, users: int) -> float | None:
+def effective_users(formula: Formula, sums: Sums, policy: int, tally: Tally) -> float | None:
     """Return Kish's effective number of users, `(sum W)^2 / sum W^2`, None without weights, 0 if all weights are 0.
 
     Users fall into buckets at random, so `buckets * variance of the buckets' sums` (empty ones count 0) is on average
     the sum of squares over users, however many share a bucket.
     """
-    if not weights:
+    if not formula.weights:
         return None
-    weight_G = np.sum([sums.term(weight, policy) for weight in weights], axis=0)
+    buckets = len(tally.pages_G)
+    weight_G = np.sum([sums.term(weight, policy) for weight in formula.weights], axis=0)
     total, squares = float(weight_G.sum()), float(np.square(weight_G).sum())
     users_squares = (squares - total * total / buckets) * buckets / (buckets - 1)
-    return min(total * total / users_squares, float(users)) if users_squares > 0 else 0.0
+    return min(total * total / users_squares, float(tally.users.count())) if users_squares > 0 else 0.0
 
 
 _LARGEST: dict[tuple[Measure, bool], int] = {

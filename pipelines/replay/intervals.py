@@ -33,16 +33,48 @@ def student_quantile(clusters: int, confidence: float) -> float:
     return float(stats.t.ppf((1 + confidence) / 2, clusters - 1)) if clusters > 1 else math.inf
 
 
+def linearised_reach(influence_EG: Floats, errors_E: Floats, confidence: float) -> tuple[Floats, Floats]:
+    """Return how far the deciding interval reaches below and above each estimate, both `[E]`.
+
+    It is the smallest interval that holds two others. One is Student's, `t se` to both sides. The other follows the
+    skewness that rare rewards and heavy weights give: bounds of the studentised estimate are transformed to be normal
+    but for terms of order 1/G (Hall 1992, On the removal of skewness by transformation), with `g`, the skewness of the
+    sum, from the clusters: `T(x) = 3 / g ((1 + g (x - g / 6))^(1/3) - 1)`. Student's alone misses a true difference in
+    the long tail two to three times as often as it says; the other has balanced tails, but trusts its estimate of the
+    skewness, which is too small where the largest weights have not come up yet. Without skewness they are the same.
+
+    Args:
+        influence_EG: First-order effect of each cluster, its sum over clusters 0.
+        errors_E: The standard errors; where one is 0 or infinite, so is the reach.
+        confidence: Of the interval, two-sided.
+    """
+    quantile = student_quantile(influence_EG.shape[1], confidence)
+    if math.isinf(quantile):
+        return np.full(len(errors_E), math.inf), np.full(len(errors_E), math.inf)
+    squares_E = np.square(influence_EG).sum(axis=1)
+    cubes_E = np.power(influence_EG, 3).sum(axis=1)
+    skewness_E = np.divide(cubes_E, squares_E**1.5, out=np.zeros_like(cubes_E), where=squares_E > 0)
+    below_E = np.maximum(_without_skewness(quantile, skewness_E), quantile)
+    above_E = np.maximum(-_without_skewness(-quantile, skewness_E), quantile)
+    return below_E * errors_E, above_E * errors_E
+
+
+def _without_skewness(quantile: float, skewness_E: Floats) -> Floats:
+    """Return the quantile of a studentised sum of this skewness whose normal quantile is given, `[E]`."""
+    skewness_E = np.where(np.abs(skewness_E) < 1e-6, 1e-6, skewness_E)
+    return np.asarray(3 / skewness_E * (np.cbrt(1 + skewness_E * (quantile - skewness_E / 6)) - 1))
+
+
 def resample_counts(clusters: int, resamples: int, seed: int) -> Floats:
     """Return how often each cluster is drawn in each bootstrap resample of as many clusters, `[S, G]`."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples).astype(np.float64)
 
 
-def studentised_bounds(
+def studentised_reach(
     influence_EG: Floats, errors_E: Floats, counts_SG: Floats, confidence: float
 ) -> tuple[Floats, Floats]:
-    """Return how far the interval reaches below and above each estimate, both `[E]`, by the studentised bootstrap.
+    """Return how far the studentised bootstrap's interval reaches below and above each estimate, both `[E]`.
 
     Quantiles of `(resampled estimate - estimate) / resampled standard error` take the place of Student's: the interval
     follows the skewness that rare rewards and heavy weights give (Hall 1988, Theoretical comparison of bootstrap

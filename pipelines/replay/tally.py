@@ -160,8 +160,9 @@ class Tally:
         order_R = np.argsort(bucket_R, kind="stable")
         present, starts = np.unique(bucket_R[order_R], return_index=True)
         for policy, target in enumerate((rounds.champion, rounds.challenger)):
-            terms_CR = terms_of(rounds, target, self.terms)
-            self.sums_GVC[present, policy] += np.add.reduceat(terms_CR[:, order_R], starts, axis=1).T
+            sums_CG = np.add.reduceat(terms_of(rounds, target, self.terms)[:, order_R], starts, axis=1)
+            self._check_finite(sums_CG)
+            self.sums_GVC[present, policy] += sums_CG.T
         self.pages_G += np.bincount(bucket_R, minlength=len(self.pages_G))
         there_RP = rounds.there_RP[order_R].astype(np.int64)
         self.items_GP[present, : there_RP.shape[1]] += np.add.reduceat(there_RP, starts)
@@ -169,6 +170,16 @@ class Tally:
         largest = [np.abs(array.sum(axis=1)).max() for array in (rounds.rewards_RP, residual_RP)]
         largest += [np.abs(array).max() for array in (rounds.rewards_RP, residual_RP)]
         np.maximum(self.largest_4, largest, out=self.largest_4)
+
+    def _check_finite(self, sums_CG: Floats) -> None:
+        """Raise ValueError where a sum is not finite, but for pseudo-inverse weights: nan where not asked for."""
+        for column in np.flatnonzero(~np.isfinite(sums_CG).all(axis=1)):
+            term = self.terms[column]
+            if term.weights != "pseudo_inverse":
+                raise ValueError(
+                    f"pages: expected finite rewards, predictions and chances, got a sum of {term.measure} with "
+                    f"{term.weights} weights that is not"
+                )
 
 
 def terms_needed(estimators: Sequence[Estimator], slots: int) -> tuple[Term, ...]:

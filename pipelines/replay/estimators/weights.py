@@ -60,7 +60,7 @@ def weights_of(rounds: Rounds, target: Target, kind: Weights) -> Floats:
     if kind == "none":
         return np.ones(len(rounds))
     if kind == "accepted":
-        return (target.drawn_RP | ~rounds.there_RP).all(axis=1).astype(np.float64)
+        return np.asarray((target.drawn_RP | ~rounds.there_RP).all(axis=1), dtype=np.float64)
     if kind == "pseudo_inverse":
         absent = target.pseudo_inverse_R is None
         return np.full(len(rounds), np.nan) if absent else np.asarray(target.pseudo_inverse_R, dtype=np.float64)

@@ -108,7 +108,7 @@ def toy() -> Rounds:
     policy = chances(POLICY[rows, ACTIONS][:, None], cluster_RP=CLUSTER_POLICY[:, None])
     expected = (POLICY * PREDICTED).sum(axis=1)[:, None]
     judged = target(policy, expected_RP=expected, expected_next_RP=expected, drawn_RP=(GREEDY == ACTIONS)[:, None])
-    return rounds_of(REWARDS[:, None], logged, target(logged), judged, PREDICTED[rows, ACTIONS][:, None])
+    return rounds_of(REWARDS[:, None], logged, target(logged, drawn_RP=True), judged, PREDICTED[rows, ACTIONS][:, None])
 
 
 def slates() -> Rounds:
