@@ -14,8 +14,8 @@ from pipelines.replay.rounds import Bools, Floats, Ints
 
 MOST_ITEMS = 1000
 """More items than this have too few pages each to be counted one by one."""
-BIN_EDGES = (1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 0.6)
-"""Between bins of probabilities; a probability that equals an edge belongs above it."""
+BIN_EDGES: Floats = 10.0 ** (np.arange(-50, 0) / 10)
+"""Between bins of probabilities, ten for each power of ten; one that equals an edge belongs above it."""
 BINS = len(BIN_EDGES) + 1
 LEAST_EXPECTED = 5.0
 """Cells in which fewer are expected are left out: chi-square needs about so many (Cochran 1954)."""
@@ -49,8 +49,8 @@ def bins_of(chances: Floats) -> Ints:
     """Return the bin of each probability.
 
     Example:
-        >>> bins_of(np.array([0.0, 0.03, 0.5, 1.0])).tolist()
-        [0, 5, 7, 8]
+        >>> bins_of(np.array([0.0, 0.011, 0.5, 1.0])).tolist()
+        [0, 31, 47, 50]
     """
     return np.searchsorted(BIN_EDGES, chances, side="right").astype(np.int64)
 
@@ -165,8 +165,10 @@ def bin_masses(chances_RPN: Floats) -> Floats:
         chances_RPN: The logging policy's probability of each candidate in each slot; 0 for what is no candidate.
 
     Example:
-        >>> bin_masses(np.array([[[0.5, 0.25, 0.25]]]))[0, 0, 6:].tolist()
-        [0.5, 0.5, 0.0]
+        >>> bin_masses(np.array([[[0.5, 0.25, 0.25]]]))[0, 0, 44:].tolist()
+        [0.5, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0]
     """
-    bins_RPN = bins_of(chances_RPN)
-    return np.stack([np.where(bins_RPN == one, chances_RPN, 0.0).sum(axis=2) for one in range(BINS)], axis=2)
+    slots = chances_RPN.shape[0] * chances_RPN.shape[1]
+    cells_RPN = np.arange(slots).reshape(*chances_RPN.shape[:2], 1) * BINS + bins_of(chances_RPN)
+    sums = np.bincount(cells_RPN.ravel(), weights=chances_RPN.ravel(), minlength=slots * BINS)
+    return sums.reshape(*chances_RPN.shape[:2], BINS)

@@ -105,8 +105,8 @@ class Diagnostics:
         """Take in the largest difference of some pages between logged and recomputed propensities."""
         self._skew = max(difference, self._skew or 0.0)
 
-    def add(self, rounds: Rounds, *, items_RP: Ints | None = None, mass_RPC: Floats | None = None) -> None:
-        """Add usable pages.
+    def add(self, rounds: Rounds, *, items_RP: Ints | None = None, mass_RPC: Floats | None = None) -> Diagnostics:
+        """Add usable pages, and return this.
 
         Args:
             rounds: As `usable` returns them.
@@ -135,6 +135,7 @@ class Diagnostics:
         if mass_RPC is not None:
             self._bins.add(rounds.logged.conditional_RP, mass_RPC, rounds.there_RP)
         self._slices.add(rounds)
+        return self
 
     def merge(self, other: Diagnostics) -> Diagnostics:
         """Add what another one added up, and return this one."""

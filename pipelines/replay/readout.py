@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import stats
 
 from pipelines.replay.checks import SIGNIFICANCE, Check, at_least, at_most, input_checks
 from pipelines.replay.config import ITEM, USER, ReplayConfig
@@ -23,6 +22,7 @@ from pipelines.replay.intervals import (
     studentised_bounds,
 )
 from pipelines.replay.live import LiveSums
+from pipelines.replay.planning import Cuped, sample_ratio_p_value
 from pipelines.replay.rounds import Floats
 from pipelines.replay.usable import REWARD_OUT_OF_RANGE
 from pipelines.replay.verdict import Compared, Verdict, decide
@@ -84,7 +84,7 @@ def read_out(sums: LiveSums, config: ReplayConfig, *, challenger_share: float, c
     if not pages.all():
         counts = f"{pages[0]:,.0f} of champion and {pages[1]:,.0f} of challenger" if len(sums_GA5) else "none"
         raise ValueError(f"expected pages of both arms, got {counts}; is `serve.challenger_share` above 0?")
-    p = sample_ratio_p((int(users[0]), int(users[1])), challenger_share)
+    p = sample_ratio_p_value(users.tolist(), [1 - challenger_share, challenger_share])
     found = live_estimates(sums_GA5, config)
     gates = [*_checks(sums, sums_GA5, config, p)]
     return LiveReadout(
@@ -107,19 +107,6 @@ def read_out(sums: LiveSums, config: ReplayConfig, *, challenger_share: float, c
     )
 
 
-def sample_ratio_p(users: tuple[int, int], challenger_share: float) -> float:
-    """Return the p-value of the users' split against the configured one: chi-square with one degree of freedom.
-
-    Fabijan et al. 2019, Diagnosing sample ratio mismatch in online controlled experiments.
-
-    Example:
-        >>> round(sample_ratio_p((5000, 5000), 0.5), 3), round(sample_ratio_p((5000, 5400), 0.5), 6)
-        (1.0, 8.8e-05)
-    """
-    expected = np.array([1 - challenger_share, challenger_share]) * sum(users)
-    return float(stats.chisquare(users, expected).pvalue)
-
-
 def live_estimates(sums_GA5: Floats, config: ReplayConfig) -> list[Estimate]:
     """Return the difference of the arms' means and, where there is a time before, the same by CUPED.
 
@@ -138,9 +125,9 @@ def live_estimates(sums_GA5: Floats, config: ReplayConfig) -> list[Estimate]:
     effect_G, effect_before_G = (effects[:, 1] - effects[:, 0] for effects in (effects_GA, effects_before_GA))
     found = [_estimate(MEANS, values_A, effect_G, int(users.sum()), config)]
     if effect_before_G.any():
-        theta = float(effect_G @ effect_before_G / (effect_before_G @ effect_before_G))
-        adjusted_A = values_A - theta * (means_A - before.sum() / users.sum())
-        found.append(_estimate(CUPED, adjusted_A, effect_G - theta * effect_before_G, int(users.sum()), config))
+        cuped = Cuped.of(effect_G, effect_before_G)
+        adjusted_A = values_A - cuped.theta * (means_A - before.sum() / users.sum())
+        found.append(_estimate(CUPED, adjusted_A, cuped.adjusted(effect_G, effect_before_G), int(users.sum()), config))
     return found
 
 

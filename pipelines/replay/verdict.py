@@ -22,6 +22,8 @@ from typing import Any, Literal
 from pipelines.replay.checks import Check, decider
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimates import Estimate
+from pipelines.replay.intervals import student_quantile
+from pipelines.replay.planning import minimum_detectable_effect, needed_users
 
 Decision = Literal["ship", "do_not_ship", "not_enough_evidence"]
 SHIP: Decision = "ship"
@@ -152,6 +154,7 @@ def decide(
         and _may_speak(one, config)
     ]
     decided = bool(toward) and not failed and not against
+    missing = _missing(failed, against) + ([] if toward else [_more_users(found.difference, low, high, config, users)])
     return Verdict(
         verdict=(SHIP if toward > 0 else DO_NOT_SHIP) if decided else NOT_ENOUGH,
         compared=compared,
@@ -163,7 +166,7 @@ def decide(
         confidence=config.confidence,
         false_ship=1 - config.confidence if always_valid else (1 - config.confidence) / 2,
         because=tuple(_because(toward, failed, against, config.margin)),
-        missing=() if decided else tuple(_missing(found, toward, failed, against, config, users)),
+        missing=tuple(missing),
         checks=tuple(checks),
     )
 
@@ -211,9 +214,21 @@ def _because(toward: int, failed: Sequence[Check], against: Sequence[Estimate], 
     return lines
 
 
-def _missing(
-    found: Estimate, toward: int, failed: Sequence[Check], against: Sequence[Estimate], config: ReplayConfig, users: int
-) -> list[str]:
+def _missing(failed: Sequence[Check], against: Sequence[Estimate]) -> list[str]:
     lines = [f"{check.name}: {check.value:.6g}, needed {check.threshold:.6g}" for check in failed]
     lines += [f"an explanation why {one.name} says the opposite: it assumes that {one.assumption}" for one in against]
     return lines
+
+
+def _more_users(difference: float, low: float, high: float, config: ReplayConfig, users: int) -> str:
+    """Say how many users would decide, if more of them gave the same difference and variance."""
+    effect, reach = difference - config.margin, (high - low) / 2
+    if not effect or not math.isfinite(reach):
+        return "users: no number of them can be named, since the difference lies on the margin or its error is unknown"
+    se = reach / student_quantile(users, config.confidence)
+    smallest = minimum_detectable_effect(se, config.confidence)
+    more = needed_users(users, se, effect, config.confidence) - users
+    return (
+        f"users: {more:,} more than these {users:,} would show a difference from the margin as small as "
+        f"{abs(effect):.4g} four times out of five; these show one of {smallest:.4g}"
+    )
