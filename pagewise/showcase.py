@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import datetime as dt
 import json
 import threading
 import time
@@ -28,6 +29,7 @@ from pagewise.settings import Settings
 from pipelines.batch.raw import given_files
 from pipelines.jobs.daily import DailyReport
 from pipelines.jobs.stages import Stage, run_stage, table_fingerprints
+from pipelines.simulator.config import SimulateConfig
 from pipelines.simulator.job import DATASET, simulate
 from pipelines.simulator.truth import true_rewards
 from pipelines.streaming.run import run_stream
@@ -40,6 +42,21 @@ SHOWN_HISTORY = 8
 CLICK_TIMEOUT_S = 60.0
 TYPICAL_HISTORY = 12
 """The demo's user is the one whose number of history items is closest to this."""
+
+
+def until_yesterday(workspace: Workspace, settings: Settings, today: dt.date) -> Settings:
+    """Let the marketplace's last day be yesterday, unless `simulate.start` was set: so clicks of today continue it.
+
+    A marketplace that the workspace holds stays where it is in time.
+    """
+    config, table = settings.simulate, workspace.table("events")
+    if config.start != SimulateConfig().start:
+        return settings
+    start = str(today - dt.timedelta(days=config.days))
+    standing = table.manifest().notes.get("config", {}) if table.exists() else {}
+    if standing == {**dataclasses.asdict(config), "start": standing.get("start")}:
+        start = standing["start"]
+    return dataclasses.replace(settings, simulate=dataclasses.replace(config, start=start))
 
 
 def simulated(workspace: Workspace, settings: Settings, progress: Callable[[str], None]) -> list[str]:

@@ -141,10 +141,6 @@ class ViewFreshness:
     positions: npt.NDArray[np.uint64]
     generations: npt.NDArray[np.int64]
 
-    def ages_ms(self, now: int) -> npt.NDArray[np.int64]:
-        """Return for each entry how long before `now` its newest event was, -1 where there is none."""
-        return np.where(self.event_times != 0, np.maximum(now - self.event_times, 0), -1)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KnownUsers:

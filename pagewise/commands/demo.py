@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime as dt
 import time
 from shlex import quote
 
@@ -28,6 +29,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
     console, workspace, started = Console(), Workspace(args.workspace), time.monotonic()
     console.say("", "== 1. a marketplace: users with tastes, items, pages shown by a known policy, what people did ==")
+    settings = showcase.until_yesterday(workspace, settings, dt.datetime.now(dt.UTC).date())
     console.say(*showcase.simulated(workspace, settings, console.progress))
     console.say("", "== 2. the daily job: from raw logs to a registered release (`pagewise run`) ==")
     # what is clicked below stays out of it: the same demo again finds everything up to date

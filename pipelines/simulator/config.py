@@ -31,7 +31,8 @@ class SimulateConfig:
     """Items that become available at midnight of every day but the first."""
 
     start: str = "2025-01-01"
-    """First simulated day, `YYYY-MM-DD`, UTC."""
+    """First simulated day, `YYYY-MM-DD`, UTC. `pagewise demo` replaces this default by one with which the last day is
+    yesterday."""
 
     visits_per_day: float = 0.5
     """Mean number of visits per user and day, at most 2; people differ by a gamma distribution."""
