@@ -171,4 +171,4 @@ def bin_masses(chances_RPN: Floats) -> Floats:
     slots = chances_RPN.shape[0] * chances_RPN.shape[1]
     cells_RPN = np.arange(slots).reshape(*chances_RPN.shape[:2], 1) * BINS + bins_of(chances_RPN)
     sums = np.bincount(cells_RPN.ravel(), weights=chances_RPN.ravel(), minlength=slots * BINS)
-    return sums.reshape(*chances_RPN.shape[:2], BINS)
+    return sums.astype(np.float64).reshape(*chances_RPN.shape[:2], BINS)

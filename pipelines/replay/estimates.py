@@ -164,7 +164,9 @@ def _estimate(estimator: Estimator, sums: Sums, tally: Tally, config: ReplayConf
         value_b=float(values_VM[CHALLENGER, best]),
         difference=float(differences_M[best]),
         se=float(errors_M[best]),
-        **_intervals(float(differences_M[best]), influence_MG[best], counts_SG, tally.users.count(), config.confidence),
+        **intervals_of(
+            float(differences_M[best]), influence_MG[best], counts_SG, tally.users.count(), config.confidence
+        ),
         promise=estimator.promise,
         assumption=estimator.assumption,
         bias_bound=bias_bound(formula, sums, tally.largest_4) if estimator.promise == "bounded" else None,
@@ -177,9 +179,10 @@ def _estimate(estimator: Estimator, sums: Sums, tally: Tally, config: ReplayConf
     )
 
 
-def _intervals(
+def intervals_of(
     difference: float, influence_G: Floats, counts_SG: Floats, users: int, confidence: float
 ) -> dict[str, float]:
+    """Return both ends of the three intervals of a difference by the names that `Estimate` has for them."""
     influence_EG = influence_G[None]
     error_E = standard_error(influence_EG)
     sequence_E = error_E * math.sqrt(users) * always_valid_factor(users, confidence)

@@ -6,21 +6,12 @@ Legend: `G` buckets of users with pages, `A` the two arms: champion, challenger;
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
-
-import numpy as np
 
 from pipelines.replay.checks import SIGNIFICANCE, Check, at_least, at_most, input_checks
 from pipelines.replay.config import ITEM, USER, ReplayConfig
-from pipelines.replay.estimates import Estimate
-from pipelines.replay.intervals import (
-    always_valid_factor,
-    resample_counts,
-    standard_error,
-    student_quantile,
-    studentised_bounds,
-)
+from pipelines.replay.estimates import Estimate, intervals_of
+from pipelines.replay.intervals import resample_counts, standard_error
 from pipelines.replay.live import LiveSums
 from pipelines.replay.planning import Cuped, sample_ratio_p_value
 from pipelines.replay.rounds import Floats
@@ -139,25 +130,15 @@ def _ratio(above_GA: Floats, below_GA: Floats) -> tuple[Floats, Floats]:
 
 
 def _estimate(name: str, values_A: Floats, effect_G: Floats, users: int, config: ReplayConfig) -> Estimate:
-    difference, clusters = float(values_A[1] - values_A[0]), len(effect_G)
-    errors_E = standard_error(effect_G[None])
-    error = float(errors_E[0])
-    reach = student_quantile(clusters, config.confidence) * error if error else 0.0
-    sequence = error * math.sqrt(users) * always_valid_factor(users, config.confidence)
-    counts_SG = resample_counts(clusters, config.resamples, seed=0)
-    below, above = studentised_bounds(effect_G[None], errors_E, counts_SG, config.confidence)
+    difference = float(values_A[1] - values_A[0])
+    counts_SG = resample_counts(len(effect_G), config.resamples, seed=0)
     return Estimate(
         name=name,
         value_a=float(values_A[0]),
         value_b=float(values_A[1]),
         difference=difference,
-        se=error,
-        low=difference - reach,
-        high=difference + reach,
-        bootstrap_low=difference - float(below[0]),
-        bootstrap_high=difference + float(above[0]),
-        always_valid_low=difference - sequence,
-        always_valid_high=difference + sequence,
+        se=float(standard_error(effect_G[None])[0]),
+        **intervals_of(difference, effect_G, counts_SG, users, config.confidence),
         promise="consistent",
         assumption=ASSUMPTION,
         bias_bound=None,

@@ -14,7 +14,7 @@ from scipy import stats
 from pipelines.replay.buckets import BucketSums
 from pipelines.replay.config import ITEM, ReplayConfig
 from pipelines.replay.estimators.weights import weights_of
-from pipelines.replay.intervals import standard_error, student_quantile
+from pipelines.replay.intervals import linearised_reach, standard_error, student_quantile
 from pipelines.replay.rounds import Bools, Floats, Ints, Rounds, Target
 
 OF_ITEMS = ("item", "novelty")
@@ -144,8 +144,8 @@ class SliceSums:
         signs_EG = np.random.default_rng(seed).choice([-1.0, 1.0], size=(SWAPS, len(sums_G)))
         differences_E = signs_EG @ sums_G / units_G.sum()
         influence_EG = (signs_EG * sums_G - differences_E[:, None] * units_G) / units_G.sum()
-        reach_E = student_quantile(len(sums_G), self._config.confidence) * standard_error(influence_EG)
-        return float((np.abs(differences_E) <= reach_E).mean())
+        below_E, above_E = linearised_reach(influence_EG, standard_error(influence_EG), self._config.confidence)
+        return float(((differences_E <= below_E) & (-differences_E <= above_E)).mean())
 
     def _result(self, column: int) -> SliceResult:
         sums_G, units_G, shown_G = self._sums_GS3[:, column].T
