@@ -18,7 +18,7 @@ from pipelines.batch.entries import PAGE_COLUMNS
 from pipelines.batch.feature_transforms import ITEM_STATISTICS, TRANSITIONS, BuildSequences
 from pipelines.batch.pages_job import build_pages
 from pipelines.batch.runner import Summary
-from pipelines.batch.split import make_splitter, split_notes
+from pipelines.batch.split import make_splitter, split_notes, thin_days
 from pipelines.batch.stage import check_equal, commit_table, dropped_counts, make_report, run_stage
 from pipelines.batch.statistics_job import build_statistics
 from pipelines.batch.transforms import COUNTS, ROWS, ReadTable, WriteShards
@@ -79,7 +79,7 @@ def build_sequences(workspace: Workspace, config: BatchConfig, beam_options: Seq
     notes = {**manifest.notes, **split_notes(config.split, splitter)}
     commit_table(workspace, "sequences", summary, inputs, _counts_of(summary, "pages"), notes)
     counts = {**summary.counts, "sequences.out": summary.rows("sequences")}
-    return make_report("sequences", workspace, counts, started, ["sequences"])
+    return make_report("sequences", workspace, counts, started, ["sequences"], thin_days(splitter, manifest))
 
 
 def _counts_of(summary: Summary, name: str) -> dict[str, int]:

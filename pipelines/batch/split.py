@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from features.schemas import SPLITS, TEST, TRAIN, VALIDATION
-from features.workspace import Table
+from features.workspace import Manifest, Table
 from kernels.jagged import run_starts
 from pipelines.batch.arrow import DAY_MS, Ints, Mask
 from pipelines.batch.config import SplitConfig
@@ -81,6 +81,29 @@ def make_splitter(config: SplitConfig, pages: Table) -> Splitter:
 def split_notes(config: SplitConfig, splitter: Splitter) -> dict[str, Any]:
     """Return the notes of a table that was split."""
     return {"split": {"protocol": config.protocol, **dataclasses.asdict(splitter)}}
+
+
+def thin_days(splitter: Splitter, pages: Manifest) -> list[str]:
+    """Say which held-out days have less than a tenth of the pages that as many training days have.
+
+    So it is when the newest event lies long after the others: test is counted back from it.
+    """
+    if splitter.validation_ms is None or splitter.test_ms is None:
+        return []
+    days = np.array([entry.path.split("/")[0].removeprefix("date=") for entry in pages.files], "datetime64[D]")
+    day, rows = days.astype(np.int64), np.array([entry.rows for entry in pages.files], np.int64)
+    cuts = [splitter.validation_ms // DAY_MS, splitter.test_ms // DAY_MS, int(day.max()) + 1]
+    usual = int(np.median(rows[day < cuts[0]]))
+    notes = []
+    for name, first, end in zip((VALIDATION, TEST), cuts, cuts[1:], strict=False):
+        held_out = int(rows[(day >= first) & (day < end)].sum())
+        if held_out * 10 < usual * (end - first):
+            notes.append(
+                f"{name}: only {held_out:,} pages in the {end - first} days from {np.datetime64(first, 'D')}, where a "
+                f"day of training has {usual:,}: what is measured on them says little; wait for more days, or set "
+                f"batch.split.{name}_days"
+            )
+    return notes
 
 
 def _leave_one_out(user_P: Ints) -> Ints:
