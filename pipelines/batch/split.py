@@ -99,9 +99,9 @@ def thin_days(splitter: Splitter, pages: Manifest) -> list[str]:
         held_out = int(rows[(day >= first) & (day < end)].sum())
         if held_out * 10 < usual * (end - first):
             notes.append(
-                f"{name}: only {held_out:,} pages in the {end - first} days from {np.datetime64(first, 'D')}, where a "
-                f"day of training has {usual:,}: what is measured on them says little; wait for more days, or set "
-                f"batch.split.{name}_days"
+                f"{name}: only {held_out:,} page{'s'[: held_out != 1]} in the {end - first} days from "
+                f"{np.datetime64(first, 'D')}, where a day of training has {usual:,}: what is measured on them says "
+                f"little; wait for more days, or set batch.split.{name}_days"
             )
     return notes
 

@@ -11,7 +11,9 @@ SPLITTER = Splitter(validation_ms=6 * DAY_MS, test_ms=8 * DAY_MS)
 
 def pages(*rows: tuple[int, int]) -> Manifest:
     """Pages of days of January 1970."""
-    files = tuple(FileEntry(f"date=1970-01-{day + 1:02}/part-00000.parquet", count, "") for day, count in rows)
+    files = tuple(
+        FileEntry(path=f"date=1970-01-{day + 1:02}/part-00000.parquet", rows=count, digest="") for day, count in rows
+    )
     return Manifest(name="pages", schema_hash="", files=files)
 
 
@@ -25,7 +27,7 @@ def test_a_click_of_today_behind_an_old_history():
     assert validation.startswith(
         "validation: only 0 pages in the 2 days from 1970-01-07, where a day of training has 700"
     )
-    assert test.startswith("test: only 1 pages in the 2 days from 1970-01-09, where a day of training has 700")
+    assert test.startswith("test: only 1 page in the 2 days from 1970-01-09, where a day of training has 700")
     assert test.endswith("wait for more days, or set batch.split.test_days")
 
 
