@@ -9,7 +9,7 @@ import dataclasses
 import datetime as dt
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,10 @@ class LoggedPages:
     since_ms: int
     before_ms: int
     slots: int
+
+    def last_day(self) -> str:
+        """Return the day of the last pages that can count, `YYYY-MM-DD`."""
+        return _iso(self.before_ms - 1)[:10]
 
     def window(self) -> str:
         """Return the first and the last moment as a text."""
@@ -153,16 +157,19 @@ def read_pages(filesystem: pafs.FileSystem, path: str, columns: Sequence[str] | 
         raise ValueError(f"{path}: expected a Parquet file of pages; {error}") from error
 
 
-def counted_pages(logs: LoggedPages, path: str, repeated: Rows) -> Iterator[tuple[pa.Table, int]]:
+def counted_pages(
+    logs: LoggedPages, path: str, repeated: Rows, columns: Sequence[str] | None = None
+) -> Iterator[tuple[pa.Table, int]]:
     """Yield the pages of a file that count, of the window and each once; beside them how many were repeated.
 
     Args:
         logs: Which pages count.
         path: One of its files.
         repeated: Rows of the file with pages that came before.
+        columns: What to read, with `timestamp`; default everything.
     """
     start = 0
-    for part in read_pages(Workspace(logs.uri).filesystem, path):
+    for part in read_pages(Workspace(logs.uri).filesystem, path, columns):
         times_R = milliseconds(part.column("timestamp"))
         of_window_R = (times_R >= logs.since_ms) & (times_R < logs.before_ms)
         again_R = np.isin(np.arange(start, start + len(times_R)), repeated)
@@ -196,6 +203,12 @@ def repeated_pages(logs: LoggedPages, part: int, parts: int) -> dict[str, Rows]:
     order_I = np.argsort(hash_I, kind="stable")
     again = order_I[1:][hash_I[order_I][1:] == hash_I[order_I][:-1]]
     return {logs.files[number]: np.sort(row_I[again][file_I[again] == number]) for number in np.unique(file_I[again])}
+
+
+def repeated_of(path: str, repeated: Iterable[tuple[str, Rows]]) -> Rows:
+    """Return the rows of one file among those of all."""
+    found = [rows for other, rows in repeated if other == path]
+    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
 
 def _parquet_files(place: Workspace, logs: str) -> list[pafs.FileInfo]:

@@ -42,8 +42,9 @@ class Question:
         challenger: Policy B.
         logs: Where the pages lie.
         window: First and last moment of the pages.
-        pages: Pages in the logs; those outside the window, that are not final or repeated did not count.
-        users: Distinct users of those that counted.
+        pages: Pages in the logs.
+        counted: Those among them that count: of the window, final, each once, without faults.
+        users: Distinct users of these.
         reward: In words.
         unit: What it is a mean over.
         candidates: What a policy could choose from, in words.
@@ -56,6 +57,7 @@ class Question:
     logs: str
     window: str
     pages: int
+    counted: int
     users: int
     reward: str
     unit: str
@@ -72,9 +74,9 @@ class ReplayReport:
         question: What was compared.
         verdict: The decision with its gates.
         estimates: What each estimator says; the one that decides is among them.
-        diagnostics: How far the pages can be trusted.
+        diagnostics: How far the pages can be trusted; None for a live split, where no page is weighted.
         detectable: The difference that would be found four times of five with so many users.
-        notes: What a reader should know besides, a sentence each.
+        notes: What a reader should know besides, each without a full stop.
         seconds: The whole took.
         folder: Where the report lies.
     """
@@ -82,7 +84,7 @@ class ReplayReport:
     question: Question
     verdict: Verdict
     estimates: tuple[Estimate, ...]
-    diagnostics: DiagnosticsReport
+    diagnostics: DiagnosticsReport | None
     detectable: float
     notes: tuple[str, ...]
     seconds: float
@@ -105,7 +107,7 @@ class ReplayReport:
             *self.verdict.lines(),
             f"B = {asked.challenger.title}",
             f"A = {asked.champion.title}",
-            f"{self.diagnostics.pages:,} pages of {asked.users:,} users, {asked.window} UTC; {asked.reward} per "
+            f"{asked.counted:,} pages of {asked.users:,} users, {asked.window} UTC; {asked.reward} per "
             f"{asked.unit}; {asked.candidates}",
             "",
             *table_lines(estimate_rows(self.estimates, self.verdict.estimator)),
@@ -114,7 +116,7 @@ class ReplayReport:
             *(f"  {check.line()}" for check in self.verdict.checks),
             *self._slice_lines(),
             *(f"note: {note}" for note in self.notes),
-            f"{self.seconds:.1f} s, {self.diagnostics.pages / max(self.seconds, 1e-9):,.0f} pages/s; report: "
+            f"{self.seconds:.1f} s, {asked.counted / max(self.seconds, 1e-9):,.0f} pages/s; report: "
             f"{self.folder}/{HTML}",
         ]
 
@@ -131,7 +133,7 @@ class ReplayReport:
         """Return figures for MLflow: finite ones."""
         found = {
             "promote": float(self.verdict.promote),
-            "pages": float(self.diagnostics.pages),
+            "pages": float(self.question.counted),
             "users": float(self.question.users),
             "gates_failed": float(sum(not check.passed for check in self.verdict.checks)),
             "detectable_difference": self.detectable,
@@ -144,6 +146,8 @@ class ReplayReport:
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
     def _slice_lines(self) -> list[str]:
+        if self.diagnostics is None:
+            return []
         found = self.diagnostics.slices
         real = sorted((one for one in found.slices if one.real), key=lambda one: one.adjusted_p)
         lines = [f"slices: {len(found.slices)}, {len(real)} with a real difference"] if found.slices else []

@@ -10,9 +10,10 @@ import numpy as np
 
 from pipelines.replay import html, plots
 from pipelines.replay.checks import weights_kind
+from pipelines.replay.diagnostics import DiagnosticsReport
 from pipelines.replay.estimates import Estimate
 from pipelines.replay.report import ReplayReport, estimate_rows, interval, number
-from pipelines.replay.slices import SliceResult
+from pipelines.replay.slices import SliceReport, SliceResult
 from pipelines.replay.verdict import DO_NOT_SHIP, SHIP, rule
 from pipelines.replay.weight_sums import EDGES, Kind, WeightReport
 
@@ -34,12 +35,14 @@ def report_html(report: ReplayReport) -> str:
         *_head(report),
         *_lift(report),
         *_gates(report),
-        *_weights(report),
-        *_sensitivity(report),
-        *_slices(report),
+        *([] if report.diagnostics is None else _of_pages(report, report.diagnostics)),
         *_assumptions(report.estimates),
     ]
     return html.page(f"Replay: {report.title}", parts)
+
+
+def _of_pages(report: ReplayReport, found: DiagnosticsReport) -> list[str]:
+    return [*_left_out(found), *_weights(found), *_sensitivity(report), *_slices(found.slices)]
 
 
 def _head(report: ReplayReport) -> list[str]:
@@ -53,7 +56,7 @@ def _head(report: ReplayReport) -> list[str]:
         ["window, UTC", asked.window],
         ["reward", f"{asked.reward}, mean per {asked.unit}"],
         ["candidates", asked.candidates],
-        ["pages, users", f"{report.diagnostics.pages:,} of {asked.pages:,} logged, of {asked.users:,} users"],
+        ["pages, users", f"{asked.counted:,} of {asked.pages:,} logged, of {asked.users:,} users"],
         ["digest of pages and options", asked.inputs],
         ["made", f"{verdict.compared.time:%Y-%m-%d %H:%M} UTC"],
     ]
@@ -68,7 +71,7 @@ def _head(report: ReplayReport) -> list[str]:
         html.verdict_box(report.title, sentences, _STYLES.get(verdict.verdict, "")),
         html.paragraph(f"The rule: {rule(verdict.margin, verdict.false_ship)}.", "soft"),
         html.table(["", ""], rows),
-        *(html.paragraph(f"Note: {note}") for note in report.notes),
+        *(html.paragraph(f"Note: {note}.") for note in report.notes),
     ]
 
 
@@ -98,21 +101,19 @@ def _gates(report: ReplayReport) -> list[str]:
         for one in checks
     ]
     styles = {(row, 0): "good" if one.passed else "bad" for row, one in enumerate(checks)}
-    left_out = [[reason, f"{count:,}"] for reason, count in sorted(report.diagnostics.bad.items())]
-    parts = [
+    return [
         html.heading("Gates"),
         html.table(["", "gate", "measured", "limit", "in words"], rows, numbers=["measured", "limit"], styles=styles),
     ]
-    if left_out:
-        parts += [
-            html.paragraph("Pages that are no evidence:"),
-            html.table(["reason", "pages"], left_out, numbers=["pages"]),
-        ]
-    return parts
 
 
-def _weights(report: ReplayReport) -> list[str]:
-    found = report.diagnostics
+def _left_out(found: DiagnosticsReport) -> list[str]:
+    rows = [[reason, f"{count:,}"] for reason, count in sorted(found.bad.items())]
+    table = html.table(["pages that are no evidence", "pages"], rows, numbers=["pages"])
+    return [table] if rows else []
+
+
+def _weights(found: DiagnosticsReport) -> list[str]:
     kinds: tuple[Kind, ...] = (
         ("page", "position") if len(found.weight("champion", "position").mean_P) > 1 else ("page",)
     )
@@ -189,8 +190,7 @@ def _sensitivity(report: ReplayReport) -> list[str]:
     return [html.heading("Sensitivity to clipping"), *figures] if figures else []
 
 
-def _slices(report: ReplayReport) -> list[str]:
-    found = report.diagnostics.slices
+def _slices(found: SliceReport) -> list[str]:
     shown = sorted(found.slices, key=lambda one: one.adjusted_p)[:_MOST_SLICES]
     if not shown:
         return []

@@ -48,6 +48,7 @@ def report_of(rounds: Rounds, config: ReplayConfig, notes: tuple[str, ...] = ())
             logs="/logs",
             window="2026-01-01 00:00 to 2026-01-02 00:00",
             pages=len(rounds) + 1,
+            counted=len(rounds),
             users=users,
             reward="1 x click",
             unit="page",
