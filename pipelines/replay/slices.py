@@ -22,7 +22,7 @@ OF_ITEMS = ("item", "novelty")
 page's reward. All other groups tell pages or slots apart, which no policy decides, and are judged by themselves."""
 POSITION = "position"
 MOST_SLICES = 200
-SWAPS = 2000
+SWAPS = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
