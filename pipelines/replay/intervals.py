@@ -48,9 +48,9 @@ def linearised_reach(influence_EG: Floats, errors_E: Floats, confidence: float) 
         errors_E: The standard errors; where one is 0 or infinite, so is the reach.
         confidence: Of the interval, two-sided.
     """
-    quantile = student_quantile(influence_EG.shape[1], confidence)
-    if math.isinf(quantile):
+    if influence_EG.shape[1] < 2:
         return np.full(len(errors_E), math.inf), np.full(len(errors_E), math.inf)
+    quantile = student_quantile(influence_EG.shape[1], confidence)
     squares_E = np.square(influence_EG).sum(axis=1)
     cubes_E = np.power(influence_EG, 3).sum(axis=1)
     skewness_E = np.divide(cubes_E, squares_E**1.5, out=np.zeros_like(cubes_E), where=squares_E > 0)
@@ -87,9 +87,11 @@ def studentised_reach(
         confidence: Of the interval, two-sided.
     """
     clusters = counts_SG.shape[1]
+    if clusters < 2:
+        return np.full(len(errors_E), math.inf), np.full(len(errors_E), math.inf)
     drawn_SE = counts_SG @ influence_EG.T
     squares_SE = counts_SG @ np.square(influence_EG).T
-    variance_SE = np.maximum(squares_SE - np.square(drawn_SE) / clusters, 0.0) * clusters / max(clusters - 1, 1)
+    variance_SE = np.maximum(squares_SE - np.square(drawn_SE) / clusters, 0.0) * clusters / (clusters - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         t_SE = np.where(variance_SE > 0, drawn_SE / np.sqrt(variance_SE), 0.0)
     low_E, high_E = np.quantile(t_SE, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)

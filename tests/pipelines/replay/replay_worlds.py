@@ -61,3 +61,31 @@ def rounds_of(
         champion=champion,
         challenger=challenger,
     )
+
+
+def random_rounds(seed: int, pages: int, slots: int, users: int | None = None, ragged: bool = True) -> Rounds:
+    """Return pages with random chances, rewards and predictions, the last slots of some of them empty."""
+    rng = np.random.default_rng(seed)
+    shape = (pages, slots)
+    lengths_R = rng.integers(1, slots + 1, pages) if ragged else np.full(pages, slots)
+    there_RP = np.arange(slots) < lengths_R[:, None]
+
+    def inside(array_RP: Floats, empty: float) -> Floats:
+        return np.where(there_RP, array_RP, empty)
+
+    def random_chances() -> Chances:
+        return chances(*(inside(rng.uniform(0.1, 0.9, shape), 1.0) for _ in range(3)))
+
+    def random_target() -> Target:
+        predicted = (inside(rng.normal(size=shape), 0.0) for _ in range(2))
+        return target(random_chances(), *predicted, rng.random(shape) < 0.8, rng.exponential(size=pages))
+
+    return rounds_of(
+        inside(np.round(rng.exponential(size=shape) * (rng.random(shape) < 0.5), 2), 0.0),
+        random_chances(),
+        random_target(),
+        random_target(),
+        inside(rng.normal(size=shape), 0.0),
+        rng.integers(0, users or pages, pages),
+        there_RP,
+    )
