@@ -23,9 +23,13 @@ class ServeConfig:
     requests that arrive while a batch is being answered still form the next one."""
 
     max_in_flight: int = 128
-    """Requests inside the service at once, waiting ones included; more are refused at once with 503 and Retry-After.
-    Divided by the pages per second of this machine it is the longest wait; at least `max_batch`, or batches never
-    fill."""
+    """Requests inside the service at once, waiting ones included; more are refused at once with 503 and Retry-After. Of
+    pages, as many as the machine answers within `longest_wait`, if those are fewer; at least `max_batch`, or batches
+    never fill."""
+
+    longest_wait: float = 0.25
+    """Part of `request_timeout_s`, 0 to 1, that a page may take when there are more requests than can be answered; the
+    rest is refused at once. With less, batches may not fill; with much more, answers come after their deadline."""
 
     request_timeout_s: float = 2.0
     """After this many seconds a request is answered from the popular list, and the answer says so."""
@@ -105,6 +109,8 @@ class ServeConfig:
                 mistakes.append(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.max_in_flight < self.max_batch:
             mistakes.append(f"max_in_flight: expected at least max_batch = {self.max_batch}, got {self.max_in_flight}")
+        if not 0 < self.longest_wait <= 1:
+            mistakes.append(f"longest_wait: expected more than 0, 1 at most, got {self.longest_wait}")
         for name in ("challenger_share", "feature_log_share"):
             if not 0 <= getattr(self, name) <= 1:
                 mistakes.append(f"{name}: expected 0 to 1, got {getattr(self, name)}")

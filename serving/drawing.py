@@ -166,10 +166,15 @@ def _draw_rows(
     """Draw the pages of the plans in these rows; `keep` what is left of their lists for the next ones."""
     slots = max(plans[row].asked.page_size for row in rows)
     seeds_B = request_seeds([plans[row].request_id for row in rows])
-    pages = maker.drawn(ranked, slots, seeds_B, [plans[row].shown for row in rows])
-    drawn = {}
-    for place, (row, longest) in enumerate(zip(rows, pages, strict=True)):
-        page = longest.first(plans[row].asked.page_size)
-        rest = ranked.fused.row(place, maker.catalogue.numbers(page.items)) if keep else None
-        drawn[row] = Drawn(page=page, rest=rest, complete=complete[place])
-    return drawn
+    longest = maker.drawn(ranked, slots, seeds_B, [plans[row].shown for row in rows])
+    pages = [page.first(plans[row].asked.page_size) for row, page in zip(rows, longest, strict=True)]
+    numbers = maker.catalogue.numbers([item for page in pages for item in page.items])
+    taken = np.split(numbers, np.cumsum([len(page.items) for page in pages])[:-1])
+    return {
+        row: Drawn(
+            page=pages[place],
+            rest=ranked.fused.row(place, taken[place]) if keep else None,
+            complete=complete[place],
+        )
+        for place, row in enumerate(rows)
+    }

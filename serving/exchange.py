@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import time
 import uuid
@@ -62,6 +63,7 @@ class Exchange:
         self._scope = {**scope, "headers": [*kept, (b"x-request-id", self._request_id)]}
         self._receive, self._send, self._max_body = receive, send, max_body
         self._began = time.perf_counter()
+        self._asked_s = self._answered_s = math.nan
         self._received = 0
         self._left = False
         self._over: asyncio.Future[RefusalError] = asyncio.get_running_loop().create_future()
@@ -103,6 +105,17 @@ class Exchange:
         """Return how long it has taken so far."""
         return time.perf_counter() - self._began
 
+    @property
+    def good(self) -> bool:
+        """Whether what was asked for has been answered."""
+        return self._status == 200
+
+    def waited_s(self) -> float:
+        """Return the seconds from the end of the request to the begin of its answer, or until now; a slow sender does not wait."""
+        if math.isnan(self._asked_s):
+            return 0.0
+        return (self._answered_s if self.good else time.perf_counter()) - self._asked_s
+
     def entry(self) -> dict[str, object]:
         """Return the line of the request log; a path may hold ids, so only its beginning stands in for a route."""
         return {
@@ -130,6 +143,8 @@ class Exchange:
         message = coming.result()
         self._left = message["type"] == "http.disconnect"
         self._received += len(message.get("body", b""))
+        if not self._left and not message.get("more_body", False):
+            self._asked_s = time.perf_counter()
         if self._received > self._max_body:
             self._end(too_large(self._received, self._max_body))
             return {"type": "http.disconnect"}
@@ -151,7 +166,7 @@ class Exchange:
         await self._start(message["status"], message["headers"])
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._status = status
+        self._status, self._answered_s = status, time.perf_counter()
         kept = [pair for pair in headers if pair[0] not in (LOG_HEADER, b"x-request-id", b"server")]
         await self._send(
             {

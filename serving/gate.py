@@ -17,6 +17,7 @@ from pathlib import Path
 from starlette.middleware import Middleware
 
 from serving.access import OPERATOR, Holder, Keys, RateLimits
+from serving.admission import Admission
 from serving.config import ServeConfig
 from serving.exchange import RETRY_ELSEWHERE_S, RETRY_S, App, Exchange, Receive, RefusalError, Scope, Send, too_large
 from serving.health import Drain
@@ -36,6 +37,8 @@ KEYLESS = (*OPEN, *FILES)
 """Beside them the web page's files, which ask for the key that they then use."""
 PROBES = (*OPEN, "/metrics", "/version", "/drain")
 """Answered when the service is full or drains."""
+
+PAGES = "/v1/recommend"
 
 _LOOPBACK = ("127.0.0.1", "::1")
 
@@ -84,6 +87,12 @@ class Gate:
         self._log = RequestLog(Path(settings.serve.log_file)) if settings.serve.log_file else None
         self.metrics = GateMetrics()
         self._in_flight = 0
+        gated = 1 if settings.per_replica else settings.serve.replicas
+        self._pages = Admission(
+            target_s=settings.serve.longest_wait * settings.serve.request_timeout_s,
+            first=settings.serve.max_batch * gated,
+            most=settings.serve.max_in_flight,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -98,7 +107,10 @@ class Gate:
         try:
             holder = self._holder(exchange)
             self._admit(exchange, holder)
-            await self._let_in(exchange)
+            if exchange.path == PAGES:
+                await self._let_page_in(exchange)
+            else:
+                await self._let_in(exchange)
         except RefusalError as refusal:
             self.metrics.refused.labels(refusal.error).inc()
             await exchange.refuse(refusal)
@@ -151,6 +163,19 @@ class Gate:
         wait_s = self._limits.wait_s(f"key {holder.name}" if holder else exchange.address, rate)
         if wait_s > 0:
             raise RefusalError(429, "rate_limited", f"expected at most {rate:g} requests per second", math.ceil(wait_s))
+
+    async def _let_page_in(self, exchange: Exchange) -> None:
+        if not self._pages.enter():
+            raise RefusalError(
+                *(503, "overloaded"),
+                f"{self._pages.inside} pages are being made, more would take too long; ask again",
+                RETRY_S,
+            )
+        try:
+            await self._let_in(exchange)
+        finally:
+            self._pages.leave(exchange.waited_s(), good=exchange.good)
+            self.metrics.page_limit.set(self._pages.limit)
 
     async def _let_in(self, exchange: Exchange) -> None:
         counted = exchange.path not in PROBES

@@ -105,6 +105,7 @@ class GateMetrics:
     Attributes:
         refused: Requests answered without a replica, by reason.
         in_flight: Requests inside the service now.
+        page_limit: Pages that may be inside at once by now (`serving.admission`).
         seconds: From a request's arrival to the end of its answer, refused ones left out.
         log_failures: Lines of the request log that could not be written.
     """
@@ -116,6 +117,9 @@ class GateMetrics:
         )
         self.in_flight = Gauge(
             "pagewise_in_flight", "Requests inside the service", registry=self.registry, multiprocess_mode="livesum"
+        )
+        self.page_limit = Gauge(
+            "pagewise_page_limit", "Pages that may be inside", registry=self.registry, multiprocess_mode="livesum"
         )
         self.seconds = Histogram(
             "pagewise_gate_seconds", "Seconds inside the service", buckets=_SECONDS, registry=self.registry

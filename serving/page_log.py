@@ -28,6 +28,8 @@ MOST_WAITING = 10_000
 """Pages of a hundred candidates take about 6 KB each."""
 BATCH = 200
 """Pages of one record: one append, one message."""
+GATHER_S = 0.01
+"""Rows of so long go together: a thread that wakes up for each page holds up those who make pages."""
 RETRY_S = 1.0
 """Pause after an append that the stream did not take."""
 
@@ -103,7 +105,8 @@ class PageLog:
             if len(self._rows) > self._most:
                 self.count(self._rows.popleft().table, "dropped")
             self._metrics.waiting_pages.set(len(self._rows))
-            self._changed.notify()
+            if len(self._rows) in (1, BATCH):
+                self._changed.notify()
 
     def close(self, wait_s: float = 5.0) -> None:
         """Send what waits, for so long at most; what the stream does not take is dropped, and counted."""
@@ -131,6 +134,7 @@ class PageLog:
         """Wait for rows and return the oldest; none once the log is closed and everything is sent."""
         with self._changed:
             self._changed.wait_for(lambda: self._rows or self._closing)
+            self._changed.wait_for(lambda: len(self._rows) >= BATCH or self._closing, GATHER_S)
             return [self._rows[place] for place in range(min(BATCH, len(self._rows)))]
 
     def _sent(self, rows: list[_Waiting]) -> bool:

@@ -264,8 +264,13 @@ class Recommender:
         there_BF = fused.items_BF != NO_ITEM
         choice_BP, propensity_BP = policy.draw(fused.scores_BF, there_BF, uniform_BP, *self.traits(fused.items_BF))
         found_B, there_B = (choice_BP != NO_CHOICE).sum(axis=1).tolist(), there_BF.sum(axis=1).tolist()
+        ids_BF = np.full(there_BF.shape, None, dtype=object)
+        ids_BF[there_BF] = self.catalogue.ids(fused.items_BF[there_BF])
         return [
-            self._page(ranked, row, choice_BP[row], propensity_BP[row], capped=found_B[row] < min(slots, there_B[row]))
+            self._page(
+                *(ranked, row, ids_BF[row], choice_BP[row], propensity_BP[row]),
+                capped=found_B[row] < min(slots, there_B[row]),
+            )
             for row in range(size)
         ]
 
@@ -408,18 +413,27 @@ class Recommender:
         has_RB = np.array([(entry.items_BK != NO_ITEM).any(axis=1) for entry in lists])
         return fallback_names(has_RB, [entry.source for entry in lists], self.first_choice, missing)
 
-    def _page(self, ranked: Ranked, row: int, choice_P: np.ndarray, propensity_P: np.ndarray, capped: bool) -> Page:
+    def _page(
+        self,
+        ranked: Ranked,
+        row: int,
+        ids_F: np.ndarray,
+        choice_P: np.ndarray,
+        propensity_P: np.ndarray,
+        *,
+        capped: bool,
+    ) -> Page:
         fused = ranked.fused
         slots = choice_P[choice_P != NO_CHOICE]
         there = fused.items_BF[row] != NO_ITEM
         parts_PR = fused.parts_BFR[row, slots]
         return Page(
-            items=self.catalogue.ids(fused.items_BF[row, slots]),
+            items=ids_F[slots].tolist(),
             scores=fused.scores_BF[row, slots].tolist(),
             sources=[fused.sources[named] for named in fused.named_BF[row, slots]],
             parts=[dict(zip(fused.sources, part, strict=True)) for part in parts_PR.tolist()],
             propensities=propensity_P[: len(slots)].tolist(),
-            candidates=self.catalogue.ids(fused.items_BF[row, there]),
+            candidates=ids_F[there].tolist(),
             candidate_scores=fused.scores_BF[row, there].tolist(),
             fallback=ranked.fallbacks[row],
             reason=self._reason(ranked, row, len(slots), capped) if len(slots) < len(choice_P) else None,
