@@ -278,8 +278,17 @@ def conform(rows: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def write_atomically(filesystem: pafs.FileSystem, path: str, content: bytes | pa.Buffer) -> None:
-    """Write a whole file so that no reader ever sees a part of it (object stores do so by themselves)."""
+def write_atomically(
+    filesystem: pafs.FileSystem, path: str, content: bytes | pa.Buffer, *, durable: bool = True
+) -> None:
+    """Write a whole file so that no reader ever sees a part of it (object stores do so by themselves).
+
+    Args:
+        filesystem: Where.
+        path: The file; its folder is made.
+        content: Of the file.
+        durable: Wait until the disk has the content; else a power cut may leave an empty file.
+    """
     parent = path.rsplit("/", 1)[0]
     filesystem.create_dir(parent, recursive=True)
     if not isinstance(filesystem, pafs.LocalFileSystem):
@@ -291,7 +300,8 @@ def write_atomically(filesystem: pafs.FileSystem, path: str, content: bytes | pa
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

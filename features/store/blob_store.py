@@ -68,18 +68,13 @@ class BlobStore:
 
     def write_blobs(self, blobs: Iterable[NewBlob]) -> int:
         """Write each blob unless its key holds one of a later version; return how many were written."""
-        written = 0
-        packed = (
-            (
-                self.keys.blob(blob.version.generation, blob.view, blob.entity),
-                pack(self._schema(blob), blob.version, blob.event_time, blob.payload),
-            )
-            for blob in blobs
-        )
-        while chunk := list(itertools.islice(packed, WRITE_CHUNK)):
+        packed = self._packed(blobs)
+        with self._server.replacing(self._ttl) as writing:
+            while chunk := list(itertools.islice(packed, WRITE_CHUNK)):
+                with self._answering():
+                    writing.send(chunk)
             with self._answering():
-                written += self._server.replace(chunk, self._ttl)
-        return written
+                return writing.finish()
 
     def generations(self) -> tuple[int, int | None]:
         """Return the generation that is read, and the one that is complete and waits to be read, if any."""
@@ -238,8 +233,15 @@ class BlobStore:
             self.corrupted += 1
             return None
 
-    def _schema(self, blob: NewBlob) -> int:
-        return state_schema(blob.payload) if blob.view == STATE else self._layouts[blob.view]
+    def _packed(self, blobs: Iterable[NewBlob]) -> Iterator[tuple[str, bytes]]:
+        """Yield the key and the bytes of each blob; what neighbours have in common is made once."""
+        common, start, schema = ("", 0), "", 0
+        for view, entity, version, event_time, payload in blobs:
+            if common != (view, version.generation):
+                common = (view, version.generation)
+                start, schema = self.keys.blob_start(version.generation, view), self._layouts[view]
+            layout = state_schema(payload) if view == STATE else schema
+            yield f"{start}{entity}}}", pack(layout, version, event_time, payload)
 
     @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:

@@ -57,6 +57,7 @@ _STATE = b"state:1:layout="
 _HEADER = struct.Struct(">IQQqI")
 _CHECKED = struct.Struct(">IQQq")
 _CHECKSUM = struct.Struct(">I")
+_HEADER_BYTES, _CHECKED_BYTES = _HEADER.size, _CHECKED.size
 _COUNT = struct.Struct("<I")
 _ITEM = struct.Struct("<dqBI")
 _AVAILABLE, _HAS_BRAND = 1, 2
@@ -98,13 +99,13 @@ def unpack(blob: bytes, schema: int) -> Held:
     Raises:
         CorruptBlobError: Too short, another layout, or a wrong checksum.
     """
-    if len(blob) < _HEADER.size:
-        raise CorruptBlobError(f"blob: expected at least {_HEADER.size} bytes, got {len(blob)}")
+    if len(blob) < _HEADER_BYTES:
+        raise CorruptBlobError(f"blob: expected at least {_HEADER_BYTES} bytes, got {len(blob)}")
     found, generation, position, event_time, checksum = _HEADER.unpack_from(blob)
     if found != schema:
         raise CorruptBlobError(f"blob: expected layout {schema:08x}, got {found:08x}")
-    payload = blob[_HEADER.size :]
-    if zlib.crc32(payload, zlib.crc32(blob[: _CHECKED.size])) != checksum:
+    payload = blob[_HEADER_BYTES:]
+    if zlib.crc32(payload, zlib.crc32(blob[:_CHECKED_BYTES])) != checksum:
         raise CorruptBlobError("blob: the checksum does not match the content")
     return Held(Version(generation, position), event_time, payload)
 

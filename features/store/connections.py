@@ -6,11 +6,12 @@ A cluster's keys lie on several nodes: requests to all of them are sent before t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
+from redis.commands.core import Script
 from redis.connection import parse_url
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError, RedisClusterException
@@ -25,11 +26,12 @@ ERRORS = (redis.RedisError, RedisClusterException, OSError)
 
 GUARD = """
 local function later(held, new)
-  local a, b = {struct.unpack('>I4I4I4I4', held)}, {struct.unpack('>I4I4I4I4', new)}
-  for i = 1, 4 do
-    if a[i] ~= b[i] then return a[i] > b[i] end
-  end
-  return false
+  local a1, a2, a3, a4 = struct.unpack('>I4I4I4I4', held)
+  local b1, b2, b3, b4 = struct.unpack('>I4I4I4I4', new)
+  if a1 ~= b1 then return a1 > b1 end
+  if a2 ~= b2 then return a2 > b2 end
+  if a3 ~= b3 then return a3 > b3 end
+  return a4 > b4
 end
 local written = 0
 for i, key in ipairs(KEYS) do
@@ -55,13 +57,29 @@ class Server(Protocol):
         """Return the values of keys."""
         ...
 
-    def replace(self, blobs: Sequence[tuple[str, bytes]], ttl_s: int) -> int:
-        """Write (key, blob) unless the key holds a later one; return how many were written."""
+    def replacing(self, ttl_s: int) -> Replacing:
+        """Return what writes (key, blob) unless the key holds a later one."""
         ...
 
     def primaries(self) -> list[redis.Redis]:
         """Return a client of each server that holds keys of its own."""
         ...
+
+
+class Replacing(Protocol):
+    """Chunks of (key, blob) on their way to the servers; end it with `finish`, and leave the block."""
+
+    def send(self, chunk: Sequence[tuple[str, bytes]]) -> None:
+        """Send a chunk; it may not be there before `finish`."""
+        ...
+
+    def finish(self) -> int:
+        """Wait until everything is written, and return how many blobs were."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
 
 
 class OneServer:
@@ -77,14 +95,57 @@ class OneServer:
         found: list[bytes | None] = self._one.mget(keys)
         return found
 
-    def replace(self, blobs: Sequence[tuple[str, bytes]], ttl_s: int) -> int:
+    def replacing(self, ttl_s: int) -> Replacing:
         """See `Server`."""
-        keys, values = zip(*blobs, strict=True)
-        return int(self._guard(keys=keys, args=[ttl_s, *values]))
+        return _ReplacingOnOne(self._one, self._guard, ttl_s)
 
     def primaries(self) -> list[redis.Redis]:
         """See `Server`."""
         return [self._one]
+
+
+class _ReplacingOnOne:
+    """See `Replacing`: while the server works on a chunk, the caller makes the next one."""
+
+    def __init__(self, client: redis.Redis, guard: Script, ttl_s: int) -> None:
+        self._pool, self._guard, self._ttl = client.connection_pool, guard, ttl_s
+        self._connection: Any = None
+        self._sent: Sequence[tuple[str, bytes]] = ()
+        self._written = 0
+
+    def send(self, chunk: Sequence[tuple[str, bytes]]) -> None:
+        """See `Replacing`."""
+        self._receive()
+        if self._connection is None:
+            self._connection = self._pool.get_connection()
+        self._sent = chunk
+        keys, values = zip(*chunk, strict=True)
+        self._connection.send_command("EVALSHA", self._guard.sha, len(keys), *keys, self._ttl, *values)
+
+    def finish(self) -> int:
+        """See `Replacing`."""
+        self._receive()
+        return self._written
+
+    def _receive(self) -> None:
+        if not self._sent:
+            return
+        try:
+            written = self._connection.read_response()
+        except NoScriptError:
+            keys, values = zip(*self._sent, strict=True)
+            written = self._guard(keys=keys, args=[self._ttl, *values])
+        self._sent = ()
+        self._written += int(written)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._connection is not None:
+            if self._sent:  # its answer must not be taken for that of the connection's next command
+                self._connection.disconnect()
+            self._pool.release(self._connection)
 
 
 class Cluster:
@@ -103,8 +164,12 @@ class Cluster:
         found: list[bytes | None] = pipeline.execute()
         return found
 
+    def replacing(self, ttl_s: int) -> Replacing:
+        """See `Server`."""
+        return _ReplacingOnCluster(self, ttl_s)
+
     def replace(self, blobs: Sequence[tuple[str, bytes]], ttl_s: int) -> int:
-        """See `Server`; a call of the script gets the keys of one slot."""
+        """Write (key, blob) unless the key holds a later one; a call of the script gets the keys of one slot."""
         by_slot: dict[int, list[tuple[str, bytes]]] = {}
         for key, blob in blobs:
             by_slot.setdefault(key_slot(key.encode()), []).append((key, blob))
@@ -128,6 +193,27 @@ class Cluster:
             keys, blobs = zip(*part, strict=True)
             pipeline.execute_command("EVALSHA", self._guard, len(keys), *keys, ttl_s, *blobs)
         return sum(pipeline.execute())
+
+
+class _ReplacingOnCluster:
+    """See `Replacing`; a chunk goes to all nodes at once, and their answers are awaited."""
+
+    def __init__(self, cluster: Cluster, ttl_s: int) -> None:
+        self._cluster, self._ttl, self._written = cluster, ttl_s, 0
+
+    def send(self, chunk: Sequence[tuple[str, bytes]]) -> None:
+        """See `Replacing`."""
+        self._written += self._cluster.replace(chunk, self._ttl)
+
+    def finish(self) -> int:
+        """See `Replacing`."""
+        return self._written
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing is held."""
 
 
 def connect(url: str, timeout_s: float) -> Client:

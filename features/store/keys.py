@@ -57,7 +57,11 @@ class Keys:
 
     def blob(self, generation: int, view: str, entity: str) -> str:
         """Return the key of what is held for one entity."""
-        return f"{self.prefix}:{generation}:{view}:{{{entity}}}"
+        return f"{self.blob_start(generation, view)}{entity}}}"
+
+    def blob_start(self, generation: int, view: str) -> str:
+        """Return what comes before the entity in `blob`; behind it a brace is closed."""
+        return f"{self.prefix}:{generation}:{view}:{{"
 
     def blobs(self, generation: int, wanted: Sequence[tuple[str, str]]) -> list[str]:
         """Return `blob` of many (view, entity); the common part is written once."""

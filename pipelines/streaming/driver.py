@@ -29,7 +29,7 @@ from pipelines.streaming.log import Range
 from pipelines.streaming.metrics import StreamMetrics
 from pipelines.streaming.ranges import RangeLog
 from pipelines.streaming.repeated import RepeatedPipeline
-from pipelines.streaming.taking import spans, take
+from pipelines.streaming.taking import forget_pieces, hand_over, take
 from pipelines.streaming.transforms import Part, TakeUpRange, Task, Work, read_summary
 
 RETRY_S = 0.5
@@ -145,8 +145,8 @@ class StreamDriver:
     def _take_up(self, messages: Sequence[Message], folding: Folding) -> Part:
         if not messages:  # Redis lost them before they were taken up
             return Part()
-        task = Task(owner=self._owner, taken=folding.taken, generation=folding.generation, spans=spans(messages))
-        task.write(self._workspace)
+        spans = hand_over(self._owner, messages)
+        Task(owner=self._owner, taken=folding.taken, generation=folding.generation, spans=spans).write(self._workspace)
         try:
             self._pipeline.run()
         except Exception as error:  # Beam tells as text what failed inside
@@ -158,6 +158,8 @@ class StreamDriver:
                 if os.strerror(number) in str(error):
                     raise OSError(number, str(error)) from error
             raise
+        finally:
+            forget_pieces(self._owner)
         return read_summary(self._workspace, folding.taken)
 
     def _forget(self) -> None:

@@ -191,6 +191,11 @@ def write_durably(workspace: Workspace, path: str, content: bytes | pa.Buffer) -
         _sync_folder(folder)
 
 
+def write_for_now(workspace: Workspace, path: str, content: bytes) -> None:
+    """Write a file whole that only this run of the pipeline reads: a power cut may take it."""
+    write_atomically(workspace.filesystem, path, content, durable=False)
+
+
 def _sync_folder(folder: str) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:

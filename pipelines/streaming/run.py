@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -152,12 +153,15 @@ def run_stream(
         def drive(lease: WriterLease) -> None:
             nonlocal started
             driver = StreamDriver(workspace, store, stream, folding, lease, metrics, growth.wake, beam_options)
+            gc.collect()
+            gc.freeze()  # Beam's modules are half a million objects: looking through them takes 0.1 s each time
             if not started:
                 waiting = stream.backlog(driver.log.position)
                 ready(Running(metrics_url=metrics_url, position=driver.log.position, backlog=waiting))
                 started = True
             driver.run(stopping, done, trouble)
 
+        cleanup.callback(gc.unfreeze)
         ended = False
         while not ended:
             try:

@@ -12,6 +12,9 @@ RANGE_BYTES = 32 * 2**20
 PIECE_BYTES = 4 * 2**20
 FIRST_READ, LARGEST_READ = 64, 4096
 """Messages per read: few until it is known how large they are."""
+Span = tuple[int, int]
+"""First and last position of a piece of a range."""
+_handed_over: dict[str, dict[Span, list[Message]]] = {}
 
 
 def take(stream: EventStream, position: int, rows: int, wait_s: float) -> list[Message]:
@@ -41,17 +44,36 @@ def take(stream: EventStream, position: int, rows: int, wait_s: float) -> list[M
     return taken
 
 
-def spans(messages: Sequence[Message]) -> list[tuple[int, int]]:
-    """Return first and last position of pieces of some megabytes; pieces, not what they hold, travel to the workers."""
-    spans: list[tuple[int, int]] = []
+def hand_over(owner: str, messages: Sequence[Message]) -> list[Span]:
+    """Cut messages into pieces of some megabytes, and return the first and last position of each.
+
+    These, not what the pieces hold, travel to the workers: `read_piece` reads it anew, but in this process.
+
+    Args:
+        owner: The driver, as in `Task`; what it handed over before is forgotten.
+        messages: Of one range, in order.
+    """
+    pieces: list[list[Message]] = []
     size = PIECE_BYTES
     for message in messages:
         if size >= PIECE_BYTES:
-            spans.append((message.position, message.position))
+            pieces.append([])
             size = 0
-        spans[-1] = spans[-1][0], message.position
+        pieces[-1].append(message)
         size += len(message.record.rows)
-    return spans
+    _handed_over[owner] = {(piece[0].position, piece[-1].position): piece for piece in pieces}
+    return [*_handed_over[owner]]
+
+
+def read_piece(owner: str, span: Span, stream: EventStream) -> list[Message]:
+    """Return the messages of a piece: as the driver read them, if it did so in this process, else from the stream."""
+    found = _handed_over.get(owner, {}).pop(span, None)
+    return stream.read_range(*span) if found is None else found
+
+
+def forget_pieces(owner: str) -> None:
+    """Let go of what a driver handed over."""
+    _handed_over.pop(owner, None)
 
 
 def joined(messages: Sequence[Message]) -> dict[str, bytes]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsIter, TaggedOutput
+from apache_beam.typehints.decorators import no_annotations
 
 from features.schemas import EVENT_LOG, FEATURE_LOG, ITEM_LOG, PAGE_LOG, STREAM_DEAD_LETTERS, STREAM_POSITION
 from features.store.base import LeaseLostError
@@ -25,9 +26,9 @@ from pipelines.batch.arrow import DAY_MS, Ints, decode, encode, milliseconds, sp
 from pipelines.batch.transforms import open_workspace, split_by_shard
 from pipelines.streaming.compaction import write_log_file
 from pipelines.streaming.folding import Folding, fold_item_shard, fold_user_shard, take_up_items
-from pipelines.streaming.log import STREAM, LogFile, Range
+from pipelines.streaming.log import STREAM, LogFile, Range, write_for_now
 from pipelines.streaming.records import check_messages, check_times
-from pipelines.streaming.taking import joined
+from pipelines.streaming.taking import joined, read_piece
 
 LOG, DONE, BY_ITEM, PAIRS = "log", "done", "by_item", "pairs"
 """Names of outputs: rows for the log, `Part` elements, rows for the folds by item, and which of these are co-visits."""
@@ -69,7 +70,7 @@ class Task:
     def write(self, workspace: Workspace) -> None:
         """Let this be the task."""
         document = {**dataclasses.asdict(self), "taken": self.taken.to_json().decode()}
-        workspace.write_bytes(json.dumps(document).encode(), STREAM, TASK)
+        write_for_now(workspace, workspace.path(STREAM, TASK), json.dumps(document).encode())
 
     @classmethod
     def read(cls, workspace: Workspace) -> Self:
@@ -104,6 +105,28 @@ class Work:
         return dataclasses.replace(self.options, taken=task.taken, generation=task.generation)
 
 
+class Step(beam.DoFn):
+    """Calls a function of this module with each element and the work."""
+
+    def __init__(self, piece: Callable[..., Iterable[Any]], work: Work) -> None:
+        super().__init__()
+        self._piece, self._work = piece, work
+
+    @classmethod
+    def of(cls, piece: Callable[..., Iterable[Any]], work: Work, *waited_for: AsIter) -> beam.ParDo:
+        """Return the transform; it begins once the side inputs are there."""
+        return beam.ParDo(cls(piece, work), *waited_for)
+
+    @no_annotations
+    def process(self, element: Any, *waited_for: Iterable[Any]) -> Iterable[Any]:
+        """Return what the function makes of an element."""
+        return self._piece(element, self._work)
+
+    def __dir__(self) -> list[str]:
+        """Name the only method that Beam has to look into: by default it asks for 30 signatures in every range."""
+        return ["process"]
+
+
 class TakeUpRange(beam.PTransform):
     """Takes up the range that `Task` names; then `read_summary` tells what was done.
 
@@ -117,25 +140,24 @@ class TakeUpRange(beam.PTransform):
     def expand(self, start: beam.Pipeline) -> beam.PCollection:
         """Check, then items, then users, then what users did to items; log all of it."""
         work = self.work
-        spans = start | "start" >> beam.Create([0]) | "spans" >> beam.FlatMap(_spans, work)
-        checked = spans | "check" >> beam.FlatMap(_check, work).with_outputs(ITEMS, LOG, DONE, main=EVENTS)
+        spans = start | "start" >> beam.Impulse() | "spans" >> Step.of(_spans, work)
+        checked = spans | "check" >> Step.of(_check, work).with_outputs(ITEMS, LOG, DONE, main=EVENTS)
         items = (
             checked[ITEMS]
             | "items together" >> beam.GroupByKey()
-            | "take up items" >> beam.FlatMap(_items, work).with_outputs(LOG, DONE, main=ITEMS)
+            | "take up items" >> Step.of(_items, work).with_outputs(LOG, DONE, main=ITEMS)
         )
         users = (
             checked[EVENTS]
             | "by user" >> beam.GroupByKey()
             # facts of new items are in the store before anything is folded that counts by them
-            | "fold users" >> beam.FlatMap(_users, work, AsIter(items[ITEMS])).with_outputs(LOG, DONE, main=BY_ITEM)
+            | "fold users" >> Step.of(_users, work, AsIter(items[ITEMS])).with_outputs(LOG, DONE, main=BY_ITEM)
         )
-        folded = users[BY_ITEM] | "by item" >> beam.GroupByKey() | "fold items" >> beam.FlatMap(_by_item, work)
+        folded = users[BY_ITEM] | "by item" >> beam.GroupByKey() | "fold items" >> Step.of(_by_item, work)
         rows = (checked[LOG], items[LOG], users[LOG]) | "log rows" >> beam.Flatten()
-        written = rows | "by file" >> beam.GroupByKey() | "write" >> beam.Map(_write, work)
+        written = rows | "by file" >> beam.GroupByKey() | "write" >> Step.of(_write, work)
         done = (folded, written, *(part[DONE] for part in (checked, items, users))) | "parts" >> beam.Flatten()
-        together = done | "one key" >> beam.Map(lambda part: (0, part)) | "all parts" >> beam.GroupByKey()
-        return together | "write summary" >> beam.Map(_write_summary, work)
+        return done | "all parts" >> beam.GroupByKey() | "write summary" >> Step.of(_write_summary, work)
 
 
 def read_summary(workspace: Workspace, taken: Range) -> Part:
@@ -146,13 +168,13 @@ def read_summary(workspace: Workspace, taken: Range) -> Part:
     return Part(files=files, counts=document["counts"], newest=document["newest"])
 
 
-def _spans(_: int, work: Work) -> Sequence[tuple[int, int]]:
+def _spans(_: bytes, work: Work) -> Sequence[tuple[int, int]]:
     return work.task().spans
 
 
 def _check(span: tuple[int, int], work: Work) -> Iterator[tuple[int, tuple[str, bytes]] | TaggedOutput]:
     folding = work.now()
-    for table, lines in joined(folding.open_stream().read_range(*span)).items():
+    for table, lines in joined(read_piece(work.owner, span, folding.open_stream())).items():
         yield from _check_lines(table, lines, span[0], folding)
 
 
@@ -178,7 +200,7 @@ def _check_lines(
         yield from _logged(STREAM_DEAD_LETTERS, letters, folding)
         for reason in letters.column("reason").value_counts().to_pylist():
             counts[f"{table}.dropped.{reason['values']}"] = reason["counts"]
-    yield TaggedOutput(DONE, Part(counts=counts))
+    yield _done(counts=counts)
 
 
 def _items(keyed: tuple[int, Iterable[tuple[int, bytes]]], work: Work) -> Iterator[int | TaggedOutput]:
@@ -186,14 +208,13 @@ def _items(keyed: tuple[int, Iterable[tuple[int, bytes]]], work: Work) -> Iterat
     pieces = [decode([piece]) for _, piece in sorted(keyed[1])]
     rows, replaced = take_up_items(pa.concat_tables(pieces), folding)
     yield from _logged(ITEM_LOG, rows, folding)
-    yield TaggedOutput(DONE, Part(counts=_counts(ITEMS, rows, replaced)))
+    yield _done(counts=_counts(ITEMS, rows, replaced))
     yield rows.num_rows
 
 
 def _users(
-    keyed: tuple[int, Iterable[tuple[str, bytes]]], work: Work, items: Iterable[int]
+    keyed: tuple[int, Iterable[tuple[str, bytes]]], work: Work
 ) -> Iterator[tuple[int, tuple[str, bytes]] | TaggedOutput]:
-    del items  # waited for, not read
     folding = work.now()
     pieces: dict[str, list[bytes]] = {EVENTS: [], PAGES: []}
     for table, piece in keyed[1]:
@@ -205,19 +226,24 @@ def _users(
     counts = {f"{EVENTS}.implied": folded.implied, **_counts(EVENTS, folded.events, folded.repeated_events)}
     counts |= _counts(PAGES, folded.pages, folded.repeated_pages)
     newest = int(milliseconds(folded.events.column("timestamp")).max(initial=0))
-    yield TaggedOutput(DONE, Part(counts=counts, newest=newest))
+    yield _done(counts=counts, newest=newest)
     for kind, rows in ((EVENTS, folded.events), (PAIRS, folded.pairs)):
         for shard, piece in split_by_shard(rows, "item_id", folding.stream.shards):
             yield shard, (kind, piece)
 
 
-def _by_item(keyed: tuple[int, Iterable[tuple[str, bytes]]], work: Work) -> Iterator[Part]:
+def _by_item(keyed: tuple[int, Iterable[tuple[str, bytes]]], work: Work) -> Iterator[tuple[int, Part]]:
     pieces: dict[str, list[bytes]] = {EVENTS: [], PAIRS: []}
     for kind, piece in keyed[1]:
         pieces[kind].append(piece)
     events, pairs = (decode(pieces[kind]) if pieces[kind] else None for kind in (EVENTS, PAIRS))
     fold_item_shard(events, pairs, work.now())
-    yield Part()
+    yield 0, Part()
+
+
+def _done(**what: Any) -> TaggedOutput:
+    """Return what a piece of work did, under the key that brings all of it together."""
+    return TaggedOutput(DONE, (0, Part(**what)))
 
 
 def _counts(table: str, logged: pa.Table, duplicates: int) -> dict[str, int]:
@@ -239,16 +265,16 @@ def _days(table: str, rows: pa.Table, folding: Folding) -> Ints:
     return np.full(rows.num_rows, folding.taken.opened // DAY_MS, np.int64)
 
 
-def _write(keyed: tuple[str, Iterable[bytes]], work: Work) -> Part:
+def _write(keyed: tuple[str, Iterable[bytes]], work: Work) -> Iterator[tuple[int, Part]]:
     folder, pieces = keyed
     taken = work.now().taken
     table = folder.split("/")[0]
     rows = decode(pieces).sort_by([(name, "ascending") for name in _SORT_KEYS[table]])
     file = write_log_file(open_workspace(work.uri), folder, taken.first, taken.last, rows)
-    return Part(files=(file,))
+    yield 0, Part(files=(file,))
 
 
-def _write_summary(keyed: tuple[int, Iterable[Part]], work: Work) -> None:
+def _write_summary(keyed: tuple[int, Iterable[Part]], work: Work) -> Iterable[Any]:
     together, counts = list(keyed[1]), Counter[str]()
     for part in together:
         counts.update(part.counts)
@@ -258,4 +284,6 @@ def _write_summary(keyed: tuple[int, Iterable[Part]], work: Work) -> None:
         "counts": counts,
         "newest": max(part.newest for part in together),
     }
-    open_workspace(work.uri).write_bytes(json.dumps(document).encode(), STREAM, SUMMARY)
+    workspace = open_workspace(work.uri)
+    write_for_now(workspace, workspace.path(STREAM, SUMMARY), json.dumps(document).encode())
+    return ()

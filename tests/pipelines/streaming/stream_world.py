@@ -86,7 +86,9 @@ def append(url: str, namespace: str, records: Sequence[StreamRecord]) -> None:
 def take_up(folder: Path, url: str, namespace: str, wait_s: float = 60.0, **options: Any) -> StreamReport:
     """Run the pipeline until nothing waits any more."""
     progress = options.pop("progress", lambda *_: None)
-    config = StreamConfig(**{"until_empty": True, "range_rows": 25, "interval_s": 0.001, "compact_ranges": 2} | options)
+    config = StreamConfig(
+        **{"until_empty": True, "range_rows": 25, "interval_s": 0.001, "compact_ranges": 2, "shards": 2} | options
+    )
     return run_stream(
         Workspace(folder),
         config,

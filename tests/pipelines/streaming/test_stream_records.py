@@ -16,7 +16,7 @@ from pipelines.streaming import taking
 from pipelines.streaming.log import Range
 from pipelines.streaming.page_checks import implied_impressions
 from pipelines.streaming.records import check_messages, check_times
-from pipelines.streaming.taking import spans, take
+from pipelines.streaming.taking import hand_over, read_piece, take
 
 CLICK = {"user_id": "ann", "item_id": "tea", "event": "click", "timestamp": 1_700_000_000_000}
 PAGE = {"request_id": "r1", "user_id": "ann", "timestamp": 1_700_000_000_000, "items": ["tea", "cup"]}
@@ -204,8 +204,15 @@ def test_messages_without_text_are_taken() -> None:
     assert len(take(waiting([1] * 100, b""), 0, 10_000, 0)) == 100
 
 
-def test_spans_cover_a_range_without_gaps(monkeypatch) -> None:
+def test_pieces_cover_a_range_without_gaps_and_are_read_again_in_other_processes(monkeypatch) -> None:
     monkeypatch.setattr(taking, "PIECE_BYTES", 10)
-    messages = waiting([1] * 12).read_after(0, 100, 0)
-    assert spans(messages) == [(1, 5), (6, 10), (11, 12)]
+    stream = waiting([1] * 12)
+    messages = stream.read_after(0, 100, 0)
+    assert hand_over("driver", messages) == [(1, 5), (6, 10), (11, 12)]
+    assert read_piece("driver", (6, 10), stream) == messages[5:10]
+    stream.read_range = lambda first, last: messages[first - 1 : last]
+    assert read_piece("driver", (6, 10), stream) == messages[5:10]
+    assert read_piece("another", (11, 12), stream) == messages[10:]
+    taking.forget_pieces("driver")
+    assert "driver" not in taking._handed_over
     assert ITEMS not in taking.joined(messages)

@@ -34,7 +34,7 @@ class Lease:
 def test_who_lost_the_lease_amid_a_range_writes_nothing_over_what_the_next_one_wrote(
     tmp_path, redis_url, request, monkeypatch
 ) -> None:
-    namespace, config, lease = request.node.name[:40], StreamConfig(), Lease()
+    namespace, config, lease = request.node.name[:40], StreamConfig(shards=2), Lease()
     append(redis_url, namespace, messages())
     store_options = store_config(redis_url, namespace)
     folds = 0
