@@ -116,14 +116,22 @@ def input_checks(bad: Mapping[str, int], reasons: Iterable[str] = BAD) -> Iterat
 def at_least(name: str, value: float, threshold: float, says: str) -> Check:
     """Return a gate that a value passes which is no less than its threshold."""
     return Check(
-        name=name, passed=value >= threshold, value=value, threshold=threshold, says=f"{says}; at least {threshold:.6g}"
+        name=name,
+        passed=bool(value >= threshold),
+        value=float(value),
+        threshold=threshold,
+        says=f"{says}; at least {threshold:.6g}",
     )
 
 
 def at_most(name: str, value: float, threshold: float, says: str) -> Check:
     """Return a gate that a value passes which is no more than its threshold."""
     return Check(
-        name=name, passed=value <= threshold, value=value, threshold=threshold, says=f"{says}; at most {threshold:.6g}"
+        name=name,
+        passed=bool(value <= threshold),
+        value=float(value),
+        threshold=threshold,
+        says=f"{says}; at most {threshold:.6g}",
     )
 
 
