@@ -38,15 +38,15 @@ def reward_words(config: ReplayConfig) -> str:
     return " + ".join(f"{weight:g} x {name}" for name, weight in config.reward.items() if weight)
 
 
-def publish(report: ReplayReport, workspace: Workspace, name: str, uri: str | None) -> list[str]:
+def publish(report: ReplayReport, workspace: Workspace, uri: str | None) -> list[str]:
     """Write `report.html`, `report.json` and, last, `verdict.json`; tell MLflow; return lines that say where.
 
     Args:
-        report: What to publish.
-        workspace: Where; a report of this name is replaced.
-        name: Folder below `replay/`.
+        report: What to publish; one of the same folder is replaced.
+        workspace: Where.
         uri: An MLflow server; None for the workspace's own store.
     """
+    name = report.folder.rpartition("/")[2]
     files = {HTML: report_html(report).encode(), JSON: report.to_json(), VERDICT: report.verdict_json()}
     for file, content in files.items():
         workspace.write_bytes(content, FOLDER, name, file)
