@@ -92,6 +92,9 @@ PAGES = pa.schema(
 )
 """One shown page, items in shown order. `events[k]` is the strongest event of item k, `event_times[k]` its time."""
 
+SERVED_PAGES = pa.schema([field for field in PAGES if field.name not in ("events", "values", "event_times")])
+"""One page as whoever served it logged it; what became of it is told by the events of its `request_id`."""
+
 FEATURES_READ = pa.schema(
     [
         pa.field("request_id", pa.string(), nullable=False),
@@ -231,14 +234,15 @@ REASONS: tuple[str, ...] = (
 )
 
 # Raw tables are what a user, an importer or the simulator writes; clean tables are what `validate` lets through.
-RAW_TABLES: dict[str, pa.Schema] = {"events": EVENTS, "items": ITEMS, "users": USERS}
-CLEAN_TABLES: dict[str, str] = {"events": "clean_events", "items": "clean_items", "users": "clean_users"}
+RAW_TABLES: dict[str, pa.Schema] = {"events": EVENTS, "items": ITEMS, "users": USERS, "served_pages": SERVED_PAGES}
+CLEAN_TABLES: dict[str, str] = {name: f"clean_{name}" for name in RAW_TABLES}
 
 TABLES: dict[str, pa.Schema] = {
     **RAW_TABLES,
     **{clean: RAW_TABLES[raw] for raw, clean in CLEAN_TABLES.items()},
     "import_rejects": DEAD_LETTERS,
     "fresh_events": EVENTS,
+    "fresh_served_pages": pa.schema([PAGES.field(name) for name in ("request_id", "user_id", "timestamp")]),
     "dead_letters": DEAD_LETTERS,
     "pages": PAGES,
     "sequences": SEQUENCES,
@@ -249,7 +253,8 @@ TABLES: dict[str, pa.Schema] = {
     "recommendations": PAGES,
 }
 """Every table of a workspace by name, but those whose columns are features (`features.definitions.feature_schemas`).
-`fresh_events` are those of `clean_events` that the newest `validate` added; `import_rejects` is written by importers,
+`fresh_events` are those of `clean_events` that the newest `validate` added, `fresh_served_pages` the keys of those of
+`clean_served_pages`; `import_rejects` is written by importers,
 `dead_letters` by `validate`; `training_pages` and `training_counts` hold those days of `pages` of which item statistics
 have nothing to learn any more; `recommendations` holds pages that nobody has seen yet: without events."""
 

@@ -1,26 +1,40 @@
-"""Which rows may pass: the contract of each raw table, row by row, and which of several rows with one id is kept."""
+"""Which rows may pass: good ones, and of several with one id the first; the others become dead letters."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import schemas
-from features.schemas import DEAD_LETTERS, PURCHASE, RAW_TABLES
+from features.schemas import DEAD_LETTERS, RAW_TABLES
 from kernels.hashing import combine_hashes, hash_integers, hash_strings, hex_digits
 from kernels.jagged import run_starts
-from pipelines.batch.arrow import Ints, Mask, milliseconds, string_ranks
-from pipelines.batch.parse import LATEST_TIME_MS, Parsed, parse_columns
+from pipelines.batch.arrow import Ints, milliseconds, string_ranks
+from pipelines.batch.faults import event_faults, item_faults, user_faults
+from pipelines.batch.page_faults import served_page_faults
+from pipelines.batch.parse import parse_columns
 from pipelines.batch.raw import RawBatch
 
-KEYS: dict[str, str] = {"events": "event_id", "items": "item_id", "users": "user_id"}
+KEYS: dict[str, str] = {
+    "events": "event_id",
+    "items": "item_id",
+    "users": "user_id",
+    "served_pages": "request_id",
+}
 """The column of each raw table that occurs only once in the clean one."""
-_EARLIEST_FIRST: dict[str, str] = {"events": "timestamp", "items": "available_from"}
+_EARLIEST_FIRST: dict[str, str] = {"events": "timestamp", "items": "available_from", "served_pages": "timestamp"}
+FAULTS = {
+    "events": event_faults,
+    "items": item_faults,
+    "users": user_faults,
+    "served_pages": served_page_faults,
+}
+"""What may be wrong with the rows of each raw table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +43,6 @@ class Checked:
 
     rows: pa.Table
     dead: pa.Table
-
-
-@dataclasses.dataclass(frozen=True)
-class _Fault:
-    reason: str
-    column: str
-    expected: str
-    rows: Mask
 
 
 def check_rows(table: str, batch: RawBatch) -> Checked:
@@ -51,12 +57,12 @@ def check_rows(table: str, batch: RawBatch) -> Checked:
     parsed = parse_columns(batch.rows, RAW_TABLES[table], batch.source)
     good = np.ones(parsed.rows.num_rows, dtype=bool)
     dead = [broken]
-    for fault in _FAULTS[table](parsed):
+    for fault in FAULTS[table](parsed):
         found = np.flatnonzero(fault.rows & good)
         good[found] = False
         if len(found):
             rejected = batch.rows.take(pa.array(found))
-            details = [_detail(fault, value) for value in rejected.column(fault.column).to_pylist()]
+            details = [fault.detail(value) for value in rejected.column(fault.column).to_pylist()]
             dead.append(dead_letters(table, fault.reason, details, batch.source, json_rows(rejected)))
     rows = parsed.rows if good.all() else parsed.rows.filter(pa.array(good))
     if table == "events":
@@ -124,105 +130,6 @@ def _with_event_ids(rows: pa.Table) -> pa.Table:
     ids = hex_digits(combine_hashes(*text, hash_integers(milliseconds(absent.column("timestamp")))))
     filled = pc.replace_with_mask(given.combine_chunks(), given.combine_chunks().is_null(), ids)
     return rows.set_column(rows.schema.get_field_index("event_id"), "event_id", filled)
-
-
-def _event_faults(parsed: Parsed) -> list[_Fault]:
-    rows = parsed.rows
-    value, propensity = rows.column("value"), rows.column("propensity")
-    bad_propensity = pc.invert(pc.and_(pc.greater(propensity, 0), pc.less_equal(propensity, 1)))
-    paid = pc.equal(rows.column("event"), PURCHASE)
-    return [
-        *_null_ids(parsed, "user_id", "item_id"),
-        _Fault(
-            schemas.UNKNOWN_EVENT,
-            "event",
-            f"one of {', '.join(schemas.EVENT_KINDS)}",
-            ~_mask(pc.is_in(rows.column("event"), pa.array(schemas.EVENT_KINDS))),
-        ),
-        _time_fault(parsed, "timestamp", required=True),
-        _Fault(schemas.NEGATIVE_PRICE, "value", "a price >= 0", _mask(pc.and_(paid, pc.less(value, 0)))),
-        _Fault(
-            schemas.BAD_PROPENSITY,
-            "propensity",
-            "a probability in (0, 1]",
-            _mask(bad_propensity) | _unreadable(parsed, "propensity"),
-        ),
-        _number_fault(parsed, "value"),
-        _Fault(
-            schemas.BAD_VALUE,
-            "position",
-            "a whole number >= 0",
-            _mask(pc.less(rows.column("position"), 0)) | _unreadable(parsed, "position"),
-        ),
-        *_malformed(parsed, "event_id", "request_id", "session_id", "policy", "context"),
-    ]
-
-
-def _item_faults(parsed: Parsed) -> list[_Fault]:
-    title = parsed.rows.column("title")
-    return [
-        *_null_ids(parsed, "item_id"),
-        _Fault(schemas.MALFORMED, "title", "a title", np.asarray(title.is_null())),
-        _time_fault(parsed, "available_from", required=False),
-        _Fault(schemas.NEGATIVE_PRICE, "price", "a price >= 0", _mask(pc.less(parsed.rows.column("price"), 0))),
-        _number_fault(parsed, "price"),
-        *_malformed(parsed, "description", "category", "brand", "available", "attributes"),
-    ]
-
-
-def _user_faults(parsed: Parsed) -> list[_Fault]:
-    return [*_null_ids(parsed, "user_id"), *_malformed(parsed, "attributes")]
-
-
-_FAULTS: dict[str, Callable[[Parsed], list[_Fault]]] = {
-    "events": _event_faults,
-    "items": _item_faults,
-    "users": _user_faults,
-}
-
-
-def _null_ids(parsed: Parsed, *columns: str) -> list[_Fault]:
-    faults = []
-    for column in columns:
-        empty = pc.equal(pc.utf8_trim_whitespace(parsed.rows.column(column)), "")
-        faults.append(_Fault(schemas.NULL_ID, column, "an id", np.asarray(pc.fill_null(empty, True))))
-    return faults
-
-
-def _time_fault(parsed: Parsed, column: str, *, required: bool) -> _Fault:
-    times = parsed.rows.column(column)
-    number = times.cast(pa.int64())
-    absurd = _mask(pc.or_(pc.less(number, 0), pc.greater_equal(number, LATEST_TIME_MS)))
-    absent = np.asarray(times.is_null()) if required else _unreadable(parsed, column)
-    return _Fault(schemas.BAD_TIMESTAMP, column, "a time from 1970 to 2099", absurd | absent)
-
-
-def _number_fault(parsed: Parsed, column: str) -> _Fault:
-    infinite = _mask(pc.invert(pc.is_finite(parsed.rows.column(column))))
-    return _Fault(schemas.BAD_VALUE, column, "a finite number", infinite | _unreadable(parsed, column))
-
-
-def _malformed(parsed: Parsed, *columns: str) -> list[_Fault]:
-    return [
-        _Fault(schemas.MALFORMED, column, f"a value of type {RAW_TYPES[column]}", parsed.unreadable[column])
-        for column in columns
-        if column in parsed.unreadable
-    ]
-
-
-RAW_TYPES: dict[str, str] = {field.name: str(field.type) for schema in RAW_TABLES.values() for field in schema}
-
-
-def _unreadable(parsed: Parsed, column: str) -> Mask:
-    return parsed.unreadable.get(column, np.zeros(parsed.rows.num_rows, dtype=bool))
-
-
-def _mask(condition: pa.ChunkedArray) -> Mask:
-    return np.asarray(pc.fill_null(condition, False))
-
-
-def _detail(fault: _Fault, value: object) -> str:
-    return f"{fault.column}: expected {fault.expected}, got {value!r}"
 
 
 def json_rows(rows: pa.Table) -> list[str]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import features
 import kernels
+from features.schemas import CLEAN_TABLES
 from features.workspace import FileEntry, Manifest, Table, Workspace
 from pipelines.batch.runner import Summary
 
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 FRESH = "fresh_events"
-"""The table of the clean events that the newest validation added."""
+FRESH_TABLES = {"events": FRESH, "served_pages": "fresh_served_pages"}
+"""Raw tables that grow -> the table of what the newest validation added to the clean one."""
 SETTINGS, SOFTWARE, CLEAN, BEFORE, STREAM = "settings", "software", "clean_events", "before", "stream"
 """Names of inputs: digests of settings and software, the clean events, what they were before, the stream's log."""
+SERVED = CLEAN_TABLES["served_pages"]
 
 
 class CannotFoldError(Exception):
@@ -90,11 +93,31 @@ def fresh_events(workspace: Workspace, before: str | None) -> Table:
     Raises:
         CannotFoldError: It is not known which were added.
     """
-    fresh = workspace.table(FRESH)
-    now = workspace.table(CLEAN).manifest().fingerprint
+    return _fresh(workspace, "events", before)
+
+
+def fresh_rows(workspace: Workspace, name: str, before: str | None) -> Table | None:
+    """Return the table of what was added to a clean table since it had a fingerprint; None where nothing was.
+
+    Args:
+        workspace: Holds the tables.
+        name: A raw table of `FRESH_TABLES`.
+        before: The fingerprint, None where there was no such table.
+
+    Raises:
+        CannotFoldError: It is not known what was added.
+    """
+    clean = workspace.table(CLEAN_TABLES[name])
+    now = clean.manifest().fingerprint if clean.exists() else None
+    return None if now == before else _fresh(workspace, name, before)
+
+
+def _fresh(workspace: Workspace, name: str, before: str | None) -> Table:
+    fresh, clean = workspace.table(FRESH_TABLES[name]), CLEAN_TABLES[name]
+    now = workspace.table(clean).manifest().fingerprint
     inputs = fresh.manifest().inputs if fresh.exists() else {}
-    if before is None or (inputs.get(BEFORE), inputs.get(CLEAN)) != (before, now):
-        raise CannotFoldError("it is not known which events are new")
+    if before is None or (inputs.get(BEFORE), inputs.get(clean)) != (before, now):
+        raise CannotFoldError(f"it is not known which {name.replace('_', ' ')} are new")
     return fresh
 
 

@@ -1,4 +1,4 @@
-"""The stage that makes `pages` from `clean_events` and the log of served pages; new events change only their pages."""
+"""The stage that makes `pages` from clean events and what was logged of served pages; what is new changes its pages."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from features.schemas import LOG_TABLES, PAGE_LOG, STREAM_POSITION
-from features.workspace import FileEntry, Manifest, Workspace
+from features.schemas import LOG_TABLES, PAGE_LOG, STREAM_POSITION, TABLES
+from features.workspace import FileEntry, Manifest, Table, Workspace
 from pipelines.batch.arrow import DAY_MS
 from pipelines.batch.config import BatchConfig
 from pipelines.batch.increment import (
     CLEAN,
     FRESH,
+    FRESH_TABLES,
+    SERVED,
     SETTINGS,
     SOFTWARE,
     STREAM,
     CannotFoldError,
     date_of,
-    fresh_events,
+    fresh_rows,
     made_with,
     merged_entries,
     require_equal,
@@ -31,13 +33,14 @@ from pipelines.batch.increment import (
 )
 from pipelines.batch.merge import ADDED, REMOVED, MergeByDay
 from pipelines.batch.page_changes import first_touched
-from pipelines.batch.page_transforms import CUT, BuildPages, ChangePages, ReadServed
+from pipelines.batch.page_transforms import CUT, BuildPages, ChangePages, ReadGiven, ReadServed
 from pipelines.batch.raw_inputs import stream_position
 from pipelines.batch.stage import check_equal, run_stage
 from pipelines.batch.transforms import COUNTS, CountRows, ReadTable, WriteByDay
 from pipelines.streaming.log import committed_log
 
-_KEYS = ["user_id", "request_id", "timestamp"]
+_KEY_SCHEMA = TABLES[FRESH_TABLES["served_pages"]]
+_KEYS = _KEY_SCHEMA.names
 
 
 def build_pages(workspace: Workspace, config: BatchConfig, beam_options: Sequence[str]) -> tuple[dict[str, int], str]:
@@ -68,6 +71,7 @@ class _Pages:
         self.clean = self.events.manifest()
         if not self.clean.rows:
             raise ValueError("table 'clean_events' has no rows: every event was rejected; table dead_letters tells why")
+        self.given = workspace.table(SERVED)
         self.position = stream_position(self.clean)
         self.log = committed_log(workspace).files[PAGE_LOG] if self.position else []
         self.by_day = bool(self.clean.notes.get("order_only") or self.clean.notes.get("dates_only"))
@@ -75,6 +79,8 @@ class _Pages:
             CLEAN: self.clean.fingerprint,
             **made_with(pages=config.pages, shards=config.shards, by_day=self.by_day),
         }
+        if self.given.exists():
+            self.inputs[SERVED] = self.given.manifest().fingerprint
         if self.position:
             self.inputs[STREAM] = f"{self.position} {self._served_rows(self.position)}"
 
@@ -83,8 +89,9 @@ class _Pages:
 
         def build(pipeline: beam.Pipeline, uri: str) -> list[beam.PCollection]:
             rows = pipeline | "clean events" >> ReadTable(uri, self.events)
-            served = pipeline | "served" >> ReadServed(uri, self.log, self.position)
-            pages = (rows, served) | "build pages" >> BuildPages(self.config, by_day=self.by_day)
+            pages = (rows, self._all_served(pipeline, uri)) | "build pages" >> BuildPages(
+                self.config, by_day=self.by_day
+            )
             return [
                 rows | "count events" >> CountRows(f"{CLEAN}.in"),
                 pages | "write pages" >> WriteByDay(uri, "pages", self.config.shards),
@@ -102,32 +109,43 @@ class _Pages:
         """
         before = standing([self.workspace.table("pages")])["pages"]
         require_equal(before.inputs, self.inputs, SETTINGS, SOFTWARE)
-        served = self._new_served(before)
-        fresh = fresh_events(self.workspace, before.inputs.get(CLEAN))
-        if not fresh.manifest().rows and not served.num_rows:
+        fresh = fresh_rows(self.workspace, "events", before.inputs.get(CLEAN))
+        given = _keys(fresh_rows(self.workspace, "served_pages", before.inputs.get(SERVED)))
+        served = pa.concat_tables([self._new_served(before), given])
+        if not (fresh and fresh.manifest().rows) and not served.num_rows:
             return list(before.files), "no new event: all pages stay"
         pages = self.workspace.table("pages").read(_KEYS)
-        moment = first_touched(fresh.read(_KEYS), served, pages, self.config.pages, by_day=self.by_day)
-        first = min(date_of(entry) for entry in self.clean.files)
+        moment = first_touched(_keys(fresh), served, pages, self.config.pages, by_day=self.by_day)
+        held = [*self.clean.files, *(self.given.manifest().files if self.given.exists() else [])]
+        first = min(date_of(entry) for entry in held)
         while True:
             since = max(_date(moment), first)
-            entries, changed, cut = self._change(since, fresh.name, served, whole=since == first)
+            entries, changed, cut = self._change(since, fresh, served, given, whole=since == first)
             if not cut:
                 days = len({date_of(entry) for entry in entries})
                 return entries, f"{changed:,} pages were built, of events since {since}, of {days} days"
             moment = _midnight(since) - 1
 
-    def _change(self, since: str, fresh: str, served: pa.Table, *, whole: bool) -> tuple[list[FileEntry], int, int]:
+    def _all_served(self, pipeline: beam.Pipeline, uri: str, since: str = "") -> beam.PCollection:
+        logged = pipeline | "served" >> ReadServed(uri, self.log, self.position, since)
+        given = pipeline | "given" >> ReadGiven(uri, self.given, since)
+        return (logged, given) | "all served" >> beam.Flatten()
+
+    def _change(
+        self, since: str, fresh: Table | None, served: pa.Table, given: pa.Table, *, whole: bool
+    ) -> tuple[list[FileEntry], int, int]:
         """Build changed pages from the events since a day; return all files, changed pages, and cut bursts."""
-        pages, new = self.workspace.table("pages"), self.workspace.table(fresh)
+        pages = self.workspace.table("pages")
         moment = None if whole else _midnight(since)
 
         def build(pipeline: beam.Pipeline, uri: str) -> list[beam.PCollection]:
+            new = ReadTable(uri, fresh, ["user_id", "event_id"]) if fresh else beam.Create([])
             inputs = {
                 "events": pipeline | "clean events" >> ReadTable(uri, self.events, since=since),
-                "fresh": pipeline | "fresh events" >> ReadTable(uri, new, ["user_id", "event_id"]),
-                "new_served": pipeline | "newly served" >> beam.Create([served.select(_KEYS[:2])]),
-                "served": pipeline | "served" >> ReadServed(uri, self.log, self.position, since),
+                "fresh": pipeline | "fresh events" >> new,
+                "new_served": pipeline | "newly served" >> beam.Create([served]),
+                "new_given": pipeline | "newly given" >> beam.Create([given]),
+                "served": self._all_served(pipeline, uri, since),
             }
             changes = inputs | "changes" >> ChangePages(self.config, moment, by_day=self.by_day)
             merged = {kind: changes[kind] for kind in (ADDED, REMOVED)} | "merge" >> MergeByDay(
@@ -136,7 +154,7 @@ class _Pages:
             return [merged, changes[COUNTS]]
 
         summary = run_stage("pages", self.workspace, self.inputs, self.config, self.beam_options, build)
-        check_equal(FRESH, new.manifest().rows, summary.count(f"{FRESH}.in"))
+        check_equal(FRESH, fresh.manifest().rows if fresh else 0, summary.count(f"{FRESH}.in"))
         entries = merged_entries(pages.manifest(), summary)
         added, removed = summary.count("pages.added"), summary.count("pages.removed")
         cut = summary.count(CUT)
@@ -153,7 +171,8 @@ class _Pages:
 
     def _served(self, after: int, upto: int) -> pa.Table:
         position = pc.field(STREAM_POSITION)
-        return self._logged_pages().to_table(columns=_KEYS, filter=(position > after) & (position <= upto))
+        rows = self._logged_pages().to_table(columns=_KEYS, filter=(position > after) & (position <= upto))
+        return rows.cast(_KEY_SCHEMA)
 
     def _served_rows(self, upto: int) -> int:
         return int(self._logged_pages().count_rows(filter=pc.field(STREAM_POSITION) <= upto))
@@ -162,6 +181,10 @@ class _Pages:
         if not self.log:
             return ds.dataset(LOG_TABLES[PAGE_LOG].empty_table())
         return ds.dataset(self.log, schema=LOG_TABLES[PAGE_LOG], filesystem=self.workspace.filesystem)
+
+
+def _keys(table: Table | None) -> pa.Table:
+    return _KEY_SCHEMA.empty_table() if table is None else table.read(_KEYS)
 
 
 def _date(moment: int) -> str:

@@ -89,7 +89,7 @@ def parse_values(values: pa.Array, target: pa.DataType) -> pa.Array:
             return values.cast(target)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass  # the second is pyarrow's class for a cast that it does not have: cell by cell, then
-    convert = _CONVERTERS[target.id]
+    convert = _CONVERTERS[target]
     return pa.array([None if value is None else convert(value) for value in values.to_pylist()], target)
 
 
@@ -171,6 +171,14 @@ def _to_list(value: Any) -> list[str] | None:
     return [str(level) for level in value] if isinstance(value, list) else None
 
 
+def _to_numbers(value: Any) -> list[float | None] | None:
+    values = _from_json(value) if isinstance(value, str) else value
+    if not isinstance(values, list):
+        return None
+    numbers = [None if cell is None else _to_float(cell) for cell in values]
+    return None if numbers.count(None) > values.count(None) else numbers
+
+
 def _to_map(value: Any) -> list[tuple[str, str]] | None:
     if isinstance(value, str):
         value = _from_json(value)
@@ -188,11 +196,13 @@ def _from_json(text: str) -> Any:
         return None
 
 
-_CONVERTERS: dict[int, Callable[[Any], Any]] = {
-    pa.string().id: _to_text,
-    pa.int32().id: _to_int,
-    pa.float64().id: _to_float,
-    pa.bool_().id: _to_bool,
-    pa.list_(pa.string()).id: _to_list,
-    pa.map_(pa.string(), pa.string()).id: _to_map,
+_CONVERTERS: dict[pa.DataType, Callable[[Any], Any]] = {
+    pa.string(): _to_text,
+    pa.int32(): _to_int,
+    pa.float64(): _to_float,
+    pa.bool_(): _to_bool,
+    pa.list_(pa.string()): _to_list,
+    pa.list_(pa.float32()): _to_numbers,
+    pa.list_(pa.float64()): _to_numbers,
+    pa.map_(pa.string(), pa.string()): _to_map,
 }

@@ -15,6 +15,7 @@ from features.workspace import Manifest, Workspace
 from pipelines.batch.arrow import string_ranks
 from pipelines.batch.config import BatchConfig
 from pipelines.batch.increment import (
+    FRESH_TABLES,
     SETTINGS,
     SOFTWARE,
     STREAM,
@@ -28,6 +29,8 @@ from pipelines.batch.raw import FORMATS, RawBatch, file_digests, fingerprint, ra
 from pipelines.streaming.log import LogSnapshot, committed_log, empty_log
 
 REJECTS = "import_rejects"
+OPTIONAL = ("users", "served_pages")
+"""Raw tables that need not be there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +72,8 @@ class RawInputs:
         inputs = made_with(shards=config.shards)
         for name in present:
             inputs[name] = fingerprint(workspace, name) if files[name] else ""
-        inputs |= file_inputs("events", file_digests(workspace, "events") if files["events"] else {})
+        for name in FRESH_TABLES:
+            inputs |= file_inputs(name, file_digests(workspace, name) if files[name] else {})
         if log.position:
             inputs[STREAM] = f"{log.position} {_rows(workspace, log, EVENT_LOG, log.position)}"
             inputs[ITEM_LOG] = f"{_rows(workspace, log, ITEM_LOG, log.position)}"
@@ -77,36 +81,42 @@ class RawInputs:
             inputs[REJECTS] = workspace.table(REJECTS).manifest().fingerprint
         return cls(sources={name: sources[name] for name in present}, inputs=inputs, log=log)
 
-    def fresh(self, workspace: Workspace, before: Manifest) -> list[Source]:
-        """Return the sources of events that came since a run.
+    def fresh(self, workspace: Workspace, before: Manifest) -> dict[str, list[Source]]:
+        """Return the sources of rows that came since a run, by table, of those that grow and were there already.
 
         Raises:
-            CannotFoldError: Anything else than that events were added has changed.
+            CannotFoldError: Anything else than that rows were added has changed.
         """
         known = before.inputs
         require_equal(known, self.inputs, SETTINGS, SOFTWARE, REJECTS)
-        gone = [
-            name for name, digest in known.items() if name.startswith("events/") and self.inputs.get(name) != digest
-        ]
+        growing = tuple(f"{name}/" for name in FRESH_TABLES)
+        gone = [name for name, digest in known.items() if name.startswith(growing) and self.inputs.get(name) != digest]
         if gone:
             raise CannotFoldError(f"changed or gone: {gone[0]}{f' and {len(gone) - 1} more' if gone[1:] else ''}")
         position, rows = (int(part) for part in known.get(STREAM, "0 0").split())
         if position > self.log.position or _rows(workspace, self.log, EVENT_LOG, position) != rows:
             raise CannotFoldError("the stream's log is not what it was")
-        root = workspace.table("events").root
-        added = [source for source in self.sources["events"] if source.upto is None]
-        return [source for source in added if f"events/{source.path.removeprefix(f'{root}/')}" not in known] + [
+        added = {name: self._added(workspace, name, known) for name in FRESH_TABLES if name in known}
+        added["events"] += [
             Source(source.path, position, self.log.position)
             for source in self.sources["events"]
             if source.upto is not None and position < self.log.position
         ]
+        return added
+
+    def _added(self, workspace: Workspace, name: str, known: Mapping[str, str]) -> list[Source]:
+        """Return the files of a raw table that were not there."""
+        root = workspace.table(name).root
+        files = [source for source in self.sources[name] if source.upto is None]
+        return [source for source in files if f"{name}/{source.path.removeprefix(f'{root}/')}" not in known]
 
     def changed(self, before: Manifest) -> list[str]:
-        """Return the tables other than `events` that are not what they were."""
+        """Return the tables that are not what they were, without those that `fresh` tells of."""
         known = before.inputs
         same = {name: known.get(name) == self.inputs.get(name) for name in RAW_TABLES}
         same["items"] &= known.get(ITEM_LOG) == self.inputs.get(ITEM_LOG)
-        return [name for name in RAW_TABLES if name != "events" and not same[name]]
+        grown = [name for name in FRESH_TABLES if name in known]
+        return [name for name in RAW_TABLES if name not in grown and not same[name]]
 
 
 def logged_items(workspace: Workspace, log: LogSnapshot) -> tuple[pa.Table, pa.Table]:
@@ -139,7 +149,8 @@ def clean_before(workspace: Workspace) -> dict[str, Manifest]:
         CannotFoldError: There is none, or not a whole one.
     """
     tables = [workspace.table(name) for name in ("dead_letters", *CLEAN_TABLES.values())]
-    return standing(table for table in tables if table.name != CLEAN_TABLES["users"] or table.exists())
+    optional = [CLEAN_TABLES[name] for name in OPTIONAL]
+    return standing(table for table in tables if table.name not in optional or table.exists())
 
 
 def stream_position(manifest: Manifest) -> int:
@@ -156,7 +167,7 @@ def _rows(workspace: Workspace, log: LogSnapshot, table: str, position: int) -> 
 
 
 def _require_tables(workspace: Workspace, present: list[str]) -> None:
-    missing = [name for name in ("events", "items") if name not in present]
+    missing = [name for name in RAW_TABLES if name not in (*present, *OPTIONAL)]
     if missing:
         folders = " and ".join(workspace.table(name).root for name in missing)
         raise FileNotFoundError(

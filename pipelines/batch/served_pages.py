@@ -1,7 +1,8 @@
-"""What the service logged of the pages it served joins the pages that events tell of.
+"""What was logged of pages when they were served joins the pages that events tell of.
 
 A served page keeps its order: its items as they were shown, with sources, scores and propensities, then what only
-events know of. An item of it without any event was an impression at the time of the page.
+events know of. An item of it without any event was an impression at the time of the page. The stream's log has an event
+for every item that it knows of; of served pages that were given as a raw table there may be none.
 Legend: `P` pages, `E` entries: items of pages.
 """
 
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.schemas import IMPRESSION, PAGES, STREAM_POSITION
+from features.schemas import EVENTS, IMPRESSION, PAGES, SERVED_PAGES, STREAM_POSITION
 from kernels.jagged import offsets_from_lengths, row_numbers, run_starts
 from pipelines.batch.arrow import Ints, string_ranks
 
@@ -30,7 +31,43 @@ OF_PAGE = (
 )
 OF_ITEM = ("sources", "scores", "propensities")
 """What the log says of a page, and of each of its items."""
+SERVED_SCHEMA = SERVED_PAGES.append(pa.field(STREAM_POSITION, pa.int64()))
+"""Of served pages wherever they were logged; null stands for the position of those that were given as a raw table."""
 _LAST = np.iinfo(np.int64).max
+
+
+def as_served(rows: pa.Table) -> pa.Table:
+    """Return rows of the stream's `page_log`, or of `clean_served_pages`, in the one schema of both."""
+    columns = [
+        rows.column(field.name) if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
+        for field in SERVED_SCHEMA
+    ]
+    return pa.Table.from_arrays(columns, schema=SERVED_SCHEMA)
+
+
+def shown_first(served: pa.Table) -> pa.Table:
+    """Return an impression of the first item of each given page, for which there may be no event at all.
+
+    Args:
+        served: Rows in `SERVED_SCHEMA`; those of the stream's log are passed over.
+
+    Returns:
+        Rows of `events`, whose ids are `first_ids` of their requests.
+    """
+    given = served.filter(served.column(STREAM_POSITION).is_null()).combine_chunks()
+    size = given.num_rows
+    known = {name: given.column(name) for name in ("user_id", "request_id", "timestamp")}
+    known["event_id"] = first_ids(given)
+    known["item_id"] = pc.list_element(_one(given, "items"), 0) if size else pa.array([], pa.string())
+    known["event"] = pa.array([IMPRESSION]).take(np.zeros(size, dtype=np.int64))
+    known["position"] = pa.array(np.zeros(size, dtype=np.int32))
+    columns = [known.get(field.name, pa.nulls(size, field.type)) for field in EVENTS]
+    return pa.Table.from_arrays(columns, schema=EVENTS)
+
+
+def first_ids(pages: pa.Table) -> pa.ChunkedArray:
+    """Return the event ids that `shown_first` gives, by column `request_id`."""
+    return pc.binary_join_element_wise("served", pages.column("request_id"), " ")
 
 
 def with_served(pages: pa.Table, served: pa.Table) -> pa.Table:
@@ -38,7 +75,7 @@ def with_served(pages: pa.Table, served: pa.Table) -> pa.Table:
 
     Args:
         pages: Rows of `pages`.
-        served: Rows of the stream's `page_log`, of these users; of several of one page the first counts.
+        served: Rows in `SERVED_SCHEMA`, of these users; of several of one page the first of the stream counts.
 
     Returns:
         The same pages in the same order.
@@ -48,17 +85,13 @@ def with_served(pages: pa.Table, served: pa.Table) -> pa.Table:
         return pages
     chosen, log = pages.take(pa.array(page)).combine_chunks(), served.take(pa.array(logged)).combine_chunks()
     columns = {name: chosen.column(name) for name in PAGES.names}
-    columns |= {name: pc.coalesce(_one(log, name), _one(chosen, name)) for name in OF_PAGE if name not in _LISTS}
-    columns |= {name: log.column(name) for name in OF_PAGE if name in _LISTS}
+    columns |= {name: _first_known(_one(log, name), _one(chosen, name)) for name in OF_PAGE}
     columns |= _entries(chosen, log)
     others = np.setdiff1d(np.arange(pages.num_rows), page)
     merged = pa.concat_tables([pages.take(pa.array(others)), pa.table(columns, schema=PAGES)]).combine_chunks()
     order = np.empty(pages.num_rows, dtype=np.int64)
     order[np.concatenate([others, page])] = np.arange(pages.num_rows)
     return merged.take(pa.array(order)).combine_chunks()
-
-
-_LISTS = {field.name for field in PAGES if pa.types.is_nested(field.type)}
 
 
 def _matches(pages: pa.Table, served: pa.Table) -> tuple[Ints, Ints]:
@@ -69,7 +102,7 @@ def _matches(pages: pa.Table, served: pa.Table) -> tuple[Ints, Ints]:
         for name in ("user_id", "request_id")
     ]
     key = ranks[0] * (int(ranks[1].max(initial=0)) + 1) + ranks[1]
-    newest_last = np.lexsort((np.asarray(served.column(STREAM_POSITION)), key[size:]))
+    newest_last = np.lexsort((np.asarray(pc.fill_null(served.column(STREAM_POSITION), _LAST)), key[size:]))
     first = newest_last[run_starts(key[size:][newest_last])]
     _, pages_at, log_at = np.intersect1d(key[:size], key[size:][first], return_indices=True)
     return pages_at, first[log_at]
@@ -116,6 +149,14 @@ _OF_EVENTS = ("events", "event_times", "values")
 def _one(table: pa.Table, name: str) -> pa.Array:
     column = table.column(name).combine_chunks()
     return column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+
+
+def _first_known(values: pa.Array, others: pa.Array) -> pa.Array:
+    """Return values, and where there is none the other one; unlike `pc.coalesce`, of lists and maps, too."""
+    rows = np.arange(len(values))
+    return pa.concat_arrays([values, others]).take(
+        pa.array(np.where(np.asarray(values.is_valid()), rows, len(values) + rows))
+    )
 
 
 def _places(lists: pa.ListArray) -> tuple[Ints, Ints]:

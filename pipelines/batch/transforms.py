@@ -28,6 +28,8 @@ ROWS, DEAD, COUNTS = "rows", "dead", "counts"
 SORT_KEYS: dict[str, list[str]] = {
     "clean_events": ["timestamp", "event_id"],
     "fresh_events": ["timestamp", "event_id"],
+    "clean_served_pages": ["timestamp", "user_id", "request_id"],
+    "fresh_served_pages": ["timestamp", "user_id", "request_id"],
     "pages": ["timestamp", "user_id", "request_id"],
     "training_pages": ["timestamp", "user_id", "request_id"],
     "training_counts": ["timestamp", "item_id"],

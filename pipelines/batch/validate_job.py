@@ -11,20 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 
 from features.schemas import CLEAN_TABLES, DUPLICATE, ITEM_LOG
 from features.workspace import FileEntry, Workspace
 from pipelines.batch.checks import duplicates
 from pipelines.batch.config import BatchConfig
-from pipelines.batch.increment import BEFORE, CLEAN, FRESH, CannotFoldError, date_of, merged_entries
+from pipelines.batch.increment import BEFORE, CLEAN, FRESH_TABLES, CannotFoldError, date_of, merged_entries
 from pipelines.batch.merge import ADDED, REMOVED, MergeByDay
-from pipelines.batch.raw_inputs import REJECTS, RawInputs, clean_before, logged_items
+from pipelines.batch.raw_inputs import REJECTS, RawInputs, Source, clean_before, logged_items
 from pipelines.batch.runner import Counted, Summary
 from pipelines.batch.stage import check_equal, dropped_counts, make_report, run_stage
 from pipelines.batch.transforms import COUNTS, DEAD, ROWS, CountRows, ReadTable, WriteByDay
 from pipelines.batch.validate_transforms import (
     REPLACED,
-    FreshEvents,
+    FreshRows,
     RowsOf,
     ValidateTable,
     WriteDeadLetters,
@@ -33,14 +34,14 @@ from pipelines.report import StageReport
 
 
 def validate(workspace: Workspace, config: BatchConfig, beam_options: Sequence[str] = ()) -> StageReport:
-    """Check raw tables row by row: `clean_events`, `clean_items`, `clean_users` and `dead_letters`.
+    """Check raw tables row by row: `clean_events`, `clean_items`, `clean_users`, `clean_served_pages`, `dead_letters`.
 
-    Where there are no `users` any more, a `clean_users` of an earlier run becomes empty. Where nothing but events was
-    added since the last run, only these are read; the result is the same.
+    Where there are no `users` any more, a `clean_users` of an earlier run becomes empty. Where nothing but events and
+    served pages were added since the last run, only these are read; the result is the same.
 
     Args:
-        workspace: Holds the raw tables `events`, `items` and perhaps `users`, committed or as plain files, and perhaps
-            the stream's log.
+        workspace: Holds the raw tables `events`, `items` and perhaps `users` and `served_pages`, committed or as plain
+            files, and perhaps the stream's log.
         config: Uses `shards`.
         beam_options: Beam's own options; default: in this process.
 
@@ -84,59 +85,64 @@ class _Validation:
         summary = self._run(build)
         counts = {name: _counted(summary, name) for name in present}
         files = {name: summary.files.get(CLEAN_TABLES[name], []) for name in present}
-        self.workspace.table(FRESH).commit([])
+        for name, fresh in FRESH_TABLES.items():
+            if name in present or self.workspace.table(fresh).exists():
+                self.workspace.table(fresh).commit([])
         return self._commit(files, summary.files.get("dead_letters", []), counts, summary.count(f"{REJECTS}.in"))
 
     def fold(self) -> tuple[dict[str, int], str]:
         """Read what is new.
 
         Raises:
-            CannotFoldError: Other than added events something changed, or one of them takes the place of an older one.
+            CannotFoldError: Other than added rows something changed, or one of them takes the place of an older one.
         """
         before = clean_before(self.workspace)
-        events = before[CLEAN]
-        sources, changed = self.raw.fresh(self.workspace, events), self.raw.changed(events)
-        tables = {name: self.workspace.table(name) for name in (CLEAN, REJECTS, "dead_letters")}
+        sources, changed = self.raw.fresh(self.workspace, before[CLEAN]), self.raw.changed(before[CLEAN])
+        tables = {name: self.workspace.table(name) for name in (*before, REJECTS)}
         anew = [name for name in changed if name in self.raw.sources]
 
         def build(pipeline: beam.Pipeline, uri: str) -> list[beam.PCollection]:
-            fresh = pipeline | "fresh events" >> FreshEvents(uri, sources, tables[CLEAN], self.shards)
-            none = pipeline | "nothing to remove" >> beam.Create([])
-            merged = {ADDED: fresh[ROWS], REMOVED: none} | "merge" >> MergeByDay(uri, tables[CLEAN], self.shards)
-            listed = fresh[ROWS] | "write fresh" >> WriteByDay(uri, FRESH, self.shards)
-            outputs = [self._checked(pipeline, uri, name) for name in anew]
+            grown = [self._grown(pipeline, uri, name, added) for name, added in sources.items()]
+            outputs = [*grown, *(self._checked(pipeline, uri, name) for name in anew)]
             kept = pipeline | "dead letters before" >> ReadTable(uri, tables["dead_letters"])
-            dead = [kept | "of events" >> RowsOf(changed, among=False), fresh[DEAD], *(part[DEAD] for part in outputs)]
+            dead = [kept | "of the same" >> RowsOf(changed, among=False), *(part[DEAD] for part in outputs)]
             if tables[REJECTS].exists():
                 rejects = pipeline | "import rejects" >> ReadTable(uri, tables[REJECTS])
                 dead.append(rejects | "of others" >> RowsOf(changed, among=True))
             letters = dead | "all dead letters" >> beam.Flatten()
-            results = [
-                merged,
-                listed,
-                fresh[COUNTS],
-                letters | "write dead letters" >> WriteDeadLetters(uri, self.shards),
-            ]
-            return [*results, *(output[kind] for output in outputs for kind in (ROWS, COUNTS))]
+            written = letters | "write dead letters" >> WriteDeadLetters(uri, self.shards)
+            return [written, *(output[kind] for output in outputs for kind in (ROWS, COUNTS))]
 
         summary = self._run(build)
-        if summary.count(REPLACED):
-            raise CannotFoldError(f"{summary.count(REPLACED)} events take the place of older ones of their ids")
-        added = _counted(summary, "events", FRESH)
-        check_equal("events", added["in"], added["out"] + _dropped(added))
+        added = {name: _added(summary, name) for name in sources}
         counts = {name: _counted(summary, name) for name in anew}
         counts |= {name: dict(before[CLEAN_TABLES[name]].counts) for name in self.raw.sources if name not in anew}
-        counts["events"] = dict(Counter(counts["events"]) + Counter(added))
-        files = {name: list(before[CLEAN_TABLES[name]].files) for name in self.raw.sources}
+        counts |= {name: dict(Counter(counts[name]) + Counter(rows)) for name, rows in added.items()}
+        files = {name: list(before[CLEAN_TABLES[name]].files) for name in self.raw.sources if name not in anew}
         files |= {name: summary.files.get(CLEAN_TABLES[name], []) for name in anew}
-        files["events"] = merged_entries(events, summary)
+        files |= {name: merged_entries(before[CLEAN_TABLES[name]], summary) for name in sources}
         rejects = before["dead_letters"].counts.get(f"{REJECTS}.in", 0)
         total = self._commit(files, summary.files.get("dead_letters", []), counts, rejects)
-        if sources:
-            inputs = {BEFORE: events.fingerprint, CLEAN: tables[CLEAN].manifest().fingerprint}
-            self.workspace.table(FRESH).commit(summary.files.get(FRESH, []), inputs=inputs, counts=added)
+        for name in (name for name, found in sources.items() if found):
+            clean, fresh = CLEAN_TABLES[name], FRESH_TABLES[name]
+            inputs = {BEFORE: before[clean].fingerprint, clean: tables[clean].manifest().fingerprint}
+            self.workspace.table(fresh).commit(summary.files.get(fresh, []), inputs=inputs, counts=added[name])
+        read = " and ".join(f"{rows['in']:,} new {name.replace('_', ' ')}" for name, rows in added.items())
         days = len(summary.touched(CLEAN))
-        return total, f"read {added['in']:,} new events; {days} of {_days(files['events'])} days were written anew"
+        return total, f"read {read}; {days} of {_days(files['events'])} days were written anew"
+
+    def _grown(
+        self, pipeline: beam.Pipeline, uri: str, name: str, sources: Sequence[Source]
+    ) -> dict[str, beam.PCollection]:
+        """Add new rows to the clean table, and write apart what is needed to know which they are."""
+        clean, fresh = self.workspace.table(CLEAN_TABLES[name]), self.workspace.table(FRESH_TABLES[name])
+        checked = pipeline | f"fresh {name}" >> FreshRows(uri, name, sources, clean, self.shards)
+        none = pipeline | f"no {name} to remove" >> beam.Create([])
+        merged = {ADDED: checked[ROWS], REMOVED: none} | f"merge {name}" >> MergeByDay(uri, clean, self.shards)
+        chosen = checked[ROWS] | f"columns of fresh {name}" >> beam.Map(_select, fresh.schema.names)
+        listed = chosen | f"write fresh {name}" >> WriteByDay(uri, fresh.name, self.shards)
+        written = (merged, listed) | f"written of {name}" >> beam.Flatten()
+        return {ROWS: written, DEAD: checked[DEAD], COUNTS: checked[COUNTS]}
 
     def _checked(self, pipeline: beam.Pipeline, uri: str, name: str) -> dict[str, beam.PCollection]:
         if name != "items" or not self.raw.log.files[ITEM_LOG]:
@@ -184,6 +190,24 @@ def _counted(summary: Summary, name: str, table: str | None = None) -> dict[str,
     """Return the counts of a raw table as its manifest has them."""
     rows = summary.rows(table or CLEAN_TABLES[name])
     return {"in": summary.count(f"{name}.in"), **dropped_counts(summary, name), "out": rows}
+
+
+def _added(summary: Summary, name: str) -> dict[str, int]:
+    """Return the counts of what was added to a raw table, which must add up.
+
+    Raises:
+        CannotFoldError: Some of it takes the place of standing rows.
+    """
+    if replaced := summary.count(f"{name}.{REPLACED}"):
+        what = name.replace("_", " ")
+        raise CannotFoldError(f"{replaced} {what} take the place of older ones of their ids")
+    added = _counted(summary, name, FRESH_TABLES[name])
+    check_equal(name, added["in"], added["out"] + _dropped(added))
+    return added
+
+
+def _select(rows: pa.Table, columns: list[str]) -> pa.Table:
+    return rows.select(columns)
 
 
 def _dropped(counts: Mapping[str, int]) -> int:

@@ -16,6 +16,7 @@ from features.workspace import Table
 from kernels.hashing import HashArray, hash_strings
 from pipelines.batch.arrow import decode
 from pipelines.batch.checks import KEYS, Checked, check_rows, duplicates, keep_first
+from pipelines.batch.increment import FRESH_TABLES
 from pipelines.batch.raw import read_batches
 from pipelines.batch.raw_inputs import Source, between_positions
 from pipelines.batch.runner import Counted
@@ -111,7 +112,7 @@ class ValidateTable(beam.PTransform):
         checked = start | "check" >> CheckFiles(self.uri, self.table, self.sources)
         unique = checked[ROWS] | "unique" >> KeepFirst(self.table, self.shards, self.newer)
         clean = CLEAN_TABLES[self.table]
-        if self.table == "events":
+        if self.table in FRESH_TABLES:
             tables = unique[ROWS] | "drop shard" >> beam.Values()
             written = tables | "write days" >> WriteByDay(self.uri, clean, self.shards)
         else:
@@ -123,35 +124,38 @@ class ValidateTable(beam.PTransform):
         }
 
 
-class FreshEvents(beam.PTransform):
-    """New raw events beside the clean ones that stand -> outputs `rows`, those to add, `dead` and `counts`.
+class FreshRows(beam.PTransform):
+    """New raw rows of a table by days beside the clean ones that stand -> outputs `rows`, to add, `dead` and `counts`.
 
-    Where a new event has the id of a standing one and comes before it (`keep_first`), that one would have to go: such
+    Where a new row has the id of a standing one and comes before it (`keep_first`), that one would have to go: such
     ids are counted as `REPLACED`.
 
     Args:
         uri: The workspace.
-        sources: Of new raw events.
-        clean: Handle of `clean_events`.
+        table: The raw table.
+        sources: Of new raw rows.
+        clean: Handle of the clean table.
         shards: Parts into which ids are hashed.
     """
 
-    def __init__(self, uri: str, sources: Sequence[Source], clean: Table, shards: int) -> None:
+    def __init__(self, uri: str, table: str, sources: Sequence[Source], clean: Table, shards: int) -> None:
         super().__init__()
-        self.uri, self.sources, self.clean, self.shards = uri, sources, clean.files(), shards
+        self.uri, self.table, self.sources, self.clean, self.shards = uri, table, sources, clean.files(), shards
 
     def expand(self, start: beam.Pipeline) -> dict[str, beam.PCollection]:
         """Check new rows, find the standing ones of their ids, keep the first of each id."""
-        checked = start | "check" >> CheckFiles(self.uri, "events", self.sources)
-        ids = AsList(checked[ROWS] | "new ids" >> beam.Map(_id_hashes))
-        same = (
-            start | "clean files" >> beam.Create(self.clean) | "same ids" >> beam.FlatMap(_rows_of_ids, self.uri, ids)
-        )
+        key = KEYS[self.table]
+        checked = start | "check" >> CheckFiles(self.uri, self.table, self.sources)
+        ids = AsList(checked[ROWS] | "new ids" >> beam.Map(_id_hashes, key))
+        same = beam.FlatMap(_rows_of_ids, self.uri, key, ids)
         pieces = {
-            kind: rows | f"{kind} by id" >> beam.FlatMap(split_by_shard, KEYS["events"], self.shards)
-            for kind, rows in ((_NEW, checked[ROWS]), (_OLD, same))
+            kind: rows | f"{kind} by id" >> beam.FlatMap(split_by_shard, key, self.shards)
+            for kind, rows in (
+                (_NEW, checked[ROWS]),
+                (_OLD, start | "clean files" >> beam.Create(self.clean) | "same ids" >> same),
+            )
         }
-        kept = beam.FlatMap(_keep_fresh).with_outputs(DEAD, COUNTS, main=ROWS)
+        kept = beam.FlatMap(_keep_fresh, self.table).with_outputs(DEAD, COUNTS, main=ROWS)
         fresh = pieces | "ids" >> beam.CoGroupByKey() | "keep fresh" >> kept
         return {
             ROWS: fresh[ROWS],
@@ -200,38 +204,38 @@ def _replaced(kept: Checked, newer: pa.Table, table: str) -> Checked:
     return Checked(rows, pa.concat_tables([kept.dead, dead]))
 
 
-def _id_hashes(rows: pa.Table) -> HashArray:
-    return hash_strings(rows.column(KEYS["events"]))
+def _id_hashes(rows: pa.Table, key: str) -> HashArray:
+    return hash_strings(rows.column(key))
 
 
-def _rows_of_ids(path: str, uri: str, hashes: list[HashArray]) -> Iterator[pa.Table]:
+def _rows_of_ids(path: str, uri: str, key: str, hashes: list[HashArray]) -> Iterator[pa.Table]:
     """Yield the rows of a file whose ids may be among those of the hashes."""
     if not hashes:
         return
     wanted = np.unique(np.concatenate(hashes))
     with open_workspace(uri).filesystem.open_input_file(path) as handle:
         file = pq.ParquetFile(handle)
-        found = np.isin(hash_strings(file.read([KEYS["events"]]).column(0)), wanted)
+        found = np.isin(hash_strings(file.read([key]).column(0)), wanted)
         if found.any():
             yield file.read().filter(pa.array(found))
 
 
-def _keep_fresh(shard: tuple[int, Mapping[str, Iterable[bytes]]]) -> Iterator[pa.Table | TaggedOutput]:
+def _keep_fresh(shard: tuple[int, Mapping[str, Iterable[bytes]]], table: str) -> Iterator[pa.Table | TaggedOutput]:
     new, old = (list(shard[1][kind]) for kind in (_NEW, _OLD))
     if not new:
         return
-    rows, key = decode(new), KEYS["events"]
+    rows, key = decode(new), KEYS[table]
     if not old:
-        yield from _outputs(keep_first("events", rows), "events")
+        yield from _outputs(keep_first(table, rows), table)
         return
     standing = decode(old).cast(rows.schema)
     standing = standing.filter(pc.is_in(standing.column(key), value_set=rows.column(key).combine_chunks()))
-    kept = keep_first("events", pa.concat_tables([standing, rows]).combine_chunks())
+    kept = keep_first(table, pa.concat_tables([standing, rows]).combine_chunks())
     known = pc.is_in(kept.rows.column(key), value_set=standing.column(key).combine_chunks())
     again = kept.rows.filter(known)
     same = again.equals(standing.take(pc.sort_indices(standing, [(key, "ascending")])).cast(again.schema))
-    yield TaggedOutput(COUNTS, Counted(REPLACED, 0 if same else again.num_rows))
-    yield from _outputs(Checked(kept.rows.filter(pc.invert(known)), kept.dead), "events")
+    yield TaggedOutput(COUNTS, Counted(f"{table}.{REPLACED}", 0 if same else again.num_rows))
+    yield from _outputs(Checked(kept.rows.filter(pc.invert(known)), kept.dead), table)
 
 
 def _rows_of_tables(dead: pa.Table, tables: list[str], among: bool) -> pa.Table:

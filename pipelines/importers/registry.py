@@ -12,7 +12,16 @@ import pyarrow as pa
 
 from features.schemas import MERGED, RAW_TABLES
 from features.workspace import FileEntry, Workspace, is_own_name
-from pipelines.importers import amazon_reviews, mind, movielens, online_retail, rees46, retailrocket, s3rec
+from pipelines.importers import (
+    amazon_reviews,
+    mind,
+    movielens,
+    online_retail,
+    open_bandit,
+    rees46,
+    retailrocket,
+    s3rec,
+)
 from pipelines.importers.base import Chunk, Importer, ImportOptions
 from pipelines.importers.reading import Source
 from pipelines.report import StageReport, peak_rss_mb
@@ -24,6 +33,7 @@ IMPORTERS: dict[str, Importer] = {
     "mind": Importer(read=mind.read, files=mind.FILES),
     "movielens": Importer(read=movielens.read, files=movielens.FILES),
     "online-retail": Importer(read=online_retail.read, files=online_retail.FILES),
+    "open-bandit": Importer(read=open_bandit.read, files=open_bandit.FILES),
     "rees46": Importer(read=rees46.read, files=rees46.FILES),
     "retailrocket": Importer(read=retailrocket.read, files=retailrocket.FILES),
     "s3rec": Importer(read=s3rec.read, files=s3rec.FILES, order_only=True),
@@ -53,7 +63,7 @@ def import_dataset(
     options: ImportOptions | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ImportReport:
-    """Write a public data set as `events`, `items`, perhaps `users`, and `import_rejects`.
+    """Write a public data set as `events`, `items`, perhaps `users` and `served_pages`, and `import_rejects`.
 
     Files larger than memory are fine: chunks of `options.chunk_rows` rows are written as they are read, and all tables
     are committed at the end; after a failure the workspace is as it was.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from features.definitions import feature_schemas, features_digest
+from features.schemas import CLEAN_TABLES
 from features.workspace import Workspace
 from pipelines.batch.feature_jobs import build_user_and_item_features
 from pipelines.batch.jobs import build_features, build_sequences, validate
@@ -36,13 +37,14 @@ class DataStages:
             name="validate",
             config={"shards": batch.shards},
             inputs=self._inputs.raw_tables,
-            outputs=self._inputs.tables("clean_events", "clean_items", "clean_users", "dead_letters"),
+            outputs=self._inputs.tables(*CLEAN_TABLES.values(), "dead_letters"),
             run=lambda folder: validate(self.workspace, batch, self._beam_options).lines(),
         )
 
     def features(self) -> Stage:
-        """Clean events to pages, what is counted from them, and the features of users and items."""
+        """Clean events and served pages to pages, what is counted from them, and the features of users and items."""
         batch = self.settings.batch
+        read = [CLEAN_TABLES[name] for name in ("events", "items", "served_pages")]
 
         def run(folder: Path) -> list[str]:
             pages = build_features(self.workspace, batch, self._beam_options)
@@ -52,7 +54,7 @@ class DataStages:
         return Stage(
             name="features",
             config={**dataclasses.asdict(batch), "features": features_digest()},
-            inputs=lambda: {**self._inputs.tables("clean_events", "clean_items")(), **self._inputs.stream()},
+            inputs=lambda: {**self._inputs.tables(*read)(), **self._inputs.stream()},
             outputs=self._inputs.tables("pages", "item_statistics", "transitions", *feature_schemas()),
             run=run,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from features.definitions import ITEM_FEATURES, PAGE_FEATURES
+from features.schemas import RAW_TABLES
 from features.workspace import MANIFEST, Workspace
 from models.recommend.release_parts import GENREC, KINDS
 from models.tokenizer.bundle import latest_generation
@@ -44,12 +45,8 @@ class StageInputs:
 
     def raw_tables(self) -> dict[str, str]:
         """Return fingerprints of the raw tables, committed or plain files, notes of committed ones, and the stream."""
-        found = {
-            name: fingerprint(self.workspace, name)
-            for name in ("events", "items", "users")
-            if raw_files(self.workspace, name)
-        }
-        notes = table_fingerprints(self.workspace, "events", "items", "users", "import_rejects")
+        found = {name: fingerprint(self.workspace, name) for name in RAW_TABLES if raw_files(self.workspace, name)}
+        notes = table_fingerprints(self.workspace, *RAW_TABLES, "import_rejects")
         return {**found, **{f"{name} manifest": digest for name, digest in notes.items()}, **self.stream()}
 
     def tables(self, *names: str) -> Callable[..., dict[str, str]]:

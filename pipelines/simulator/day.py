@@ -92,6 +92,8 @@ class Pages:
         users_R: User numbers.
         times_R: Milliseconds since the first day's midnight.
         visits_R: Number of the visit within the day.
+        candidates_RC: Items that could be shown, `NO_ITEM` for repetitions.
+        scores_RC: The policy's scores of them.
         items_RP: Items shown.
         propensities_RP: Probability of each, given the candidates and the items before it.
         stages_RP: 0 shown, 1 clicked, 2 in the cart, 3 bought.
@@ -102,6 +104,8 @@ class Pages:
     users_R: Ints
     times_R: Ints
     visits_R: Ints
+    candidates_RC: Ints
+    scores_RC: Floats
     items_RP: Ints
     propensities_RP: Doubles
     stages_RP: Ints
@@ -113,6 +117,10 @@ class Pages:
         """Join pages along `R`."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+    def without_candidates(self) -> Pages:
+        """Return the same pages without what takes the most memory."""
+        return dataclasses.replace(self, candidates_RC=self.candidates_RC[:, :0], scores_RC=self.scores_RC[:, :0])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,8 +189,9 @@ def _round(
     users_R, config = requests.users_R[chosen], world.config
     belief_RD, last_leaf_R = belief_UD[users_R], state.last_leaf_U[users_R]
     candidates_RC, counts_RC = draw_candidates(world, shelf, belief_RD, last_leaf_R, policy)
+    scores_RC = score_candidates(world, candidates_RC, belief_RD, last_leaf_R, policy)
     picks_RP, propensities_RP = draw_pages(
-        score_candidates(world, candidates_RC, belief_RD, last_leaf_R, policy),
+        scores_RC,
         counts_RC,
         page_items=config.page_items,
         epsilon=config.epsilon,
@@ -205,6 +214,8 @@ def _round(
         users_R=users_R,
         times_R=moments.times_R,
         visits_R=requests.visits_R[chosen],
+        candidates_RC=np.where(counts_RC, candidates_RC, NO_ITEM),
+        scores_RC=scores_RC.astype(np.float32),
         items_RP=items_RP,
         propensities_RP=propensities_RP,
         stages_RP=stages_RP,

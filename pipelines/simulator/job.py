@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from features.schemas import CART, CLICK, IMPRESSION, PURCHASE
+from features.schemas import CART, CLICK, IMPRESSION, PURCHASE, RAW_TABLES
 from features.workspace import FileEntry, Workspace
 from pipelines.simulator.config import SimulateConfig
 from pipelines.simulator.day import Pages, State, simulate_day
 from pipelines.simulator.oracle import ORACLE_FILE, Oracle
-from pipelines.simulator.tables import STAGES, date_of, events_table, items_table, users_table
+from pipelines.simulator.tables import STAGES, date_of, events_table, items_table, served_pages_table, users_table
 from pipelines.simulator.world import World, build_world
 
 DATASET = "simulated"
@@ -60,7 +60,7 @@ def simulate(
 
     Args:
         config: Size and logging policy.
-        workspace: Where `events`, `items`, `users` and the oracle's secret state are written.
+        workspace: Where `events`, `items`, `users`, `served_pages` and the oracle's secret state are written.
         seed: Seed of all random streams.
         progress: Called with one line per simulated day.
     """
@@ -68,12 +68,14 @@ def simulate(
     world = build_world(config, seed)
     state = State.first(world)
     days: list[Pages] = []
-    entries: list[FileEntry] = []
-    events = workspace.table("events")
+    entries: dict[str, list[FileEntry]] = {"events": [], "served_pages": []}
     for day in range(config.days):
-        days.append(simulate_day(world, state, day, seed))
-        rows = events_table(world, days[-1], day)
-        entries.append(events.write_part(rows, shard=0, date=date_of(config, day)))
+        lived = simulate_day(world, state, day, seed)
+        rows, date = events_table(world, lived, day), date_of(config, day)
+        entries["events"].append(workspace.table("events").write_part(rows, shard=0, date=date))
+        served = served_pages_table(world, lived, day)
+        entries["served_pages"].append(workspace.table("served_pages").write_part(served, shard=0, date=date))
+        days.append(lived.without_candidates())
         if progress:
             progress(f"{date_of(config, day)}: {rows.num_rows:,} events")
     pages = Pages.concatenate(days)
@@ -87,15 +89,16 @@ def simulate(
         events={kind: int(np.count_nonzero(pages.stages_RP >= stage)) for stage, kind in enumerate(STAGES)},
         seconds=time.perf_counter() - started,
         outputs={
-            **{name: workspace.table(name).root for name in ("events", "items", "users")},
+            **{name: workspace.table(name).root for name in RAW_TABLES},
             "oracle": workspace.path(*ORACLE_FILE),
         },
     )
 
 
-def _commit(workspace: Workspace, world: World, events: list[FileEntry], seed: int) -> None:
+def _commit(workspace: Workspace, world: World, by_day: Mapping[str, list[FileEntry]], seed: int) -> None:
     notes = {"dataset": DATASET, "order_only": False, "seed": seed, "config": dataclasses.asdict(world.config)}
-    workspace.table("events").commit(events, notes=notes)
+    for name, entries in by_day.items():
+        workspace.table(name).commit(entries, notes=notes)
     for name, rows in (("items", items_table(world)), ("users", users_table(world))):
         table = workspace.table(name)
         table.commit([table.write_part(rows, shard=0)], notes=notes)

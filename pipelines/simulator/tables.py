@@ -8,7 +8,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.schemas import CART, CLICK, EVENTS, IMPRESSION, ITEMS, PURCHASE, STRING_MAP, TIMESTAMP, USERS
+from features.schemas import (
+    CART,
+    CLICK,
+    EVENTS,
+    IMPRESSION,
+    ITEMS,
+    PURCHASE,
+    SERVED_PAGES,
+    STRING_MAP,
+    TIMESTAMP,
+    USERS,
+)
+from kernels.jagged import offsets_from_lengths
+from pipelines.simulator.behaviour import NO_ITEM
 from pipelines.simulator.config import SimulateConfig
 from pipelines.simulator.day import Pages
 from pipelines.simulator.words import BRANDS, BUDGETS, COLOURS, DEVICES, HOUR_BUCKETS, ROOT, THEMES, TREE
@@ -115,6 +128,33 @@ def events_table(world: World, pages: Pages, day: int) -> pa.Table:
         "context": _contexts(world, pages, row),
     }
     return pa.table(columns, schema=EVENTS)
+
+
+def served_pages_table(world: World, pages: Pages, day: int) -> pa.Table:
+    """Return the `served_pages` of one day in order of time: what the logging policy knew when it made each page."""
+    size, width = pages.items_RP.shape
+    order = np.argsort(pages.times_R, kind="stable")
+    ids, items_RP = pa.array(item_ids(world)), pages.items_RP[order]
+    candidates_RC, scores_RC = pages.candidates_RC[order], pages.scores_RC[order]
+    there_RC = candidates_RC != NO_ITEM
+    offsets = pa.array(offsets_from_lengths(there_RC.sum(axis=1)), pa.int32())
+    slots = pa.array(np.arange(0, size * width + 1, width), pa.int32())
+    place_RP = np.argmax(candidates_RC[:, None, :] == items_RP[:, :, None], axis=2)
+    known = {
+        "request_id": _numbered(f"r{day:03d}", order),
+        "user_id": pa.array(user_ids(world)).take(pages.users_R[order]),
+        "timestamp": pa.array(start_ms(world.config) + pages.times_R[order]).cast(TIMESTAMP),
+        "policy": pa.array([POLICY]).take(np.zeros(size, dtype=np.int64)),
+        "items": pa.ListArray.from_arrays(slots, ids.take(items_RP.ravel())),
+        "scores": pa.ListArray.from_arrays(slots, pa.array(np.take_along_axis(scores_RC, place_RP, axis=1).ravel())),
+        "propensities": pa.ListArray.from_arrays(slots, pa.array(pages.propensities_RP[order].ravel())),
+        "candidates": pa.ListArray.from_arrays(offsets, ids.take(candidates_RC[there_RC])),
+        "candidate_scores": pa.ListArray.from_arrays(offsets, pa.array(scores_RC[there_RC])),
+        "epsilon": pa.array(np.full(size, world.config.epsilon)),
+        "temperature": pa.array(np.full(size, world.config.temperature)),
+        "context": _contexts(world, pages, order),
+    }
+    return pa.table([known.get(field.name, pa.nulls(size, field.type)) for field in SERVED_PAGES], schema=SERVED_PAGES)
 
 
 def _numbered(prefix: str, numbers: Ints) -> pa.Array:

@@ -13,7 +13,7 @@ from pipelines.batch.config import PagesConfig
 from pipelines.batch.merge import without_keys
 from pipelines.batch.page_changes import first_touched, page_changes
 from pipelines.batch.pages import pages_from_events
-from pipelines.batch.served_pages import with_served
+from pipelines.batch.served_pages import as_served, with_served
 from pipelines.batch.transforms import SORT_KEYS, sorted_rows
 
 NONE_SERVED = LOG_TABLES[PAGE_LOG].empty_table()
@@ -90,7 +90,7 @@ def test_a_served_page_keeps_its_order_and_gets_what_was_logged():
         ),
         served(6, request_id="other", user_id="u", items=["z"]),
     ]
-    found = with_served(pages, pa.Table.from_pylist(log, schema=LOG_TABLES[PAGE_LOG])).to_pylist()
+    found = with_served(pages, as_served(pa.Table.from_pylist(log, schema=LOG_TABLES[PAGE_LOG]))).to_pylist()
     page = found[0]
     assert page["items"] == ["c", "b", "a", "x"]
     assert page["events"] == ["impression", "purchase", "impression", "click"]

@@ -69,6 +69,22 @@ categoryid,parentid
 140,
 """
 
+OPEN_BANDIT = """\
+,timestamp,item_id,position,click,propensity_score,user_feature_0,user_feature_1,user-item_affinity_0
+0,2019-11-24 00:00:20.5+00:00,14,3,0,0.25,f0,f1,0.0
+1,2019-11-24 00:00:21+00:00,2,1,1,0.5,f0,,1.0
+2,2019-11-24 00:00:22+00:00,2,1,0,0,f0,f1,0.0
+3,2019-11-24 00:00:23+00:00,2,1,yes,0.5,f0,f1,0.0
+4,soon,2,1,0,0.5,f0,f1,0.0
+5,2019-11-24 00:00:25+00:00,,1,0,0.5,f0,f1,0.0
+6,2019-11-24
+"""
+ITEM_CONTEXT = """\
+,item_id,item_feature_0,item_feature_1
+0,2,-0.5,kind
+1,3,0.5,
+"""
+
 REVIEWS_2018 = [
     {"reviewerID": "R1", "asin": "B001", "overall": 5.0, "unixReviewTime": 1252800000, "verified": True},
     {"reviewerID": "R2", "asin": "B001", "overall": 1.0, "unixReviewTime": 1252886400, "reviewText": "no"},
@@ -127,6 +143,7 @@ class Case:
         """Write the files into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         return folder
 
@@ -205,6 +222,19 @@ CASES: dict[str, Case] = {
         {"impression": 6, "click": 2 + 2},
         2,
         {"events.dropped.malformed": 2, "events.dropped.bad_timestamp": 1},
+    ),
+    "open-bandit": Case(
+        "open-bandit",
+        {"random/men/men.csv": OPEN_BANDIT.encode(), "random/men/item_context.csv": ITEM_CONTEXT.encode()},
+        {"impression": 2, "click": 1},
+        3,
+        {
+            "events.dropped.bad_propensity": 1,
+            "events.dropped.bad_value": 1,
+            "events.dropped.bad_timestamp": 1,
+            "events.dropped.null_id": 1,
+            "events.dropped.malformed": 1,
+        },
     ),
     "retailrocket": Case(
         "retailrocket",

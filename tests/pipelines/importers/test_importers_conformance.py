@@ -14,7 +14,10 @@ from pipelines.batch.jobs import validate
 from pipelines.importers import IMPORTERS, import_dataset
 from pipelines.importers.base import ImportOptions
 
-MAIN_CASES = ["s3rec", "online-retail", "rees46", "mind", "retailrocket", "amazon-2018", "movielens-100k"]
+MAIN_CASES = [
+    *("s3rec", "online-retail", "rees46", "mind", "retailrocket"),
+    *("amazon-2018", "movielens-100k", "open-bandit"),
+]
 TABLES = (*RAW_TABLES, "import_rejects")
 
 
@@ -85,6 +88,7 @@ def test_compressed_files_are_equal_to_plain_ones(name, suffix, imported, tmp_pa
     folder.mkdir()
     for file, content in case.files.items():
         packed = gzip.compress(content) if suffix == ".gz" else pa.compress(content, "zstd", asbytes=True)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / (file + suffix)).write_bytes(packed)
     target = Workspace(tmp_path / "packed")
     import_dataset(case.name, folder, target)
@@ -154,7 +158,7 @@ def test_another_data_set_replaces_all_tables(imported):
     assert workspace.table("events").manifest().notes["dataset"] == "s3rec"
 
 
-@pytest.mark.parametrize("name", ["online-retail", "mind"])
+@pytest.mark.parametrize("name", ["online-retail", "mind", "open-bandit"])
 def test_validate_rejects_nothing_that_was_imported(name, imported):
     report, workspace = imported(CASES[name])
     counts = validate(workspace, BatchConfig(shards=1), []).counts

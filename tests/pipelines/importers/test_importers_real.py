@@ -1,5 +1,6 @@
 """The real files, where they are: counts as their publishers state them."""
 
+import pyarrow.compute as pc
 import pytest
 
 from features.workspace import Workspace
@@ -77,3 +78,16 @@ def test_retailrocket(real_import):
     report, _ = real_import("retailrocket", "retailrocket_multibehavior")
     assert report.events == {"click": 75_374, "cart": 12_456, "purchase": 9_551}
     assert report.counts["items.out"] == 29_905
+
+
+def test_open_bandit(real_import):
+    report, workspace = real_import("open-bandit", "open_bandit_sample")
+    assert report.counts["served_pages.out"] == 20_000
+    assert report.counts["items.out"] == 34
+    pages = workspace.table("served_pages").read(["request_id", "policy", "propensities"])
+    policy = dict(zip(pages["request_id"].to_pylist(), pages["policy"].to_pylist(), strict=True))
+    events = workspace.table("events").read(["event", "request_id"]).to_pylist()
+    clicks = [policy[row["request_id"]] for row in events if row["event"] == "click"]
+    assert (clicks.count("random"), clicks.count("bts")) == (46, 69)
+    uniform = pages.filter(pc.equal(pages["policy"], "random"))["propensities"].to_pylist()
+    assert uniform == [[1 / 34]] * 10_000
