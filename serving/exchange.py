@@ -111,7 +111,7 @@ class Exchange:
         return self._status == 200
 
     def waited_s(self) -> float:
-        """Return the seconds from the end of the request to the begin of its answer, or until now; a slow sender does not wait."""
+        """Return the seconds from the end of the request, however slowly it came, to its answer, or until now."""
         if math.isnan(self._asked_s):
             return 0.0
         return (self._answered_s if self.good else time.perf_counter()) - self._asked_s

@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 QUANTILES = (0.5, 0.95, 0.99, 0.999)
@@ -36,6 +37,7 @@ class Answer:
         latency_s: From due to the end of the answer.
         status: HTTP status, 0 without an answer.
         fallback: What stood in for the first choice, None where nothing did.
+        error: Name of an error, None for a page.
     """
 
     due_s: float
@@ -43,6 +45,12 @@ class Answer:
     latency_s: float
     status: int
     fallback: str | None
+    error: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Status and, where there is one, error."""
+        return f"{self.status} {self.error}" if self.error else str(self.status)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +78,8 @@ class Report:
         late = 1000 * quantile(sorted(answer.late_s for answer in self.answers), 0.99)
         times = " ".join(f"{value:8.1f}" for value in self.quantiles_ms())
         refused = self.quantiles_ms([503])[2]
-        others = ", ".join(f"{status}: {count}" for status, count in sorted(self.statuses.items()) if status != 200)
+        kinds = Counter(answer.kind for answer in self.answers if answer.status != 200)
+        others = ", ".join(f"{kind}: {count}" for kind, count in sorted(kinds.items()))
         return (
             f"{self.rate:7.0f} {len(good) / self.seconds:8.1f} {times} {refused:9.1f} {late:7.1f}  "
             f"{others or '-'}; {dict(fallbacks) or '-'}"
@@ -159,14 +168,21 @@ async def offer(url: str, body: Callable[[int], bytes], rate: float, seconds: fl
 
 async def _one(pool: Pool, body: bytes, began: float, due: float) -> Answer:
     late = time.perf_counter() - began - due
-    status, fallback = 0, None
+    status, answer = 0, dict[str, Any]()
     try:
-        status, answer = await asyncio.wait_for(pool.post(body), GIVE_UP_S)
-        fallback = json.loads(answer).get("fallback")
+        status, content = await asyncio.wait_for(pool.post(body), GIVE_UP_S)
+        answer = json.loads(content)
     except (OSError, TimeoutError, asyncio.IncompleteReadError):
         status = 0
     latency = time.perf_counter() - began - due
-    return Answer(due_s=due, late_s=late, latency_s=latency, status=status, fallback=fallback)
+    return Answer(
+        due_s=due,
+        late_s=late,
+        latency_s=latency,
+        status=status,
+        fallback=answer.get("fallback"),
+        error=answer.get("error"),
+    )
 
 
 def user_body(users: Sequence[str]) -> Callable[[int], bytes]:
@@ -181,10 +197,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("url", help="of the service, such as http://127.0.0.1:8000")
     parser.add_argument("--rates", default="20,50,100,200,400", help="requests per second, separated by commas")
     parser.add_argument("--seconds", type=float, default=20.0, help="per rate")
-    parser.add_argument("--users", default="u", help="users are this and a number below --user-count")
+    parser.add_argument(
+        "--users", default="u{}", help="their ids, with a number below --user-count for {} (%(default)s)"
+    )
     parser.add_argument("--user-count", type=int, default=1000)
     args = parser.parse_args(arguments)
-    body = user_body([f"{args.users}{number}" for number in range(args.user_count)])
+    body = user_body([args.users.format(number) for number in range(args.user_count)])
     sys.stdout.write(HEADER + "\n")
     for rate in map(float, args.rates.split(",")):
         report = asyncio.run(offer(f"{args.url}/v1/recommend", body, rate, args.seconds))
