@@ -61,7 +61,7 @@ class SliceReport:
     total: float
     slices: tuple[SliceResult, ...]
     reversed_groups: tuple[str, ...]
-    """Groups whose slices all have one sign, and the total the other (Simpson's paradox)."""
+    """Groups whose slices all go against the total, one of them by a real difference (Simpson's paradox)."""
 
     def lines(self) -> list[str]:
         """Return the slices with real differences as lines for a terminal."""
@@ -189,10 +189,13 @@ def benjamini_hochberg(p_S: Sequence[float]) -> list[float]:
 
 
 def reversed_groups(slices: Sequence[SliceResult], total: float) -> tuple[str, ...]:
-    """Return the groups of at least two slices that all have one sign, and the total the other."""
-    groups = dict.fromkeys(one.group for one in slices)
-    signs = {group: [np.sign(one.difference) for one in slices if one.group == group] for group in groups}
-    return tuple(group for group, each in signs.items() if len(each) > 1 and set(each) == {-np.sign(total)} != {0.0})
+    """Return the groups of at least two slices that all go against the total, one of them by a real difference."""
+    groups = {group: [one for one in slices if one.group == group] for group in dict.fromkeys(s.group for s in slices)}
+    return tuple(
+        group
+        for group, each in groups.items()
+        if len(each) > 1 and any(one.real for one in each) and all(one.difference * total < 0 for one in each)
+    )
 
 
 def _positions(there_RP: Bools) -> dict[str, Bools]:
