@@ -82,15 +82,15 @@ class Sums:
     """Sums of the buckets that hold pages.
 
     Attributes:
-        columns: Where a term lies in `terms_GVC`.
-        terms_GVC: Terms per policy.
+        columns: Where a term lies in `terms_VCG`.
+        terms_VCG: Terms per policy.
         pages_G: Logged pages.
         items_GP: Shown items by slot.
         units_G: What the reward is a mean over.
     """
 
     columns: dict[Term, int]
-    terms_GVC: Floats
+    terms_VCG: Floats
     pages_G: Floats
     items_GP: Floats
     units_G: Floats
@@ -106,7 +106,7 @@ class Sums:
         )
         return cls(
             columns={term: column for column, term in enumerate(tally.terms)},
-            terms_GVC=tally.sums_GVC[present],
+            terms_VCG=tally.sums_VCG[:, :, present],
             pages_G=tally.pages_G[present].astype(np.float64),
             items_GP=tally.items_GP[present].astype(np.float64),
             units_G=units_G[present].astype(np.float64),
@@ -114,7 +114,7 @@ class Sums:
 
     def term(self, term: Term, policy: int) -> Floats:
         """Return a term's sums, `[G]`."""
-        return self.terms_GVC[:, policy, self.columns[term]]
+        return self.terms_VCG[policy, self.columns[term]]
 
     def known(self, weight: Term) -> Floats:
         """Return what sums of weights are on average, `[G]`: pages, or items for weights of slots."""

@@ -26,8 +26,8 @@ LOGGED_REWARD = Term(measure="reward", weights="none")
 """What the logged pages earned themselves."""
 _ROUNDING = 1e-9
 """A sum of probabilities may exceed 1 by so much."""
-_BLOCK = 1 << 14
-"""Pages at a time: few enough that their arrays stay in the processor's cache."""
+_BLOCK = 1 << 15
+"""Slots at a time: few enough that their arrays stay in the processor's cache."""
 
 
 @dataclasses.dataclass
@@ -41,7 +41,7 @@ class Tally:
     Attributes:
         slots: Those of the longest page that may come.
         terms: What is summed.
-        sums_GVC: Each term of `terms`, per policy.
+        sums_VCG: Each term of `terms`, per policy and bucket.
         pages_G: Logged pages.
         items_GP: Shown items by slot.
         largest_4: The largest absolute reward of a page, mistake of the reward model about a page, reward of an item,
@@ -51,7 +51,7 @@ class Tally:
 
     slots: int
     terms: tuple[Term, ...]
-    sums_GVC: Floats
+    sums_VCG: Floats
     pages_G: Ints
     items_GP: Ints
     largest_4: Floats
@@ -71,7 +71,7 @@ class Tally:
         return cls(
             slots=slots,
             terms=terms,
-            sums_GVC=np.zeros((buckets, 2, len(terms))),
+            sums_VCG=np.zeros((2, len(terms), buckets)),
             pages_G=np.zeros(buckets, dtype=np.int64),
             items_GP=np.zeros((buckets, slots), dtype=np.int64),
             largest_4=np.zeros(4),
@@ -86,8 +86,9 @@ class Tally:
         """
         if rounds.there_RP.shape[1] > self.slots:
             raise ValueError(f"pages: expected at most {self.slots} slots, got {rounds.there_RP.shape[1]}")
-        for start in range(0, len(rounds), _BLOCK):
-            self._add_block(rounds.take(slice(start, start + _BLOCK)))
+        pages = max(_BLOCK // max(rounds.there_RP.shape[1], 1), 1)
+        for start in range(0, len(rounds), pages):
+            self._add_block(rounds.take(slice(start, start + pages)))
         self.users.add(rounds.users_R)
         return self
 
@@ -97,10 +98,10 @@ class Tally:
         Raises:
             ValueError: It has other buckets or terms.
         """
-        if self.sums_GVC.shape != other.sums_GVC.shape or self.terms != other.terms:
-            shapes = f"{self.sums_GVC.shape} and {other.sums_GVC.shape}"
+        if self.sums_VCG.shape != other.sums_VCG.shape or self.terms != other.terms:
+            shapes = f"{self.sums_VCG.shape} and {other.sums_VCG.shape}"
             raise ValueError(f"tallies: expected the same buckets and estimators, got sums of shapes {shapes}")
-        self.sums_GVC += other.sums_GVC
+        self.sums_VCG += other.sums_VCG
         self.pages_G += other.pages_G
         self.items_GP += other.items_GP
         np.maximum(self.largest_4, other.largest_4, out=self.largest_4)
@@ -122,7 +123,7 @@ class Tally:
             content,
             header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
             present=present,
-            sums=self.sums_GVC[present],
+            sums=self.sums_VCG[:, :, present],
             pages=self.pages_G[present],
             items=self.items_GP[present],
             largest=self.largest_4,
@@ -139,14 +140,14 @@ class Tally:
             tally = cls(
                 slots=header["slots"],
                 terms=terms,
-                sums_GVC=np.zeros((header["buckets"], 2, len(terms))),
+                sums_VCG=np.zeros((2, len(terms), header["buckets"])),
                 pages_G=np.zeros(header["buckets"], dtype=np.int64),
                 items_GP=np.zeros((header["buckets"], header["slots"]), dtype=np.int64),
                 largest_4=arrays["largest"],
                 users=DistinctUsers(capacity=header["capacity"], level=header["level"], users=arrays["users"]),
             )
             present = arrays["present"]
-            tally.sums_GVC[present] = arrays["sums"]
+            tally.sums_VCG[:, :, present] = arrays["sums"]
             tally.pages_G[present] = arrays["pages"]
             tally.items_GP[present] = arrays["items"]
         return tally
@@ -156,24 +157,24 @@ class Tally:
 
     def _add_block(self, rounds: Rounds) -> None:
         check_logged(rounds)
-        bucket_R = bucket_of(rounds.users_R, len(self.pages_G))
-        order_R = np.argsort(bucket_R, kind="stable")
-        present, starts = np.unique(bucket_R[order_R], return_index=True)
+        buckets = len(self.pages_G)
+        bucket_R = bucket_of(rounds.users_R, buckets)
         for policy, target in enumerate((rounds.champion, rounds.challenger)):
-            sums_CG = np.add.reduceat(terms_of(rounds, target, self.terms)[:, order_R], starts, axis=1)
-            self._check_finite(sums_CG)
-            self.sums_GVC[present, policy] += sums_CG.T
-        self.pages_G += np.bincount(bucket_R, minlength=len(self.pages_G))
-        there_RP = rounds.there_RP[order_R].astype(np.int64)
-        self.items_GP[present, : there_RP.shape[1]] += np.add.reduceat(there_RP, starts)
+            terms_CR = terms_of(rounds, target, self.terms)
+            self._check_finite(terms_CR)
+            for sums_G, term_R in zip(self.sums_VCG[policy], terms_CR, strict=True):
+                sums_G += np.bincount(bucket_R, weights=term_R, minlength=buckets)
+        self.pages_G += np.bincount(bucket_R, minlength=buckets)
+        for slot, there_R in enumerate(rounds.there_RP.T):
+            self.items_GP[:, slot] += np.bincount(bucket_R[there_R], minlength=buckets)
         residual_RP = rounds.rewards_RP - rounds.predicted_RP
         largest = [np.abs(array.sum(axis=1)).max() for array in (rounds.rewards_RP, residual_RP)]
         largest += [np.abs(array).max() for array in (rounds.rewards_RP, residual_RP)]
         np.maximum(self.largest_4, largest, out=self.largest_4)
 
-    def _check_finite(self, sums_CG: Floats) -> None:
-        """Raise ValueError where a sum is not finite, but for pseudo-inverse weights: nan where not asked for."""
-        for column in np.flatnonzero(~np.isfinite(sums_CG).all(axis=1)):
+    def _check_finite(self, terms_CR: Floats) -> None:
+        """Raise ValueError where a term is not finite, but for pseudo-inverse weights: nan where not asked for."""
+        for column in np.flatnonzero(~np.isfinite(terms_CR.sum(axis=1))):
             term = self.terms[column]
             if term.weights != "pseudo_inverse":
                 raise ValueError(

@@ -164,9 +164,7 @@ def by_row(rounds: Rounds) -> Sums:
     ones = np.ones(len(rounds))
     return Sums(
         columns={term: column for column, term in enumerate(terms)},
-        terms_GVC=np.stack(
-            [terms_of(rounds, policy, terms).T for policy in (rounds.champion, rounds.challenger)], axis=1
-        ),
+        terms_VCG=np.stack([terms_of(rounds, policy, terms) for policy in (rounds.champion, rounds.challenger)]),
         pages_G=ones,
         items_GP=ones[:, None],
         units_G=ones,
