@@ -1,0 +1,462 @@
+"""What champion, challenger and whoever made the logs think of logged pages: rows of a log become `Rounds`.
+
+`prepare` finds the policies and fits what must be known of the log before (driver, once); a `Judge` made of its result
+turns pages into rounds (workers, page by page alike, in whatever parts they come).
+
+Chances of the logging policy are those that were logged. Its marginals follow from the candidates, their scores,
+epsilon and temperature in the log; where a page lacks some of them, nobody knows them, and all policies' weights by
+position fall back to the chances given the slots before.
+Legend: `R` pages, `P` slots, `K` columns, `X` (page, item) pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.workspace import Workspace
+from kernels.hashing import combine_hashes, hash_integers, hash_strings
+from models.recommend.policy import NO_CHOICE, Policy
+from pipelines.replay.choosers import Chooser, Opinion, Tabled
+from pipelines.replay.config import ReplayConfig
+from pipelines.replay.item_groups import ItemGroups
+from pipelines.replay.logged import NOBODY, Grid, LoggedBatch, read_batch
+from pipelines.replay.marginals import Asked, Marginals, conditionals, is_exact, marginals
+from pipelines.replay.placed_sums import Placed, PlacedSums, estimated_propensities, fold_of
+from pipelines.replay.policies import LOGGED, JudgedPolicy, NamedPolicy, eligible_columns, named_policy, open_policy
+from pipelines.replay.reward_model import BoostedModel, NoRewardModel, RewardModel, Situation, TableModel
+from pipelines.replay.rounds import Bools, Chances, Floats, Ints, Rounds, Target, concatenated
+
+FIT_PAGES = 20_000
+"""Pages that the reward model is fitted on, at most."""
+_CELLS = 1_000_000
+"""Slots x columns of the pages judged together: some hundred MB."""
+_DRAWN_TOGETHER = 64
+"""Pages whose marginals are drawn together: what is drawn for them fits into the processor's caches."""
+_SKEW = 1e-4
+"""Recomputed propensities that differ by more, relatively, do not come from what the log says of the page."""
+_DRAWN_BY = ("policy", "epsilon", "temperature")
+_LOGGER_SALT, _TARGET_SALT, _REJECTION_SALT = 11, 12, 13
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class JudgeJob:
+    """All that a worker must know to judge pages; picklable.
+
+    Attributes:
+        config: What is compared.
+        uri: The workspace.
+        champion, challenger: The policies.
+        sums: What the log shows and earns, of the pages that were looked at.
+        reward_model: Fitted.
+        estimate_propensities: Whether the log has none.
+    """
+
+    config: ReplayConfig
+    uri: str
+    champion: NamedPolicy
+    challenger: NamedPolicy
+    sums: PlacedSums
+    reward_model: RewardModel
+    estimate_propensities: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Skew:
+    """How far the log's propensities are from those that follow from its candidates and scores.
+
+    Attributes:
+        checked: Shown items whose propensity could be computed anew.
+        differing: Those that differ by more than rounding.
+        largest: Largest difference.
+        unknown: Shown items whose marginals nobody knows, since the log lacks candidates, scores, epsilon or
+            temperature, or was made with caps or diversity.
+    """
+
+    checked: int = 0
+    differing: int = 0
+    largest: float = 0.0
+    unknown: int = 0
+
+    def merge(self, other: Skew) -> Skew:
+        """Return what both say."""
+        return Skew(
+            checked=self.checked + other.checked,
+            differing=self.differing + other.differing,
+            largest=max(self.largest, other.largest),
+            unknown=self.unknown + other.unknown,
+        )
+
+    def lines(self) -> list[str]:
+        """Return it as lines for a terminal."""
+        lines = [
+            f"propensities computed anew from the logged candidates: {self.checked:,}, of which {self.differing:,} "
+            f"differ, by {self.largest:.2g} at most"
+        ]
+        if self.unknown:
+            lines.append(
+                f"{self.unknown:,} shown items without logged candidates, scores, epsilon and temperature: their "
+                "weights by position are those given the slots before"
+            )
+        return lines
+
+
+def unseen_from(workspace: Workspace) -> int:
+    """Return the first moment whose pages no model of the workspace was trained, validated or aligned on.
+
+    Milliseconds since 1970 UTC; 0 where the pages were not split by time.
+    """
+    table = workspace.table("sequences")
+    if not table.exists():
+        return 0
+    split = table.manifest().notes.get("split") or {}
+    return int(split.get("test_ms") or 0)
+
+
+def prepare(
+    workspace: Workspace,
+    config: ReplayConfig,
+    pages: Iterable[pa.Table],
+    *,
+    rows: int,
+    tracking_uri: str | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> JudgeJob:
+    """Find the policies, and fit what must be known of the log.
+
+    Args:
+        workspace: Holds releases, histories and features.
+        config: What is compared.
+        pages: The pages to be judged, in parts.
+        rows: How many they are: of more than `FIT_PAGES`, an even sample is looked at.
+        tracking_uri: See `models.registry.Registry`.
+        seed: Of the reward model.
+        progress: Told what is fitted.
+    """
+    say = progress or (lambda line: None)
+    champion = named_policy(config.champion, workspace, tracking_uri)
+    challenger = named_policy(config.challenger, workspace, tracking_uri)
+    sample = [_sampled(part, FIT_PAGES / max(rows, 1)) for part in pages]
+    batches = [read_batch(part, config) for part in sample if part.num_rows]
+    if not batches:
+        raise ValueError("expected logged pages to judge, got none")
+    sums = PlacedSums([Placed.of_batch(batch, config.folds) for batch in batches], config.folds)
+    job = JudgeJob(
+        config=config,
+        uri=workspace.root if workspace.is_local else workspace.uri,
+        champion=champion,
+        challenger=challenger,
+        sums=sums,
+        reward_model=NoRewardModel(),
+        estimate_propensities=all(np.isnan(batch.propensities_RP[batch.there_RP]).all() for batch in batches),
+    )
+    if config.reward_model == "none":
+        return job
+    if config.reward_model == "table":
+        return dataclasses.replace(job, reward_model=TableModel(sums))
+    say(f"reward model: looking at {sum(len(batch) for batch in batches):,} pages")
+    judge = Judge(job)
+    seen = [judge.situation(part) for table in sample for part in judge.parts(table)]
+    situations, choices, rewards = (list(part) for part in zip(*seen, strict=True))
+    model = BoostedModel(sums, situations, choices, rewards, seed)
+    return dataclasses.replace(job, reward_model=model)
+
+
+def _sampled(pages: pa.Table, share: float) -> pa.Table:
+    if share >= 1:
+        return pages
+    hashes_R = hash_strings(pages.column("request_id").combine_chunks(), salt=1)
+    return pages.filter(pa.array(hashes_R < np.uint64(int(share * 2**63) * 2)))
+
+
+class Judge:
+    """Judges logged pages.
+
+    Args:
+        job: From `prepare`.
+
+    Attributes:
+        skew: About all pages judged so far.
+    """
+
+    def __init__(self, job: JudgeJob) -> None:
+        self.job = job
+        self.skew = Skew()
+        self._workspace = Workspace(job.uri)
+        self._groups = ItemGroups(self._workspace, job.config.clusters)
+
+    def rounds(self, pages: pa.Table) -> Rounds:
+        """Return what all three policies think of pages, in their order.
+
+        Args:
+            pages: At least one row of the schema `features.schemas.PAGES`.
+        """
+        parts = [self._part(part) for part in self.parts(pages)]
+        order = np.concatenate([rows for _, rows in self._parted(pages)])
+        back = np.empty(len(order), dtype=np.int64)
+        back[order] = np.arange(len(order))
+        return concatenated(parts).take(back)
+
+    def parts(self, pages: pa.Table) -> list[pa.Table]:
+        """Return pages in parts that were drawn by one policy each and are judged together."""
+        return [part for part, _ in self._parted(pages)]
+
+    def situation(self, pages: pa.Table) -> tuple[Situation, Ints, Floats]:
+        """Return what the reward model may look at, the column of each shown item and what it earned."""
+        view = self._view(pages)
+        return view.situation, view.choice_RP, view.batch.rewards_RP
+
+    def _parted(self, pages: pa.Table) -> list[tuple[pa.Table, Ints]]:
+        named = pc.greater(pc.fill_null(pc.list_value_length(pages["candidate_scores"]), 0), 0)
+        by = [*_DRAWN_BY, "named"]
+        keys = pages.select(list(_DRAWN_BY)).append_column("named", named)
+        keys = keys.append_column("row", pa.array(np.arange(len(pages))))
+        groups = keys.group_by(by, use_threads=False).aggregate([("row", "list")])
+        found = []
+        for rows in groups["row_list"].to_pylist():
+            mine = np.array(rows)
+            columns_R = np.asarray(pc.fill_null(pc.list_value_length(pages["candidates"]), 0))[mine]
+            slots = max(pc.max(pc.list_value_length(pages["items"])).as_py() or 1, 1)
+            size = max(1, _CELLS // (slots * max(int(columns_R.max()), 100)))
+            found += [mine[start : start + size] for start in range(0, len(mine), size)]
+        return [(pages.take(pa.array(rows)), rows) for rows in found]
+
+    @cached_property
+    def _policies(self) -> dict[NamedPolicy, JudgedPolicy]:
+        names = {self.job.champion, self.job.challenger}
+        return {named: open_policy(named, self._workspace, self.job.config) for named in names if named.kind != LOGGED}
+
+    def _view(self, pages: pa.Table) -> _View:
+        batch = read_batch(pages, self.job.config)
+        if self.job.estimate_propensities:
+            batch = dataclasses.replace(batch, propensities_RP=estimated_propensities(self.job.sums, batch))
+        about = {named: policy.about(batch) for named, policy in self._policies.items()}
+        names = pc.unique(pa.chunked_array([batch.items, *(one.ids for one in about.values())], pa.string()))
+        # the ids of the batch are distinct and come first: they keep their numbers
+        row_X, slot_X = np.nonzero(batch.there_RP)
+        grid = Grid(
+            [batch.candidate_rows_X, row_X, *(one.rows_X for one in about.values())],
+            [
+                batch.candidates_X,
+                batch.shown_RP[row_X, slot_X],
+                *(np.asarray(pc.index_in(one.ids, value_set=names), dtype=np.int64) for one in about.values()),
+            ],
+            len(batch),
+        )
+        choice_RP = np.full(batch.shown_RP.shape, NO_CHOICE)
+        choice_RP[row_X, slot_X] = grid.find(row_X, batch.shown_RP[row_X, slot_X])
+        choosers = {named: one.on(batch, grid, names) for named, one in about.items()}
+        logger = _logger(batch, grid)
+        situation = Situation(
+            names=names,
+            items_RK=grid.items_RK,
+            there_RK=grid.there_RK,
+            positions_RP=batch.positions_RP,
+            folds_R=fold_of(batch.users_R, self.job.config.folds),
+            signals=[
+                _signal(one, grid)
+                for one in (logger, choosers.get(self.job.champion), choosers.get(self.job.challenger))
+            ],
+        )
+        return _View(
+            batch=batch,
+            grid=grid,
+            names=names,
+            choice_RP=choice_RP,
+            choosers=choosers,
+            logger=logger,
+            situation=situation,
+        )
+
+    def _part(self, pages: pa.Table) -> Rounds:
+        view = self._view(pages)
+        batch, there_RP = view.batch, view.batch.there_RP
+        predicted_RPK = self.job.reward_model.predict(view.situation)
+        asked = Asked(
+            choice_RP=view.choice_RP,
+            clusters_RK=self._groups.clusters(view.names)[view.grid.items_RK],
+            values_RPK=predicted_RPK,
+        )
+        shown_RP1 = np.maximum(view.choice_RP, 0)[:, :, None]
+        predicted_RP = np.where(there_RP, np.take_along_axis(predicted_RPK, shown_RP1, axis=2)[:, :, 0], 0.0)
+        logged, whoever_logged = self._logged(view, asked, predicted_RP)
+        targets = {
+            named: self._target(view, asked, chooser, logged_known=view.logger is not None)
+            for named, chooser in view.choosers.items()
+        }
+        return Rounds(
+            users_R=batch.users_R,
+            times_R=batch.times_R,
+            there_RP=there_RP,
+            rewards_RP=batch.rewards_RP,
+            logged=logged,
+            predicted_RP=predicted_RP,
+            champion=targets.get(self.job.champion, whoever_logged),
+            challenger=targets.get(self.job.challenger, whoever_logged),
+            slices=self._groups.slices(batch),
+            propensities_estimated=self.job.estimate_propensities,
+        )
+
+    def _logged(self, view: _View, asked: Asked, predicted_RP: Floats) -> tuple[Chances, Target]:
+        """Return the logging policy's chances, and itself as a policy to be judged."""
+        batch, there_RP = view.batch, view.batch.there_RP
+        propensity_RP = batch.propensities_RP
+        marginal_RP = cluster_RP = propensity_RP
+        # what was shown is a draw of the logging policy: where nothing else is known, it stands for the mean
+        expected_RP = expected_next_RP = predicted_RP
+        if view.logger is None:
+            self.skew = self.skew.merge(Skew(unknown=int(there_RP.sum())))
+        else:
+            given, _ = conditionals(view.logger, asked, view.choice_RP)
+            self.skew = self.skew.merge(_skew(given.item_RP[there_RP], propensity_RP[there_RP]))
+            whole = self._marginals(view.logger, view, asked, _LOGGER_SALT)
+            given = dataclasses.replace(given, item_RP=propensity_RP)
+            marginal_RP, cluster_RP = self._with_what_was_shown(view, whole, given)
+            expected_RP, expected_next_RP = whole.expected_RP, given.expected_RP
+        chances = _chances(there_RP, propensity_RP, marginal_RP, np.maximum(cluster_RP, marginal_RP))
+        return chances, Target(
+            chances=chances,
+            expected_RP=expected_RP * there_RP,
+            expected_next_RP=expected_next_RP * there_RP,
+            drawn_RP=self._drawn(view, propensity_RP),
+            outside_R=np.zeros(len(batch)),
+        )
+
+    def _with_what_was_shown(self, view: _View, whole: Marginals, given: Marginals) -> tuple[Floats, Floats]:
+        """Return marginals of the logging policy, of items and clusters, to divide by.
+
+        The logged page is one more page that it drew. Counted among the others, it makes the mean of all the density
+        of a mixture of which the shown item is a draw, whatever the number of draws: weights by it are unbiased, and
+        never infinite (the balance heuristic of Veach and Guibas, SIGGRAPH 1995).
+        """
+        slots, columns = view.choice_RP.shape[1], view.grid.items_RK.shape[1]
+        share = 0.0 if is_exact(columns, slots, self.job.config.draws) else 1.0 / (self.job.config.draws + 1)
+        item_RP = (1 - share) * whole.item_RP + share * given.item_RP
+        cluster_RP = (1 - share) * whole.cluster_RP + share * given.cluster_RP
+        first = np.arange(slots) == 0
+        unreachable_RP = item_RP <= 0  # by what the log says of the page; what it says of the item counts
+        return (
+            np.where(first | unreachable_RP, given.item_RP, item_RP),
+            np.where(first | unreachable_RP, given.cluster_RP, cluster_RP),
+        )
+
+    def _target(self, view: _View, asked: Asked, chooser: Chooser, *, logged_known: bool) -> Target:
+        there_RP = view.batch.there_RP
+        given, _ = conditionals(chooser, asked, view.choice_RP)
+        whole = dataclasses.replace(given, cluster_RP=given.item_RP)
+        if logged_known:
+            whole = self._marginals(chooser, view, asked, _TARGET_SALT)
+        else:
+            whole = dataclasses.replace(
+                whole, expected_RP=self._marginals(chooser, view, asked, _TARGET_SALT).expected_RP
+            )
+        return Target(
+            chances=_chances(there_RP, given.item_RP, whole.item_RP, whole.cluster_RP),
+            expected_RP=whole.expected_RP * there_RP,
+            expected_next_RP=given.expected_RP * there_RP,
+            drawn_RP=self._drawn(view, given.item_RP),
+            outside_R=self._outside(view, chooser),
+        )
+
+    def _marginals(self, chooser: Chooser, view: _View, asked: Asked, salt: int) -> Marginals:
+        """Return a policy's marginals; champion and challenger draw from equal numbers, the logging policy does not.
+
+        Numbers of its own keep weights unbiased: numerator and denominator must not go up and down together.
+        """
+        request_ids = view.batch.column("request_id")
+        seeds_R = combine_hashes(hash_strings(request_ids), hash_integers(np.full(len(view.batch), salt)))
+        parts = [
+            marginals(chooser.take(part), asked.take(part), seeds_R[part], self.job.config.draws)
+            for part in _slices(len(view.batch), _DRAWN_TOGETHER)
+        ]
+        return Marginals(
+            item_RP=np.concatenate([part.item_RP for part in parts]),
+            cluster_RP=np.concatenate([part.cluster_RP for part in parts]),
+            expected_RP=np.concatenate([part.expected_RP for part in parts]),
+        )
+
+    def _drawn(self, view: _View, chance_RP: Floats) -> Bools:
+        """Return whether a draw of a policy would agree with the log; all policies draw from equal numbers."""
+        slots = np.tile(np.arange(chance_RP.shape[1]), len(chance_RP))
+        ids = np.repeat(hash_strings(view.batch.column("request_id"), salt=_REJECTION_SALT), chance_RP.shape[1])
+        uniform_RP = (combine_hashes(ids, hash_integers(slots)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        drawn_RP: Bools = (uniform_RP.reshape(chance_RP.shape) < chance_RP) & view.batch.there_RP
+        return drawn_RP
+
+    def _outside(self, view: _View, chooser: Chooser) -> Floats:
+        """Return the share of a policy's probability on what the logging policy could not have shown."""
+        batch, grid = view.batch, view.grid
+        if view.logger is not None:
+            could = (chance_RK > 0 for chance_RK in view.logger.along(view.choice_RP))
+        else:
+            ever_V = self.job.sums.numbers(view.names) != NOBODY
+            named_RK = np.where(batch.named_R[:, None], eligible_columns(batch, grid), ever_V[grid.items_RK])
+            could = (named_RK & grid.there_RK for _ in range(view.choice_RP.shape[1]))
+        total_R = np.zeros(len(batch))
+        for slot, (could_RK, chance_RK) in enumerate(zip(could, chooser.along(view.choice_RP), strict=True)):
+            total_R += (chance_RK * ~could_RK).sum(axis=1) * batch.there_RP[:, slot]
+        share_R: Floats = total_R / np.maximum(batch.there_RP.sum(axis=1), 1)
+        return share_R
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _View:
+    """Pages with columns for all items that anybody might show, and what everybody makes of them."""
+
+    batch: LoggedBatch
+    grid: Grid
+    names: pa.Array
+    choice_RP: Ints
+    choosers: dict[NamedPolicy, Chooser]
+    logger: Chooser | None
+    situation: Situation
+
+
+def _logger(batch: LoggedBatch, grid: Grid) -> Opinion | None:
+    """Return the policy that drew the pages, one for all of them; None where the log does not tell."""
+    first = {name: batch.pages.column(name)[0].as_py() for name in _DRAWN_BY}
+    capped = "<=" in (first["policy"] or "") or "diversity" in (first["policy"] or "")
+    known = batch.named_R.all() and np.isfinite(batch.candidate_scores_X).all()
+    if capped or not known or first["epsilon"] is None or first["temperature"] is None:
+        return None
+    scores_RK = np.zeros(grid.items_RK.shape)
+    scores_RK[batch.candidate_rows_X, grid.find(batch.candidate_rows_X, batch.candidates_X)] = batch.candidate_scores_X
+    policy = Policy(epsilon=first["epsilon"], temperature=first["temperature"])
+    return Opinion(policy=policy, scores_RK=scores_RK, eligible_RK=eligible_columns(batch, grid))
+
+
+def _signal(chooser: Chooser | None, grid: Grid) -> Floats:
+    """Return what a policy says of each column, nan where it says nothing."""
+    if isinstance(chooser, Opinion):
+        return np.where(chooser.eligible_RK, chooser.scores_RK, np.nan)
+    if isinstance(chooser, Tabled):
+        return chooser.weights_RPK[:, 0]
+    return np.full(grid.items_RK.shape, np.nan)
+
+
+def _chances(there_RP: Bools, conditional_RP: Floats, marginal_RP: Floats, cluster_RP: Floats) -> Chances:
+    return Chances(
+        conditional_RP=np.where(there_RP, conditional_RP, 1.0),
+        marginal_RP=np.where(there_RP, marginal_RP, 1.0),
+        cluster_RP=np.where(there_RP, cluster_RP, 1.0),
+    )
+
+
+def _skew(computed_X: Floats, logged_X: Floats) -> Skew:
+    known = np.isfinite(logged_X)
+    difference_X = np.abs(computed_X - logged_X)[known]
+    return Skew(
+        checked=int(known.sum()),
+        differing=int((difference_X > _SKEW * logged_X[known]).sum()),
+        largest=float(difference_X.max(initial=0.0)),
+    )
+
+
+def _slices(rows: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
