@@ -30,19 +30,21 @@ class ChiSquare:
         df: Degrees of freedom; whole where every page has the same chances.
         p: Chance of such a statistic or a larger one if all is right; 1 without a cell to test.
         cells: How many cells were tested.
+        gate_p: The p-value that holds whatever the contexts are, and so may stop a verdict.
     """
 
     statistic: float
     df: float
     p: float
     cells: int
+    gate_p: float
 
     @classmethod
-    def of(cls, squares: Floats, freedom: Floats) -> ChiSquare:
+    def of(cls, squares: Floats, freedom: Floats, gate_p: float | None = None) -> ChiSquare:
         """Sum cells up: their squared deviations, and the expectation of each if all is right."""
         statistic, df = float(squares.sum()), float(freedom.sum())
         p = float(stats.chi2.sf(statistic, df)) if df > 0 else 1.0
-        return cls(statistic=statistic, df=df, p=p, cells=len(squares))
+        return cls(statistic=statistic, df=df, p=p, cells=len(squares), gate_p=p if gate_p is None else gate_p)
 
 
 def bins_of(chances: Floats) -> Ints:
@@ -64,7 +66,10 @@ class ItemCounts:
 
         chi^2 = sum (S - n)^2 / m,   df = sum (1 - n / m),
 
-    which is Pearson's test with df = items - 1 where p is the same on all pages.
+    which is Pearson's test with df = items - 1 where p is the same on all pages. Where p differs much, pages on which
+    an item was improbable are rarely among its showings: S then mostly lies below n, and m is too small. So only items
+    with S above n may stop a verdict: z = (S - n) / sqrt(Q), which a large 1/p holds down, at Bonferroni's level over
+    all items and slots. Chances add up to 1, so a log with one too large has others too small.
 
     Args:
         slots: Of the longest page.
@@ -113,7 +118,9 @@ class ItemCounts:
         n, S, Q = pages_PN[shown_PN], sums_PN[shown_PN], squares_PN[shown_PN]
         m = n * Q / S
         enough = n**2 / m >= LEAST_EXPECTED
-        return ChiSquare.of(((S - n) ** 2 / m)[enough], (1 - n / m)[enough])
+        most = float(((S - n) / np.sqrt(Q)).max(initial=-np.inf))
+        gate_p = min(1.0, len(n) * float(stats.norm.sf(most)))
+        return ChiSquare.of(((S - n) ** 2 / m)[enough], (1 - n / m)[enough], gate_p)
 
     def _widen(self, items: int) -> None:
         missing = max(0, items - self._sums_PN3.shape[1])

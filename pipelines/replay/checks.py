@@ -10,7 +10,7 @@ Their levels, and why:
 - `promise`: the estimator that decides must promise something; a reward model alone does not.
 - `mean_weight`: a policy's chances add up to 1, so its weights' mean is 1. Refused where chance does not explain the
   distance (`SIGNIFICANCE` over all slots together, Bonferroni) and it is larger than what `outside` admits anyway.
-- `calibration_*`: chi-square, refused below `SIGNIFICANCE`: of a thousand right logs one is refused.
+- `calibration_*`: refused below `SIGNIFICANCE` (`ChiSquare.gate_p`): of a thousand right logs one is refused.
 - `skew`: chances recomputed from logged float32 scores differ by some 1e-6; a thousandth is another policy.
 - `permutation`: with A and B swapped for random users there is no difference, and the interval must hold 0 as often as
   it says; four binomial standard errors of `slices.SWAPS` swaps below that, it is too narrow for these users.
@@ -186,8 +186,11 @@ def _mean_weight(one: WeightReport, config: ReplayConfig) -> Check:
 
 def _propensities(report: DiagnosticsReport) -> Iterator[Check]:
     for name, test in report.calibration.items():
-        says = f"chi-square {test.statistic:.3f} with {test.df:.1f} degrees of freedom, p = {test.p:.3g}"
-        yield at_least(f"calibration_{name}", test.p, SIGNIFICANCE, says)
+        says = (
+            f"chi-square {test.statistic:.3f} with {test.df:.1f} degrees of freedom; whatever the contexts, "
+            f"p = {test.gate_p:.3g} of such rates of showing if logged probabilities are right"
+        )
+        yield at_least(f"calibration_{name}", test.gate_p, SIGNIFICANCE, says)
     if report.skew is not None:
         says = f"logged and recomputed probabilities differ by up to {report.skew:.3g}"
         yield at_most("skew", report.skew, MOST_SKEW, says)

@@ -200,36 +200,64 @@ def test_right_propensities_of_any_context_pass_at_the_nominal_rate_and_wrong_on
     assert np.mean(p_values["wrong items"]) > 0.1, "all items are alike: each one's mean rate is right"
 
 
+def test_items_that_were_shown_more_often_than_logged_stop_a_verdict_in_any_context() -> None:
+    """Item 0 logged at two thirds of its chance."""
+    right, wrong = [], []
+    for seed in range(40):
+        rounds, items_RP, _ = world(2000, seed=seed, slots=1)
+        for values, factor in ((right, 1.0), (wrong, 1.5)):
+            counts = ItemCounts(slots=1)
+            logged_RP = rounds.logged.conditional_RP / np.where(items_RP == 0, factor, 1.0)
+            counts.add(items_RP, logged_RP, rounds.there_RP)
+            values.append(counts.test().gate_p)
+    assert np.mean(np.array(right) < 0.05) <= 0.1
+    assert max(wrong) < 0.001
+
+
 def test_too_many_items_are_not_counted_one_by_one() -> None:
     with pytest.raises(ValueError, match="expected items numbered 0 to 999, got 1000 to 1000"):
         ItemCounts(slots=1).add(np.array([[1000]]), np.array([[0.5]]), np.array([[True]]))
 
 
-def open_bandit(real_data: Path, policy: str) -> tuple[Ints, Ints, Floats]:
-    """Return item, slot and propensity of the rows of the men campaign."""
-    path = real_data / "open_bandit_sample" / policy / "men" / "men.csv.gz"
+def open_bandit(path: Path) -> tuple[ItemCounts, list[Ints]]:
+    """Return the counts of a file of Open Bandit, and how often each item was shown in each slot."""
     if not path.exists():
-        pytest.skip("PAGEWISE_DATA has no open_bandit_sample")
-    with gzip.open(path, "rt") as file:
+        pytest.skip(f"there is no {path}")
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         rows = [
             (int(row["item_id"]), int(row["position"]) - 1, float(row["propensity_score"]))
             for row in csv.DictReader(file)
         ]
-    items, slots, propensities = zip(*rows, strict=True)
-    return np.array(items), np.array(slots), np.array(propensities)
+    items, slots, propensities = (np.array(column) for column in zip(*rows, strict=True))
+    there_RP = slots[:, None] == np.arange(3)
+    counts = ItemCounts(slots=3)
+    counts.add(np.where(there_RP, items[:, None], 0), np.where(there_RP, propensities[:, None], 1.0), there_RP)
+    return counts, [np.bincount(items[slots == slot]) for slot in range(3)]
 
 
 @pytest.mark.integration
 def test_open_bandits_random_policy_shows_items_at_the_rates_that_it_logs(real_data: Path) -> None:
-    items, slots, propensities = open_bandit(real_data, "random")
-    there_RP = slots[:, None] == np.arange(3)
-    counts = ItemCounts(slots=3)
-    counts.add(np.where(there_RP, items[:, None], 0), np.where(there_RP, propensities[:, None], 1.0), there_RP)
-    observed = [np.bincount(items[slots == slot], minlength=34) for slot in range(3)]
+    counts, observed = open_bandit(real_data / "open_bandit_sample/random/men/men.csv.gz")
     found = counts.test()
-    assert found.statistic == pytest.approx(sum(stats.chisquare(one).statistic for one in observed), rel=1e-3)
-    assert found.df == pytest.approx(3 * 33, rel=1e-3), "propensities are logged as 0.0294118"
+    assert found.statistic == pytest.approx(sum(stats.chisquare(one).statistic for one in observed), rel=1e-4)
+    assert found.df == pytest.approx(3 * 33, rel=1e-4), "propensities are logged as 0.0294118"
     assert found.p > 0.001
+
+
+@pytest.mark.integration
+def test_items_that_are_improbable_at_times_do_not_make_right_propensities_wrong(real_data: Path) -> None:
+    """Thompson sampling's chances go down to 1e-5: such showings are too rare to be among 10,000."""
+    found = open_bandit(real_data / "open_bandit_sample/bts/men/men.csv.gz")[0].test()
+    assert found.p < 1e-6
+    assert found.gate_p == 1.0
+
+
+@pytest.mark.integration
+def test_the_published_chi_square_of_the_campaign_all() -> None:
+    obp = pytest.importorskip("obp", reason="obp is not installed")
+    found = open_bandit(Path(obp.__file__).parent / "dataset/obd/random/all/all.csv")[0].test()
+    assert (found.statistic, found.df) == (pytest.approx(240.083, abs=1e-3), pytest.approx(237))
+    assert (found.p, found.cells) == (pytest.approx(0.432, abs=1e-3), 240)
 
 
 # Which pages count.
