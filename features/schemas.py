@@ -192,6 +192,9 @@ DEAD_LETTERS = pa.schema(
 # Reasons why a row is rejected (dead letters), merged into another, or left out (counts).
 UNKNOWN_EVENT = "unknown_event"
 NULL_ID = "null_id"
+BAD_ID = "bad_id"
+"""An id that a client reported with control characters, such as a line end, or with more than `MOST_ID_BYTES`."""
+MOST_ID_BYTES = 512
 BAD_TIMESTAMP = "bad_timestamp"
 NEGATIVE_PRICE = "negative_price"
 BAD_PROPENSITY = "bad_propensity"
@@ -216,6 +219,7 @@ SEEN = "seen"
 REASONS: tuple[str, ...] = (
     UNKNOWN_EVENT,
     NULL_ID,
+    BAD_ID,
     BAD_TIMESTAMP,
     NEGATIVE_PRICE,
     BAD_PROPENSITY,

@@ -83,6 +83,11 @@ class Keys:
     def __init__(self, file: Path | None, environment: str | None = None) -> None:
         self._file = file
         self._fixed = read_keys((environment or "").replace(",", "\n"), f"the variable {ENVIRONMENT}")
+        if file is not None and not file.is_file():
+            raise FileNotFoundError(
+                f"serve.keys_file: there is no file {file}; write into it the line that "
+                "`python -m serving.access NAME` prints, or leave serve.keys_file out to ask for no keys"
+            )
         self._asked, self._stamp = time.monotonic(), self._stamp_of(file)
         self._holders = self._read()
 

@@ -5,9 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from features.schemas import MOST_ID_BYTES
 
 NonEmpty = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+def _checked_id(value: str) -> str:
+    if not value.strip():
+        raise ValueError("expected an id, got only blanks")
+    if any(character < " " or character == "\x7f" for character in value):
+        raise ValueError("expected an id without line ends and other control characters")
+    if len(value.encode()) > MOST_ID_BYTES:
+        raise ValueError(f"expected an id of at most {MOST_ID_BYTES} bytes")
+    return value
+
+
+Id = Annotated[str, Field(min_length=1, max_length=MOST_ID_BYTES), AfterValidator(_checked_id)]
+"""An id of a user or an item, as text of at most `MOST_ID_BYTES` in UTF-8 without control characters."""
 Context = Annotated[dict[NonEmpty, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
 """Few entries: each name becomes a column of the whole batch, and thousands of them would hold up everybody's page."""
 
@@ -49,7 +65,7 @@ class FilterSpec(_Strict):
 class RecommendRequest(_Strict):
     """Ask for a page."""
 
-    user_id: NonEmpty = Field(description="Any id; an unknown one gets the popular list.")
+    user_id: Id = Field(description="Any id; an unknown one gets the popular list.")
     page_size: int | None = Field(None, ge=1, description="Items on the page; the release has a default and a maximum.")
     filters: FilterSpec | None = None
     context: Context | None = Field(

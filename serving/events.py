@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from features import schemas
 from features.schemas import EVENT_KINDS, PURCHASE
 from features.stream.base import EventStream, StreamFullError
-from features.stream.records import EVENTS, StreamRecord
-from serving.api import ApiError, Context, ErrorResponse, NonEmpty, describe, error_responses
+from features.stream.records import DETAIL, EVENTS, REJECTED, ROW, StreamRecord
+from serving.api import ApiError, Context, ErrorResponse, Id, NonEmpty, describe, error_responses
 from serving.fallbacks import Rest
 from serving.metrics import ServiceMetrics
 
@@ -48,6 +48,7 @@ _REASONS = {
     "value": schemas.BAD_VALUE,
     "position": schemas.BAD_VALUE,
 }
+_SAID = sorted({*_REASONS.values(), schemas.BAD_ID})
 
 
 class EventSpec(BaseModel):
@@ -55,8 +56,8 @@ class EventSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    user_id: NonEmpty
-    item_id: NonEmpty
+    user_id: Id
+    item_id: Id
     event: Literal[EVENT_KINDS]  # type: ignore[valid-type]
     timestamp: int = Field(description="Milliseconds since 1970 UTC, or ISO 8601 text (without an offset: UTC).")
     event_id: NonEmpty | None = Field(None, description="Names the event; what comes again under a name is dropped.")
@@ -67,13 +68,6 @@ class EventSpec(BaseModel):
     policy: NonEmpty | None = None
     value: float | None = Field(None, allow_inf_nan=False, description="Price paid, seconds or rating.")
     context: Context | None = None
-
-    @field_validator("user_id", "item_id")
-    @classmethod
-    def _not_blank(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("expected an id, got only blanks")
-        return value
 
     @field_validator("timestamp", mode="before")
     @classmethod
@@ -107,7 +101,7 @@ class Verdict(BaseModel):
     """What became of one event, in the order sent."""
 
     accepted: bool
-    reason: str | None = Field(default=None, description=f"One of {', '.join(sorted({*_REASONS.values()}))}, ...")
+    reason: str | None = Field(default=None, description=f"One of {', '.join(_SAID)}, ...")
     detail: str | None = None
 
 
@@ -190,6 +184,8 @@ class EventIntake:
             mistakes = error.errors()
             place = mistakes[0]["loc"]
             reason = _REASONS.get(str(place[0])) if place else None
+            if reason == schemas.NULL_ID and isinstance(mistakes[0]["input"], str) and mistakes[0]["input"].strip():
+                reason = schemas.BAD_ID
             if reason is None and str(mistakes[0]["msg"]).startswith("Value error, value: expected a price"):
                 reason = schemas.NEGATIVE_PRICE
             return Verdict(accepted=False, reason=reason or schemas.MALFORMED, detail=describe(mistakes))
@@ -237,4 +233,4 @@ def add_events(api: FastAPI, backend: Backend) -> None:
 def _dead_line(verdict: Verdict, row: object) -> str:
     """Return a line that the pipeline cannot take for an event, so that it is kept whatever the row holds."""
     text = json.dumps(row, default=str)[:REJECTED_CHARACTERS]
-    return json.dumps({"rejected": verdict.reason, "detail": verdict.detail, "row": text})
+    return json.dumps({REJECTED: verdict.reason, DETAIL: verdict.detail, ROW: text})

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import FastAPI, Path, Query
+from fastapi import FastAPI, Query
 from pydantic import BaseModel, Field
 
 from features.schemas import EVENT_KINDS
 from features.store.base import HISTORY, KnownUsers
 from models.recommend.interface import NO_ITEM
 from models.recommend.recommender import Recommender
-from serving.api import error_responses
+from serving.api import Id, error_responses
 
 if TYPE_CHECKING:
     from serving.backend import Backend
@@ -82,7 +82,7 @@ def add_users(api: FastAPI, backend: Backend) -> None:
 
     @api.get("/v1/users/{user_id:path}", responses=error_responses(422, 503))
     async def user(
-        user_id: Annotated[str, Path(min_length=1, max_length=1024)],
+        user_id: Id,
         limit: Annotated[int, Query(ge=1, le=MOST_HISTORY, description="Newest events returned.")] = 50,
     ) -> UserResponse:
         """Return a user's history; of an unknown one it is empty."""

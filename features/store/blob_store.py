@@ -16,12 +16,12 @@ from typing import Self
 import redis
 
 from features.secrets import without_passwords
-from features.store.base import STATE, USER_VIEWS, Freshness, Held, NewBlob, StoreUnavailableError, Version
+from features.store.base import STATE, USER_VIEWS, Freshness, Held, NewBlob, StoreUnavailableError
 from features.store.codec import CorruptBlobError, layouts, pack, state_schema, unpack
 from features.store.config import StoreConfig
 from features.store.connections import ERRORS, Client, connect, server_of
 from features.store.generations import Generations
-from features.store.keys import VALUE, Keys
+from features.store.keys import Keys
 from features.store.leases import RedisLease
 
 WRITE_CHUNK = 200
@@ -225,8 +225,6 @@ class BlobStore:
 
     def _checked(self, view: str, blob: bytes | None) -> Held | None:
         """Read a blob's header if there is one; a corrupt one counts as missing."""
-        if view == VALUE:
-            return None if blob is None else Held(Version(0), 0, blob)
         try:
             return None if blob is None else unpack(blob, self._layouts[view])
         except CorruptBlobError:

@@ -17,9 +17,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-VALUE = ""
-"""In place of a view: the entity is a key of somebody else's."""
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Keys:
@@ -66,7 +63,7 @@ class Keys:
     def blobs(self, generation: int, wanted: Sequence[tuple[str, str]]) -> list[str]:
         """Return `blob` of many (view, entity); the common part is written once."""
         start = f"{self.prefix}:{generation}:"
-        return [f"{start}{view}:{{{entity}}}" if view else entity for view, entity in wanted]
+        return [f"{start}{view}:{{{entity}}}" for view, entity in wanted]
 
     def entity_of(self, key: bytes) -> str:
         """Return the entity of a blob's key."""

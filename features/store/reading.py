@@ -31,7 +31,6 @@ from features.store.codec import (
     read_item_payload,
 )
 from features.store.feature_codec import read_features_payloads
-from features.store.keys import VALUE
 
 Part = TypeVar("Part")
 Found = Sequence[Held | None]
@@ -82,10 +81,6 @@ class ReadPlan:
     def item_features(self, item_ids: Sequence[str]) -> Later[Columns | None]:
         """Add the features of each item."""
         return self._add((ITEM_FEATURES,), item_ids, _item_features)
-
-    def values(self, keys: Sequence[str]) -> Later[list[bytes | None]]:
-        """Add what others keep under keys of their own."""
-        return self._add((VALUE,), keys, lambda found: [one and one.payload for one in found])
 
     def _add(self, views: Sequence[str], entities: Sequence[str], decode: Callable[[Found], Part]) -> Later[Part]:
         added = [(view, entity) for view in views for entity in entities]

@@ -9,6 +9,9 @@ from typing import NamedTuple, Self
 EVENTS, PAGES, ITEMS, FEATURES = "events", "pages", "items", "features"
 STREAM_TABLES = (EVENTS, PAGES, ITEMS, FEATURES)
 """Tables whose rows may travel: what happened, what was shown, new items, and what was read to make pages."""
+REJECTED, DETAIL, ROW = "rejected", "detail", "row"
+"""Columns of a line in place of a row that was rejected before it came here: one of `features.schemas.REASONS`, what
+exactly was wrong, and the row's JSON, perhaps cut short. It is for the dead letters, under that reason."""
 
 _SEQUENCE_BITS = 16
 

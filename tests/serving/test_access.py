@@ -50,7 +50,9 @@ def test_a_wrong_line_is_told_by_its_number_and_not_shown():
 
 
 def test_a_missing_file_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(
+        FileNotFoundError, match=r"keys_file: there is no file .*nowhere; .*python -m serving\.access NAME"
+    ):
         Keys(tmp_path / "nowhere")
 
 

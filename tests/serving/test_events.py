@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from features.schemas import EVENTS
 from features.stream.config import StreamConfig
 from features.stream.opening import open_stream
-from features.stream.records import StreamRecord
+from features.stream.records import DETAIL, REJECTED, ROW, StreamRecord
 from pipelines.streaming.records import check_messages
 from serving.api import ApiError
 from serving.backend import Backend
@@ -73,6 +73,27 @@ def test_one_event_is_on_the_stream_when_the_answer_comes(post, stream):
     assert (row["user_id"], row["event"], row["request_id"], row["position"]) == ("ann", "click", "r1", 2)
     assert row["timestamp"].timestamp() == NOW
     assert row["context"] == [("device", "phone")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason", "detail"),
+    [
+        ("user_id", "ann\nbob", "bad_id", "expected an id without line ends"),
+        ("item_id", "i" * 513, "bad_id", "at most 512 characters"),
+        ("item_id", "\u00e9" * 257, "bad_id", "at most 512 bytes"),
+        ("user_id", " \n", "null_id", "only blanks"),
+        ("user_id", None, "null_id", "user_id"),
+    ],
+)
+def test_ids_that_nobody_can_use(post, stream, name, value, reason, detail):
+    response = post({**GOOD, name: value})
+    (verdict,) = response.json()["verdicts"]
+    assert (response.status_code, verdict["reason"]) == (422, reason)
+    assert detail in verdict["detail"]
+    assert rows_of(stream) == []
+    (message,) = stream.read_after(0, 100, 0)
+    line = json.loads(message.record.rows)
+    assert (line[REJECTED], line[DETAIL], json.loads(line[ROW])[name]) == (reason, verdict["detail"], value)
 
 
 def test_many_events_get_a_verdict_each_and_the_bad_ones_become_dead_letters(post, stream):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from features.store.redis_store import RedisStore
 from serving.api import ApiError
 from serving.backend import Backend
 from serving.config import ServeConfig
+from serving.events import EventSpec
 from serving.routes import build_api
 from serving.service import RecommendService
 
@@ -36,15 +38,33 @@ def test_an_unknown_user(service):
     assert (user.known, user.history, user.newest_event_time, user.age_s) == (False, [], None, None)
 
 
-def test_over_http(service):
+@pytest.fixture
+def over_http(service):
     async def run(path: str) -> httpx.Response:
         transport = httpx.ASGITransport(build_api(Backend(service, ServeConfig())))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.get(path)
 
-    assert len(asyncio.run(run("/v1/users/u0?limit=2")).json()["history"]) == 2
-    assert asyncio.run(run("/v1/users/a%2Fb")).json()["user_id"] == "a/b"
-    assert asyncio.run(run("/v1/users/u0?limit=0")).status_code == 422
+    return lambda path: asyncio.run(run(path))
+
+
+def test_over_http(over_http):
+    assert len(over_http("/v1/users/u0?limit=2").json()["history"]) == 2
+    assert over_http("/v1/users/u0?limit=0").status_code == 422
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b/", "/", "//a", "?x=1", "#", "a%b", "\u00e9\u2028\x85", "{}", "x" * 512, " a ", "some"]
+)
+def test_every_id_that_events_may_have_can_be_asked_for(over_http, name):
+    assert EventSpec(user_id=name, item_id="i", event="click", timestamp=10**12).user_id == name
+    assert over_http(f"/v1/users/{quote(name, safe='')}").json()["user_id"] == name
+
+
+@pytest.mark.parametrize("name", ["a\tb", "x" * 513, "\u00e9" * 257, " "])
+def test_other_ids_are_refused_with_the_reason(over_http, name):
+    answer = over_http(f"/v1/users/{quote(name, safe='')}")
+    assert (answer.status_code, answer.json()["error"]) == (422, "invalid_request")
 
 
 def test_without_the_store_503(release):

@@ -266,15 +266,13 @@ def sent(monkeypatch: pytest.MonkeyPatch, read) -> int:
 
 
 def test_all_that_a_request_needs_is_one_round_trip(store, monkeypatch):
-    store.client.set(f"{store.namespace}:cursor", b"kept")
     plan = ReadPlan()
     users, items = plan.users([f"u{n}" for n in range(100)], 10), plan.items(["i1"])
-    cursor = plan.values([f"{store.namespace}:cursor", f"{store.namespace}:none"])
     features = plan.item_features(["i1"])
     store.read(plan)
     servers = len(store.client.get_primaries()) if isinstance(store.client, redis.RedisCluster) else 1
     assert sent(monkeypatch, lambda: store.read(plan)) == servers
-    assert (len(users.get()), items.get(), features.get(), cursor.get()) == (100, [None], None, [b"kept", None])
+    assert (len(users.get()), items.get(), features.get()) == (100, [None], None)
 
 
 def test_a_flip_costs_a_reader_one_repeated_read(store, monkeypatch):
