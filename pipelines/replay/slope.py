@@ -24,6 +24,7 @@ def chosen(estimates_M: Floats, half_widths_M: Floats) -> int:
         half_widths_M: Half-widths of their intervals.
 
     Example:
+        >>> import numpy as np
         >>> chosen(np.array([1.0, 1.2, 0.1]), np.array([0.5, 0.2, 0.01]))
         1
     """

@@ -22,8 +22,6 @@ from pipelines.replay.estimators.terms import Term, terms_of
 from pipelines.replay.estimators.weights import Shrink
 from pipelines.replay.rounds import Floats, Ints, Rounds
 
-LOGGED_REWARD = Term(measure="reward", weights="none")
-"""What the logged pages earned themselves."""
 _ROUNDING = 1e-9
 """A sum of probabilities may exceed 1 by so much."""
 _BLOCK = 1 << 15
@@ -184,8 +182,8 @@ class Tally:
 
 
 def terms_needed(estimators: Sequence[Estimator], slots: int) -> tuple[Term, ...]:
-    """Return the terms of all formulas, each once, and the logged reward."""
-    terms = {LOGGED_REWARD: None}
+    """Return the terms of all formulas, each once."""
+    terms: dict[Term, None] = {}
     for estimator in estimators:
         for parameter in estimator.grid or (None,):
             terms.update(dict.fromkeys(estimator.formula(slots, parameter).terms))

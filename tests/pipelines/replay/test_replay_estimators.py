@@ -11,16 +11,7 @@ from replay_reference import CLIP, REFERENCES
 from replay_worlds import random_rounds, target
 
 from pipelines.replay.config import ReplayConfig
-from pipelines.replay.estimates import (
-    CHALLENGER,
-    CHAMPION,
-    Estimate,
-    Sums,
-    estimates,
-    estimates_of,
-    influence,
-    value,
-)
+from pipelines.replay.estimates import Estimate, estimates, estimates_of
 from pipelines.replay.estimators import (
     ClippedDr,
     ClippedIps,
@@ -35,6 +26,7 @@ from pipelines.replay.estimators import (
 from pipelines.replay.estimators.interface import Estimator
 from pipelines.replay.rounds import Rounds
 from pipelines.replay.tally import Tally
+from pipelines.replay.values import CHALLENGER, CHAMPION, Sums, influence, value
 
 CONFIG = ReplayConfig(buckets=100, resamples=100)
 ALL = standard_estimators(3)

@@ -16,7 +16,7 @@ import pytest
 from replay_worlds import chances, rounds_of, target
 
 from pipelines.replay.config import ReplayConfig
-from pipelines.replay.estimates import CHALLENGER, CHAMPION, Sums, estimates_of, influence, value
+from pipelines.replay.estimates import estimates_of
 from pipelines.replay.estimators import (
     ClippedDr,
     ClippedIps,
@@ -34,6 +34,7 @@ from pipelines.replay.estimators.terms import terms_of
 from pipelines.replay.intervals import standard_error, student_quantile
 from pipelines.replay.rounds import Rounds
 from pipelines.replay.tally import Tally, terms_needed
+from pipelines.replay.values import CHALLENGER, CHAMPION, Sums, influence, value
 
 ESTIMATORS: tuple[Estimator, ...] = (
     Ips(),
