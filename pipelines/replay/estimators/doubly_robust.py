@@ -52,13 +52,15 @@ class DoublyRobust(Estimator):
     Unbiased whatever the model says of other users' pages, and of little variance where it is right. `page` weights
     correct the page's total. `position` weights correct each slot by itself: `iips_dr`, IIPS with a control variate.
 
-    `iips_dr` is what decides about long pages (`auto`). Weights of whole pages multiply over slots: with ten slots and
-    a policy twice as sure of each as the log, one page in a thousand weighs a thousand, and hardly any log is long
-    enough. Prefix weights only delay that: the last slots weigh as much. Weights of positions stay near the ratio of
-    one slot, so the variance is that of one-item pages. The price is bias where an item's reward depends on its
-    neighbours: substitutes, attention that ends at the first hit. It is second-order for a difference of two policies
-    on the same candidates, since both values have it; the control variate makes it smaller still where the model
-    predicts well; and `cascade_dr` beside it, which is free of it, may contradict.
+    `iips_dr` is what decides about long pages (`auto`). Weights of whole pages multiply over slots: if a policy shows
+    in each of ten slots only half of what the log does, and that twice as often, one page in a thousand weighs 1024
+    and all others 0; hardly any log is long enough. Prefix weights only delay that: the last slots weigh as much.
+    Weights of positions stay near the ratio of one slot, so the variance is that of pages of one item.
+
+    The price is bias where an item's reward depends on its neighbours (substitutes, attention that ends at the first
+    hit): rewards are seen beside the log's neighbours, not the policy's. What both policies change alike about the
+    neighbours cancels in the difference. The control variate takes away variance, not this bias. `cascade_dr` is free
+    of it where users read from the top; it stands beside, and may contradict.
     """
 
     promise: ClassVar[Promise] = "unbiased"
