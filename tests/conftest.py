@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,13 @@ def real_data() -> Path:
     if not Path(folder).is_dir():
         pytest.skip(f"PAGEWISE_DATA={folder} is no folder")
     return Path(folder).absolute()
+
+
+@pytest.fixture(scope="session")
+def kafka_broker() -> Iterator[str]:
+    """Kafka as librdkafka plays it, inside one client; others reach it over TCP. It makes four partitions per topic."""
+    kafka = pytest.importorskip("confluent_kafka", reason="needs pip install -r infra/requirements/kafka.txt")
+    owner = kafka.Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock", "log_level": 0})
+    (found,) = owner.list_topics(timeout=30).brokers.values()
+    yield f"{found.host}:{found.port}"
+    owner.flush(0)  # until here it must live: the broker goes with it

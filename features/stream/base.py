@@ -23,10 +23,13 @@ class EventStream(Protocol):
     harmless: rows have keys, and the pipeline drops what it has had.
     """
 
-    def append(self, records: Sequence[StreamRecord]) -> list[int]:
-        """Append records, all or none, and return their positions, once they are as durable as the stream is.
+    def append(self, records: Sequence[StreamRecord]) -> list[int] | None:
+        """Append records, all or none; returns once they are as durable as the stream is.
 
         At most some thousand at once: others wait meanwhile.
+
+        Returns:
+            Their positions, None where only a reader of the stream can tell these.
 
         Raises:
             StreamFullError: Too many messages wait; none of the records was appended.

@@ -13,11 +13,22 @@ class StreamConfig:
     """Where events arrive, and how the streaming pipeline takes them up."""
 
     source: str = REDIS
-    """`redis`: a Redis stream in the online store's Redis. `directory`: a folder in which files appear. `kafka`:
-    topics, through Beam's own connector, on a Beam runner that has it."""
+    """`redis`: a Redis stream in the online store's Redis. `directory`: a folder in which files appear. `kafka`: a
+    topic of Apache Kafka; needs `pip install -r infra/requirements/kafka.txt`."""
 
     folder: str | None = None
-    """Folder of source `directory`: finished files `events-*.jsonl`, `pages-*.jsonl`, `items-*.jsonl`."""
+    """Folder of source `directory`: finished files `events-*.jsonl`, `pages-*.jsonl`, `items-*.jsonl`,
+    `features-*.jsonl`."""
+
+    servers: str | None = None
+    """Brokers of source `kafka`: `host:port`, joined by commas."""
+
+    topic: str = "pagewise"
+    """Topic of source `kafka`; it has one partition."""
+
+    properties: str | None = None
+    """File with further settings of librdkafka for source `kafka`, a line `name=value` each, such as
+    `security.protocol=SASL_SSL`; passwords belong there, for settings are printed and saved."""
 
     max_messages: int = 1_000_000
     """Messages that may wait; beyond that an append is refused, so that a pipeline that stands still cannot fill the
@@ -60,6 +71,8 @@ class StreamConfig:
             mistakes.append(
                 f"folder: expected one with source=directory only, got {self.folder!r} with {self.source!r}"
             )
+        if (self.source == KAFKA) != (self.servers is not None):
+            mistakes.append(f"servers: expected some with source=kafka only, got {self.servers!r} with {self.source!r}")
         for name in ("max_messages", "range_rows", "interval_s", "lateness_hours", "shards"):
             if not getattr(self, name) > 0:
                 mistakes.append(f"{name}: expected a positive number, got {getattr(self, name)}")

@@ -1,6 +1,6 @@
 """The event stream on a folder in which files appear: what a nightly copy, a log shipper or a Kafka sink can write.
 
-A file `events-*.jsonl`, `pages-*.jsonl` or `items-*.jsonl` counts once it has this name: write it under another one
+A file `events-*.jsonl` (or `pages-`, `items-`, `features-`) counts once it has this name: write it under another one
 and rename it. It never changes afterwards. A message is a block of it: the lines that begin within so many bytes. The
 index, a file in the folder, gives each file its positions for good, in the order in which files were found.
 """

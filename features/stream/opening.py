@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from features.stream.base import EventStream
 from features.stream.config import DIRECTORY, KAFKA, StreamConfig
 from features.stream.directory import DirectoryStream
@@ -14,20 +16,39 @@ def open_stream(config: StreamConfig, store_url: str, namespace: str, timeout_s:
     Args:
         config: Which.
         store_url: URL of the online store's Redis, in which a Redis stream lies, too.
-        namespace: First part of the store's keys.
-        timeout_s: Seconds to wait for Redis to accept a connection or to answer.
+        namespace: First part of the store's keys; in Kafka the consumer group.
+        timeout_s: Seconds to wait for a connection or an answer.
 
     Raises:
         StreamUnavailableError: It does not answer.
-        ValueError: The source needs a Beam runner that is not at hand.
+        ValueError: Kafka's client is not installed, its settings are no settings, or the topic has several partitions.
     """
     if config.source == KAFKA:
-        raise ValueError(
-            "stream.source=kafka: expected a Beam runner with the Kafka connector (Flink, Dataflow; it runs in Java), "
-            "but the pipeline runs in this process; use source=redis, or have a Kafka consumer write files for "
-            "source=directory"
-        )
+        return _open_kafka(config, namespace, timeout_s)
     if config.source == DIRECTORY:
         assert config.folder is not None
         return DirectoryStream(config.folder)
     return RedisStream.connect(store_url, namespace=namespace, max_messages=config.max_messages, timeout_s=timeout_s)
+
+
+def _open_kafka(config: StreamConfig, namespace: str, timeout_s: float) -> EventStream:
+    assert config.servers is not None
+    try:
+        from features.stream.kafka import KafkaStream
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"stream.source=kafka: {error.name} is not installed; pip install -r infra/requirements/kafka.txt"
+        ) from error
+    properties = {} if config.properties is None else _properties(Path(config.properties))
+    return KafkaStream(config.servers, config.topic, group=namespace, timeout_s=timeout_s, properties=properties)
+
+
+def _properties(file: Path) -> dict[str, str]:
+    if not file.is_file():
+        raise FileNotFoundError(f"stream.properties: expected a file of lines name=value, got {file}")
+    lines = (line.strip() for line in file.read_text("utf-8").splitlines())
+    pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    wrong = [name for name, sign, _ in pairs if not sign]
+    if wrong:  # not the whole line, which may be a password
+        raise ValueError(f"stream.properties: expected lines name=value in {file}, got {len(wrong)} without a =")
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -13,6 +13,9 @@ REJECTED, DETAIL, ROW = "rejected", "detail", "row"
 """Columns of a line in place of a row that was rejected before it came here: one of `features.schemas.REASONS`, what
 exactly was wrong, and the row's JSON, perhaps cut short. It is for the dead letters, under that reason."""
 
+FOREIGN = "foreign"
+"""Table of messages that somebody else has put on the stream."""
+
 _SEQUENCE_BITS = 16
 
 

@@ -15,7 +15,7 @@ import redis
 from features.secrets import without_passwords
 from features.store.connections import ERRORS, Client, connect
 from features.stream.base import StreamFullError, StreamUnavailableError
-from features.stream.records import MAX_SEQUENCE, Message, StreamRecord, parts_of, position_of
+from features.stream.records import FOREIGN, MAX_SEQUENCE, Message, StreamRecord, parts_of, position_of
 
 GROUP = "pagewise"
 """Consumer group that stands where the pipeline is, for `XINFO GROUPS` and tools that show lag."""
@@ -23,8 +23,6 @@ READ_CHUNK = 1000
 """Entries per read."""
 
 _TABLE, _ROWS = b"t", b"r"
-FOREIGN = "foreign"
-"""Table of entries that somebody else has put on the key."""
 _FULL = "stream is full"
 # An id's second half counts within a millisecond: 16 bits of it fit into a position. Only a clock that stands or was
 # set back can exhaust them; the next millisecond is taken then.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from features.stream.config import DIRECTORY, StreamConfig
+from features.stream.config import DIRECTORY, KAFKA, StreamConfig
 from features.workspace import Workspace
 from pipelines.streaming.log import STREAM, committed_log, write_durably
 
@@ -21,7 +21,8 @@ def require_source(workspace: Workspace, config: StreamConfig) -> None:
     """
     if config.source == DIRECTORY and not Path(config.folder or "").is_dir():
         raise ValueError(f"stream.folder: expected the folder that events arrive in, got {config.folder!r}; make it")
-    wanted = config.source if config.folder is None else f"{config.source} {Path(config.folder).absolute()}"
+    places = {DIRECTORY: f" {Path(config.folder or '').absolute()}", KAFKA: f" {config.topic}"}
+    wanted = config.source + places.get(config.source, "")
     path = workspace.path(STREAM, SOURCE)
     held = ""
     if workspace.filesystem.get_file_info(path).type == pafs.FileType.File:

@@ -29,11 +29,24 @@ def redis_stream(server: EmbeddedRedis, request: pytest.FixtureRequest) -> Itera
         yield opened
 
 
-@pytest.fixture(params=["redis", "directory"])
+@pytest.fixture
+def kafka_stream(kafka_broker: str, request: pytest.FixtureRequest) -> Iterator[EventStream]:
+    """The first partition of a topic of its own."""
+    from features.stream.kafka import KafkaStream
+
+    topic = request.node.name.replace("[", "-").replace("]", "")
+    with KafkaStream(kafka_broker, topic, group=f"group-{topic}", timeout_s=20.0, partition=0) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["redis", "directory", "kafka"])
 def stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EventStream]:
     """What the conformance suite runs on."""
     if request.param == "redis":
         yield request.getfixturevalue("redis_stream")
+        return
+    if request.param == "kafka":
+        yield request.getfixturevalue("kafka_stream")
         return
     with open_stream(StreamConfig(source="directory", folder=str(tmp_path / "in")), "", "") as opened:
         yield opened
@@ -43,12 +56,22 @@ def records(*names: str) -> list[StreamRecord]:
     return [StreamRecord("events", name.encode()) for name in names]
 
 
+def appended(stream: EventStream, more: list[StreamRecord]) -> list[int]:
+    """Append records and return their positions, as readers see them."""
+    before = stream.read_after(0, 10_000, 0)
+    told = stream.append(more)
+    behind = before[-1].position if before else 0
+    positions = [message.position for message in stream.read_after(behind, len(more), 0)]
+    assert told in (None, positions)
+    return positions
+
+
 def names(messages) -> list[str]:
     return [message.record.rows.decode() for message in messages]
 
 
 def test_messages_come_in_the_order_of_their_positions(stream: EventStream) -> None:
-    positions = stream.append(records("a", "b")) + stream.append(records("c"))
+    positions = appended(stream, records("a", "b")) + appended(stream, records("c"))
     assert positions == sorted(set(positions))
     messages = stream.read_after(0, 10, 0)
     assert names(messages) == ["a", "b", "c"]
@@ -57,7 +80,7 @@ def test_messages_come_in_the_order_of_their_positions(stream: EventStream) -> N
 
 
 def test_reading_goes_on_behind_a_position(stream: EventStream) -> None:
-    positions = stream.append(records("a", "b", "c", "d"))
+    positions = appended(stream, records("a", "b", "c", "d"))
     assert names(stream.read_after(positions[0], 2, 0)) == ["b", "c"]
     assert names(stream.read_range(positions[1], positions[2])) == ["b", "c"]
     assert stream.read_after(positions[3], 10, 0) == []
@@ -80,7 +103,7 @@ def test_nothing_there_is_waited_for(stream: EventStream) -> None:
 
 def test_backlog_counts_what_lies_behind(stream: EventStream) -> None:
     assert stream.backlog(0) == 0
-    positions = stream.append(records("a", "b", "c"))
+    positions = appended(stream, records("a", "b", "c"))
     assert [stream.backlog(position) for position in (0, *positions)] == [3, 2, 1, 0]
 
 

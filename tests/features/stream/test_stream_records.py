@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -31,6 +32,15 @@ def test_all_mistakes_of_the_options_are_told_together() -> None:
         StreamConfig(source="pulsar", folder="/in", range_rows=0, compact_ranges=1)
 
 
-def test_kafka_says_what_it_needs() -> None:
-    with pytest.raises(ValueError, match=r"source=kafka: expected a Beam runner with the Kafka connector"):
-        open_stream(StreamConfig(source="kafka"), "redis://nowhere", "n")
+def test_kafka_without_its_client_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    monkeypatch.delitem(sys.modules, "features.stream.kafka", raising=False)
+    with pytest.raises(ValueError, match=r"source=kafka: confluent_kafka is not installed; pip install -r infra/"):
+        open_stream(StreamConfig(source="kafka", servers="h:9092"), "redis://nowhere", "n")
+
+
+def test_kafka_needs_servers_and_nobody_else_does() -> None:
+    with pytest.raises(ValueError, match="servers: expected some with source=kafka only, got None with 'kafka'"):
+        StreamConfig(source="kafka")
+    with pytest.raises(ValueError, match="servers: expected some with source=kafka only, got 'h:9092' with 'redis'"):
+        StreamConfig(servers="h:9092")

@@ -20,6 +20,8 @@ def test_another_source_is_refused_once_there_is_a_log(tmp_path):
     require_source(workspace, StreamConfig())
     with pytest.raises(ValueError, match=r"is taken from 'redis', got 'directory .*arriving'; what waits in"):
         require_source(workspace, folder)
+    with pytest.raises(ValueError, match=r"is taken from 'redis', got 'kafka shop'; what waits in"):
+        require_source(workspace, StreamConfig(source="kafka", servers="h:9092", topic="shop"))
 
 
 def test_a_folder_that_is_not_there_is_a_mistake(tmp_path):
