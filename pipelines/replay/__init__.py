@@ -1,5 +1,6 @@
 """Offline A/B replay: whether challenger B would have done better than champion A on the logged pages.
 
 Read in this order: `config`, `rounds` (logged pages as arrays), `judging` (what each policy thinks of them),
-`estimators`, `statistics` (sums by users, intervals), `diagnostics`, `verdict`, `job` (all of it on Beam), `report`.
+`estimators`, `tally` (sums by buckets of users), `values`, `intervals`, `estimates`, `diagnostics`, `verdict`, `job`
+(all of it on Beam), `report`.
 """

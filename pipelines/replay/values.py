@@ -117,7 +117,7 @@ def effective_users(formula: Formula, sums: Sums, policy: int, tally: Tally) -> 
     """Return Kish's effective number of users, `(sum W)^2 / sum W^2`, None without weights, 0 if all weights are 0.
 
     Users fall into buckets at random, so `buckets * variance of the buckets' sums` (empty ones count 0) is on average
-    the sum of squares over users, however many share a bucket.
+    the sum of squares over users, however many share a bucket; its relative error is about `sqrt(2 / buckets)`.
     """
     if not formula.weights:
         return None

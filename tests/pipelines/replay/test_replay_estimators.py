@@ -10,6 +10,7 @@ import pytest
 from replay_reference import CLIP, REFERENCES
 from replay_worlds import random_rounds, target
 
+from kernels.hashing import hash_integers
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimates import Estimate, estimates, estimates_of
 from pipelines.replay.estimators import (
@@ -87,6 +88,16 @@ def test_chunks_merges_and_order_change_nothing(estimator: Estimator) -> None:
     (one,), (other,) = (estimates_of([estimator], tally, CONFIG) for tally in (at_once, merged))
     assert one.difference == pytest.approx(other.difference, rel=1e-10)
     assert one.se == pytest.approx(other.se, rel=1e-10)
+
+
+@EACH
+def test_other_names_of_users_change_no_value(estimator: Estimator) -> None:
+    rounds = random_rounds(9, 300, 3, users=80)
+    one, other = (
+        estimate_of(estimator, dataclasses.replace(rounds, users_R=users_R), CONFIG)
+        for users_R in (rounds.users_R, hash_integers(rounds.users_R.view(np.int64)))
+    )
+    assert (one.value_a, one.value_b) == pytest.approx((other.value_a, other.value_b), rel=1e-11)
 
 
 @EACH

@@ -61,6 +61,11 @@ def test_pages_and_tallies_that_do_not_fit_are_refused() -> None:
         Tally.empty(CONFIG, 2).merge(Tally.of([Ips()], buckets=128, slots=2))
 
 
+def test_no_pages_add_nothing() -> None:
+    tally = Tally.empty(CONFIG, 3).add(random_rounds(7, 5, 3).take(slice(0, 0)))
+    assert (tally.pages_G.sum(), tally.users.count()) == (0, 0)
+
+
 def test_shorter_pages_may_join_longer_ones() -> None:
     tally = Tally.empty(CONFIG, 4).add(random_rounds(5, 50, 2)).add(random_rounds(6, 50, 4))
     assert tally.pages_G.sum() == 100
