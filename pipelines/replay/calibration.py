@@ -10,10 +10,10 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
-from pipelines.replay.rounds import Bools, Floats, Ints
+from pipelines.replay.rounds import Bools, Floats, Hashes, Ints
 
 MOST_ITEMS = 1000
-"""More items than this have too few pages each to be counted one by one."""
+"""More items than this are not counted one by one: each is shown too seldom to tell anything."""
 BIN_EDGES: Floats = 10.0 ** (np.arange(-50, 0) / 10)
 """Between bins of probabilities, ten for each power of ten; one that equals an edge belongs above it."""
 BINS = len(BIN_EDGES) + 1
@@ -70,61 +70,60 @@ class ItemCounts:
     an item was improbable are rarely among its showings: S then mostly lies below n, and m is too small. So only items
     with S above n may stop a verdict: z = (S - n) / sqrt(Q), which a large 1/p holds down, at Bonferroni's level over
     all items and slots. Chances add up to 1, so a log with one too large has others too small.
-
-    Args:
-        slots: Of the longest page.
     """
 
-    def __init__(self, slots: int) -> None:
-        self._sums_PN3 = np.zeros((slots, 0, 3))
-        self._pages_P = np.zeros(slots)
+    def __init__(self) -> None:
+        self._items_N = np.zeros(0, dtype=np.uint64)
+        self._sums_PN3 = np.zeros((0, 0, 3))
+        self._too_many = False
 
-    def add(self, items_RP: Ints, propensities_RP: Floats, there_RP: Bools) -> None:
+    def add(self, items_RP: Hashes, propensities_RP: Floats, there_RP: Bools) -> None:
         """Count pages.
 
         Args:
-            items_RP: Number of each shown item, below `MOST_ITEMS`.
-            propensities_RP: Probability with which it was shown there.
+            items_RP: Hash of each shown item; once there are more than `MOST_ITEMS`, nothing is counted any more.
+            propensities_RP: Probability with which it was shown there, above 0.
             there_RP: Slots that hold an item.
-
-        Raises:
-            ValueError: An item's number is out of range.
         """
         rows, slots = np.nonzero(there_RP)
-        items = items_RP[rows, slots]
-        if len(items) and not 0 <= items.min() <= items.max() < MOST_ITEMS:
-            raise ValueError(
-                f"expected items numbered 0 to {MOST_ITEMS - 1}, got {items.min()} to {items.max()}; count bins of "
-                "probabilities instead where there are more"
-            )
-        self._widen(int(items.max(initial=-1)) + 1)
-        inverse = 1.0 / propensities_RP[rows, slots]
-        values = np.stack([np.ones_like(inverse), inverse, inverse**2], axis=1)
-        np.add.at(self._sums_PN3, (slots, items), values)
-        self._pages_P[: there_RP.shape[1]] += there_RP.sum(axis=0)
+        shown = items_RP[rows, slots]
+        self._know(np.unique(shown), there_RP.shape[1])
+        if not self._too_many:
+            inverse = 1.0 / propensities_RP[rows, slots]
+            values = np.stack([np.ones_like(inverse), inverse, inverse**2], axis=1)
+            np.add.at(self._sums_PN3, (slots, np.searchsorted(self._items_N, shown)), values)
 
     def merge(self, other: ItemCounts) -> None:
         """Add what another one counted."""
-        theirs = other._sums_PN3
-        self._widen(theirs.shape[1])
-        self._sums_PN3[:, : theirs.shape[1]] += theirs
-        self._pages_P += other._pages_P
+        self._too_many |= other._too_many
+        slots = len(other._sums_PN3)
+        self._know(other._items_N, slots)
+        if not self._too_many:
+            self._sums_PN3[:slots, np.searchsorted(self._items_N, other._items_N)] += other._sums_PN3
 
     def test(self) -> ChiSquare:
         """Return the test over all slots and items."""
-        _, sums_PN, squares_PN = np.moveaxis(self._sums_PN3, 2, 0)
-        pages_PN = np.broadcast_to(self._pages_P[:, None], sums_PN.shape)
-        shown_PN = sums_PN > 0
-        n, S, Q = pages_PN[shown_PN], sums_PN[shown_PN], squares_PN[shown_PN]
+        shown_PN, sums_PN, squares_PN = np.moveaxis(self._sums_PN3, 2, 0)
+        pages_PN = np.broadcast_to(shown_PN.sum(axis=1, keepdims=True), sums_PN.shape)
+        seen_PN = shown_PN > 0
+        n, S, Q = pages_PN[seen_PN], sums_PN[seen_PN], squares_PN[seen_PN]
         m = n * Q / S
         enough = n**2 / m >= LEAST_EXPECTED
         most = float(((S - n) / np.sqrt(Q)).max(initial=-np.inf))
         gate_p = min(1.0, len(n) * float(stats.norm.sf(most)))
         return ChiSquare.of(((S - n) ** 2 / m)[enough], (1 - n / m)[enough], gate_p)
 
-    def _widen(self, items: int) -> None:
-        missing = max(0, items - self._sums_PN3.shape[1])
-        self._sums_PN3 = np.pad(self._sums_PN3, ((0, 0), (0, missing), (0, 0)))
+    def _know(self, items: Hashes, slots: int) -> None:
+        """Make room for items and slots; where there are too many items, forget all."""
+        every_N = np.union1d(self._items_N, items)
+        self._too_many |= len(every_N) > MOST_ITEMS
+        if self._too_many:
+            self._items_N, self._sums_PN3 = every_N[:0], np.zeros((0, 0, 3))
+            return
+        before = self._sums_PN3
+        self._sums_PN3 = np.zeros((max(slots, len(before)), len(every_N), 3))
+        self._sums_PN3[: len(before), np.searchsorted(every_N, self._items_N)] = before
+        self._items_N = every_N
 
 
 class BinCounts:
@@ -132,13 +131,10 @@ class BinCounts:
 
     A page on which the items with probabilities in a bin have q_r together shows one of them with probability q_r:
     chi^2 = sum (shown - sum_r q_r)^2 / sum_r q_r over slots and bins, whose mean is sum_r q_r (1 - q_r) / sum_r q_r.
-
-    Args:
-        slots: Of the longest page.
     """
 
-    def __init__(self, slots: int) -> None:
-        self._sums_PC3 = np.zeros((slots, BINS, 3))
+    def __init__(self) -> None:
+        self._sums_PC3 = np.zeros((0, BINS, 3))
 
     def add(self, propensities_RP: Floats, mass_RPC: Floats, there_RP: Bools) -> None:
         """Count pages.
@@ -151,11 +147,11 @@ class BinCounts:
         shown_RPC = (bins_of(propensities_RP)[:, :, None] == np.arange(BINS)) & there_RP[:, :, None]
         mass_RPC = mass_RPC * there_RP[:, :, None]
         sums = np.stack([shown_RPC.sum(axis=0), mass_RPC.sum(axis=0), (mass_RPC**2).sum(axis=0)], axis=2)
-        self._sums_PC3[: there_RP.shape[1]] += sums
+        self._add(sums)
 
     def merge(self, other: BinCounts) -> None:
         """Add what another one counted."""
-        self._sums_PC3 += other._sums_PC3
+        self._add(other._sums_PC3)
 
     def test(self) -> ChiSquare:
         """Return the test over all slots and bins."""
@@ -163,6 +159,28 @@ class BinCounts:
         enough = expected >= LEAST_EXPECTED
         shown, expected, squares = shown[enough], expected[enough], squares[enough]
         return ChiSquare.of((shown - expected) ** 2 / expected, 1 - squares / expected)
+
+    def _add(self, sums_PC3: Floats) -> None:
+        missing = max(0, len(sums_PC3) - len(self._sums_PC3))
+        self._sums_PC3 = np.pad(self._sums_PC3, ((0, missing), (0, 0), (0, 0)))
+        self._sums_PC3[: len(sums_PC3)] += sums_PC3
+
+
+class Calibration:
+    """Both counts of some pages."""
+
+    def __init__(self) -> None:
+        self.items, self.bins = ItemCounts(), BinCounts()
+
+    def merge(self, other: Calibration) -> None:
+        """Add what another one counted."""
+        self.items.merge(other.items)
+        self.bins.merge(other.bins)
+
+    def tests(self) -> dict[str, ChiSquare]:
+        """Return the tests `items` and `bins`; only those that something was counted for."""
+        found = {"items": self.items.test(), "bins": self.bins.test()}
+        return {name: test for name, test in found.items() if test.cells}
 
 
 def bin_masses(chances_RPN: Floats) -> Floats:

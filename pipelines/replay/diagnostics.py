@@ -1,6 +1,6 @@
 """What could make an estimate wrong, added up over logged pages in bounded memory.
 
-Legend: `R` logged pages, `P` slots, `N` items, `C` bins of probabilities.
+Legend: `R` logged pages, `P` slots.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipelines.replay.buckets import BucketSums
-from pipelines.replay.calibration import BinCounts, ChiSquare, ItemCounts
+from pipelines.replay.calibration import Calibration, ChiSquare
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimators.weights import weights_of
-from pipelines.replay.rounds import Floats, Ints, Rounds
+from pipelines.replay.rounds import Rounds
 from pipelines.replay.slices import SliceReport, SliceSums
 from pipelines.replay.weight_sums import KINDS, POLICIES, Kind, Policy, WeightReport, WeightSums
 
@@ -87,9 +87,9 @@ class Diagnostics:
         self._bad: Counter[str] = Counter()
         self._skew: float | None = None
         self._weights = [WeightSums(policy, kind, config.buckets, slots) for policy in POLICIES for kind in KINDS]
-        self._outside: Counter[Policy] = Counter()
-        self._overlap: Counter[Policy] = Counter()
-        self._items, self._bins = ItemCounts(slots), BinCounts(slots)
+        self._outside: dict[Policy, float] = dict.fromkeys(POLICIES, 0.0)
+        self._overlap: dict[Policy, int] = dict.fromkeys(POLICIES, 0)
+        self._calibration = Calibration()
         self._slices = SliceSums(config, slots)
 
     @classmethod
@@ -105,16 +105,12 @@ class Diagnostics:
         """Take in the largest difference of some pages between logged and recomputed propensities."""
         self._skew = max(difference, self._skew or 0.0)
 
-    def add(self, rounds: Rounds, *, items_RP: Ints | None = None, mass_RPC: Floats | None = None) -> Diagnostics:
-        """Add usable pages, and return this.
+    def note_calibration(self, calibration: Calibration) -> None:
+        """Take in how often things were shown that were logged with certain probabilities."""
+        self._calibration.merge(calibration)
 
-        Args:
-            rounds: As `usable` returns them.
-            items_RP: Number of each shown item, where there are at most `calibration.MOST_ITEMS`: each one's
-                propensities are tested.
-            mass_RPC: Of the logging policy's recomputed chances, `calibration.bin_masses`: propensities are tested by
-                their size.
-        """
+    def add(self, rounds: Rounds) -> Diagnostics:
+        """Add usable pages, and return this."""
         self._pages += len(rounds)
         self._shown += int(rounds.there_RP.sum())
         self._estimated |= rounds.propensities_estimated
@@ -127,13 +123,9 @@ class Diagnostics:
                 sums.add(weights, rounds.there_RP, buckets)
         for policy in POLICIES:
             target = getattr(rounds, policy)
-            self._outside[policy] += float(target.outside_R.sum())  # type: ignore[assignment]
+            self._outside[policy] += float(target.outside_R.sum())
             shows_RP = (target.chances.conditional_RP > 0) & rounds.there_RP
             self._overlap[policy] += int(shows_RP.any(axis=1).sum())
-        if items_RP is not None:
-            self._items.add(items_RP, rounds.logged.conditional_RP, rounds.there_RP)
-        if mass_RPC is not None:
-            self._bins.add(rounds.logged.conditional_RP, mass_RPC, rounds.there_RP)
         self._slices.add(rounds)
         return self
 
@@ -147,16 +139,15 @@ class Diagnostics:
             self.note_skew(other._skew)
         for mine, theirs in zip(self._weights, other._weights, strict=True):
             mine.merge(theirs)
-        self._outside.update(other._outside)
-        self._overlap.update(other._overlap)
-        self._items.merge(other._items)
-        self._bins.merge(other._bins)
+        for policy in POLICIES:
+            self._outside[policy] += other._outside[policy]
+            self._overlap[policy] += other._overlap[policy]
+        self._calibration.merge(other._calibration)
         self._slices.merge(other._slices)
         return self
 
     def report(self) -> DiagnosticsReport:
         """Return what all pages say."""
-        tests = {"items": self._items.test(), "bins": self._bins.test()}
         return DiagnosticsReport(
             pages=self._pages,
             shown=self._shown,
@@ -164,7 +155,7 @@ class Diagnostics:
             weights=tuple(sums.report() for sums in self._weights),
             outside={policy: self._outside[policy] / max(self._pages, 1) for policy in POLICIES},
             overlap={policy: self._overlap[policy] / max(self._pages, 1) for policy in POLICIES},
-            calibration={name: test for name, test in tests.items() if test.cells},
+            calibration=self._calibration.tests(),
             skew=self._skew,
             estimated=self._estimated,
             clusters=self._slices.clusters,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from replay_worlds import chances, rounds_of, target
 
+from pipelines.replay.calibration import Calibration
 from pipelines.replay.checks import Check, checks, decider, side, weights_kind
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.diagnostics import Diagnostics
@@ -355,8 +356,10 @@ def test_recomputed_propensities_that_differ_forbid_a_verdict() -> None:
 
 def test_items_that_are_shown_at_other_rates_than_logged_forbid_a_verdict() -> None:
     config, rounds = CONFIG, pages()
-    items_RP = (np.random.default_rng(1).random((2000, 1)) < 0.6).astype(np.int64)
-    diagnostics = Diagnostics.empty(config, 1).add(rounds, items_RP=items_RP)
+    diagnostics = Diagnostics.empty(config, 1).add(rounds)
+    counts, item_RP = Calibration(), (np.random.default_rng(1).random((2000, 1)) < 0.6).astype(np.uint64)
+    counts.items.add(item_RP, rounds.logged.conditional_RP, rounds.there_RP)
+    diagnostics.note_calibration(counts)
     gates = checks(diagnostics.report(), estimates(Tally.empty(config, 1).add(rounds), config), config, users=2000)
     assert [check.name for check in gates if not check.passed] == ["calibration_items"]
 
