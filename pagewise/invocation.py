@@ -88,11 +88,12 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_workspace(uri: str) -> None:
-    """Refuse a place where no workspace can be.
+def check_workspace(uri: str, *, must_exist: bool = False) -> None:
+    """Refuse a place where no workspace can be, or, where there must be one, is none.
 
     Raises:
         ValueError: Nothing is named, or a file lies there.
+        FileNotFoundError: There is no such folder.
     """
     if not uri:
         raise ValueError("--workspace: expected a folder or a URI, got an empty text; is the variable behind it set?")
@@ -101,6 +102,11 @@ def check_workspace(uri: str) -> None:
     file = next((path for path in (Path(uri), *Path(uri).parents) if path.exists() and not path.is_dir()), None)
     if file is not None:
         raise ValueError(f"--workspace {uri}: expected a folder, but {file} is a file; name another place, or move it")
+    if must_exist and not Path(uri).is_dir():
+        raise FileNotFoundError(
+            f"--workspace {uri}: there is no such folder, and so no release; name the workspace of `pagewise run`, "
+            "or make one: `pagewise demo`"
+        )
 
 
 def load_settings(args: argparse.Namespace) -> Settings:

@@ -26,13 +26,15 @@ OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 class Verb:
     """A command: its `name` on the command line, the `module` that runs it and a line of `help`.
 
-    `writes` says that it writes tables or models that the daily job writes, too: one at a time in a workspace.
+    `writes` says that it writes tables or models that the daily job writes, too: one at a time in a workspace. `reads`
+    says that it does nothing without what others have written: there must be a workspace.
     """
 
     name: str
     module: str
     help: str
     writes: bool = False
+    reads: bool = False
 
 
 VERBS: tuple[Verb, ...] = (
@@ -57,7 +59,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("run", "run", "the daily job: every stage in order, skipping what is up to date"),
     Verb("stream", "stream", "take up the event stream: logs, online features, new items; until it is stopped"),
     Verb("check-features", "check_features", "hold what the service read for pages against the tables; alerts"),
-    Verb("serve", "serve", "answer recommendation requests over HTTP"),
+    Verb("serve", "serve", "answer recommendation requests over HTTP", reads=True),
     Verb("forget", "forget", "remove a person from tables, stream log and online store"),
     Verb("doctor", "doctor", "check this machine and print the mend for each failure"),
 )
@@ -131,7 +133,7 @@ def _run_verb(verb: Verb, arguments: list[str]) -> int:
     command: invocation.Command = importlib.import_module(f"pagewise.commands.{verb.module}")
     args = invocation.parse(verb.name, verb.help, command, arguments)
     try:
-        invocation.check_workspace(args.workspace)
+        invocation.check_workspace(args.workspace, must_exist=verb.reads)
         settings = invocation.load_settings(args)
         invocation.quieten_libraries(args.debug)
         invocation.announce(args, settings, command.SECTIONS)

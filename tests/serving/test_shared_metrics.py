@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+from serving.metrics import count_refused_release
+
 REPLICA = """
 import sys
 from serving.metrics import GateMetrics, ServiceMetrics
@@ -42,9 +44,13 @@ def test_one_replica_answers_for_all(tmp_path):
         'pagewise_release_info{arm="champion",release="old"} 1.0',
         'pagewise_release_info{arm="champion",release="new"} 1.0',
         "pagewise_in_flight 5.0",
+        "pagewise_refused_releases_total 0.0",
     } <= both
+    count_refused_release(tmp_path)
+    count_refused_release(tmp_path)
     text, _ = first.communicate("\n")
     assert 'pagewise_requests_total{route="/v1/recommend",status="200"} 5.0' in text
     assert 'release="old"' in text
     assert 'release="new"' not in text
     assert "pagewise_in_flight 2.0" in text
+    assert "pagewise_refused_releases_total 2.0" in text
