@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,16 @@ from pipelines.replay.item_groups import ItemGroups
 from pipelines.replay.logged import NOBODY, Grid, LoggedBatch, read_batch
 from pipelines.replay.marginals import Asked, Marginals, conditionals, is_exact, marginals
 from pipelines.replay.placed_sums import Placed, PlacedSums, estimated_propensities, fold_of
-from pipelines.replay.policies import LOGGED, JudgedPolicy, NamedPolicy, eligible_columns, named_policy, open_policy
+from pipelines.replay.policies import (
+    LOGGED,
+    JudgedPolicy,
+    NamedPolicy,
+    Proposal,
+    eligible_columns,
+    named_policy,
+    open_policy,
+)
+from pipelines.replay.remembered import Memory
 from pipelines.replay.reward_model import BoostedModel, NoRewardModel, RewardModel, Situation, TableModel
 from pipelines.replay.rounds import Bools, Chances, Floats, Ints, Rounds, Target, concatenated
 
@@ -40,6 +49,7 @@ _DRAWN_TOGETHER = 64
 """Pages whose marginals are drawn together: what is drawn for them fits into the processor's caches."""
 _SKEW = 1e-4
 """Recomputed propensities that differ by more, relatively, do not come from what the log says of the page."""
+_MEMORY = Memory()
 _DRAWN_BY = ("policy", "epsilon", "temperature")
 _LOGGER_SALT, _TARGET_SALT, _REJECTION_SALT = 11, 12, 13
 
@@ -190,6 +200,7 @@ class Judge:
         self.skew = Skew()
         self._workspace = Workspace(job.uri)
         self._groups = ItemGroups(self._workspace, job.config.clusters)
+        self._policies: dict[NamedPolicy, JudgedPolicy] = {}
 
     def rounds(self, pages: pa.Table) -> Rounds:
         """Return what all three policies think of pages, in their order.
@@ -227,16 +238,22 @@ class Judge:
             found += [mine[start : start + size] for start in range(0, len(mine), size)]
         return [(pages.take(pa.array(rows)), rows) for rows in found]
 
-    @cached_property
-    def _policies(self) -> dict[NamedPolicy, JudgedPolicy]:
-        names = {self.job.champion, self.job.challenger}
-        return {named: open_policy(named, self._workspace, self.job.config) for named in names if named.kind != LOGGED}
+    def _about(self, named: NamedPolicy, batch: LoggedBatch) -> Proposal:
+        """Ask a policy about pages; it is loaded when it is first asked."""
+        if named not in self._policies:
+            self._policies[named] = open_policy(named, self._workspace, self.job.config)
+        return self._policies[named].about(batch)
 
     def _view(self, pages: pa.Table) -> _View:
         batch = read_batch(pages, self.job.config)
         if self.job.estimate_propensities:
             batch = dataclasses.replace(batch, propensities_RP=estimated_propensities(self.job.sums, batch))
-        about = {named: policy.about(batch) for named, policy in self._policies.items()}
+        setting = (self.job.uri, self.job.config.candidates)
+        about = {
+            named: _MEMORY.about((*setting, named), batch, partial(self._about, named))
+            for named in (self.job.champion, self.job.challenger)
+            if named.kind != LOGGED
+        }
         names = pc.unique(pa.chunked_array([batch.items, *(one.ids for one in about.values())], pa.string()))
         # the ids of the batch are distinct and come first: they keep their numbers
         row_X, slot_X = np.nonzero(batch.there_RP)

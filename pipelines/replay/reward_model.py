@@ -177,6 +177,8 @@ class _Fold:
                 early_stopping=False,
                 random_state=seed,
             )
+            silent_F = np.isnan(features_XF).all(axis=0)  # which binning does not expect
+            features_XF = np.where(silent_F, 0.0, features_XF)
             self._trees = trees.fit(features_XF, rewards_X / theta_X, sample_weight=theta_X**2)
 
     def predict(self, features_XF: Floats) -> Floats:
