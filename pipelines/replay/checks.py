@@ -38,6 +38,7 @@ from pipelines.replay.weight_sums import POLICIES, WeightReport
 
 SIGNIFICANCE = 0.001
 MOST_SKEW = 1e-3
+EFFECTIVE = "effective_sample"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,7 @@ def _amount(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig,
     for policy, effective in zip(POLICIES, (deciding.effective_users_a, deciding.effective_users_b), strict=True):
         if effective is not None:
             says = f"the weights of {policy} leave as much as {effective:,.1f} users of equal weight would tell"
-            yield at_least(f"effective_sample_{policy}", effective, config.min_effective_sample, says)
+            yield at_least(f"{EFFECTIVE}_{policy}", effective, config.min_effective_sample, says)
         share = report.overlap[policy]
         yield Check(
             name=f"overlap_{policy}",

@@ -69,7 +69,7 @@ class Rounds:
         predicted_RP: Prediction of the reward model for what was shown, by a model that knows nothing of this user; 0
             without a reward model, and where there is no item.
         champion, challenger: The policies to compare.
-        slices: Name of a slice -> which shown items belong to it.
+        slices: Name of a slice, `group=value` -> which shown items belong to it (`pipelines.replay.slices`).
         propensities_estimated: Whether the logging policy's chances are estimates, since the log has none.
     """
 

@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pipelines.replay.checks import Check, decider
+from pipelines.replay.checks import EFFECTIVE, Check, decider
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimates import Estimate
 from pipelines.replay.intervals import student_quantile
@@ -154,7 +154,9 @@ def decide(
         and _may_speak(one, config)
     ]
     decided = bool(toward) and not failed and not against
-    missing = _missing(failed, against) + ([] if toward else [_more_users(found.difference, low, high, config, users)])
+    missing = _missing(failed, against, users) + (
+        [] if toward else [_more_users(found.difference, low, high, config, users)]
+    )
     return Verdict(
         verdict=(SHIP if toward > 0 else DO_NOT_SHIP) if decided else NOT_ENOUGH,
         compared=compared,
@@ -214,10 +216,20 @@ def _because(toward: int, failed: Sequence[Check], against: Sequence[Estimate], 
     return lines
 
 
-def _missing(failed: Sequence[Check], against: Sequence[Estimate]) -> list[str]:
+def _missing(failed: Sequence[Check], against: Sequence[Estimate], users: int) -> list[str]:
     lines = [f"{check.name}: {check.value:.6g}, needed {check.threshold:.6g}" for check in failed]
+    lines += [
+        f"users: {more:,} more like these for enough of an effective sample" for more in _for_effective(failed, users)
+    ]
     lines += [f"an explanation why {one.name} says the opposite: it assumes that {one.assumption}" for one in against]
     return lines
+
+
+def _for_effective(failed: Sequence[Check], users: int) -> list[int]:
+    """Return how many more users raise the effective sample, which grows with them, to its threshold."""
+    short = [check for check in failed if check.name.startswith(EFFECTIVE) and check.value > 0]
+    needed = max((check.threshold / check.value for check in short), default=1.0)
+    return [math.ceil(users * needed) - users] if short else []
 
 
 def _more_users(difference: float, low: float, high: float, config: ReplayConfig, users: int) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import datetime
+import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,6 +147,15 @@ def test_it_says_how_many_more_users_would_decide() -> None:
     needed = 500 * (2.80158 * (0.2 / 1.96472) / 0.1) ** 2
     assert line.startswith(f"users: {int(np.ceil(needed)) - 500:,} more than these 500 would show a difference")
     assert "as small as 0.1 four times out of five; these show one of 0.2852" in line
+
+
+def test_it_says_how_many_more_users_make_the_effective_sample_large_enough() -> None:
+    """At 50 of 500 users' worth, 200 take four times as many."""
+    short = Check(name="effective_sample_challenger", passed=False, value=50.0, threshold=200.0, says="few")
+    missing = judged(estimate(), gates=(short,)).missing
+    assert missing[1] == "users: 1,500 more like these for enough of an effective sample"
+    nothing = dataclasses.replace(short, value=0.0)
+    assert len(judged(estimate(), gates=(nothing,)).missing) == 1, "no number of them helps"
 
 
 def test_no_number_of_users_decides_what_lies_on_the_margin() -> None:
@@ -313,6 +325,37 @@ def test_much_of_a_policy_outside_the_log_forbids_a_verdict() -> None:
     verdict = replayed(dataclasses.replace(rounds, challenger=outside))
     assert failed(verdict) == ["outside_challenger"]
     assert "outside_challenger: 0.06, needed 0.05" in verdict.missing
+
+
+def open_bandit(path: Path, items: int) -> Rounds:
+    """Return what Thompson sampling logged of a campaign, and whether showing all items alike is better."""
+    if not path.exists():
+        pytest.skip(f"there is no {path}")
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        rows = [(float(row["propensity_score"]), float(row["click"])) for row in csv.DictReader(file)]
+    propensity_RP, click_RP = (np.array(column)[:, None] for column in zip(*rows, strict=True))
+    logged = chances(propensity_RP)
+    uniform = chances(np.full_like(propensity_RP, 1 / items))
+    return rounds_of(click_RP, logged, target(logged), target(uniform))
+
+
+@pytest.mark.integration
+def test_open_bandits_men_would_not_like_all_items_alike(real_data: Path) -> None:
+    """On line, showing them at random had 46 clicks of 10,000, Thompson sampling 69."""
+    verdict = replayed(open_bandit(real_data / "open_bandit_sample/bts/men/men.csv.gz", items=34))
+    assert (verdict.verdict, failed(verdict)) == ("do_not_ship", [])
+    assert verdict.difference == pytest.approx(-0.00389137, abs=1e-8)
+
+
+@pytest.mark.integration
+def test_open_bandits_women_are_refused() -> None:
+    obp = pytest.importorskip("obp", reason="obp is not installed")
+    path = Path(obp.__file__).parent / "dataset/obd/bts/women/women.csv"
+    verdict = replayed(open_bandit(path, items=46))
+    assert verdict.verdict == "not_enough_evidence"
+    assert failed(verdict) == ["effective_sample_challenger", "weight_share_challenger"]
+    (effective, share) = (check for check in verdict.checks if not check.passed)
+    assert (effective.value, share.value) == (pytest.approx(2.0778, abs=1e-3), pytest.approx(0.694, abs=1e-3))
 
 
 def test_one_page_with_most_of_the_weight_forbids_a_verdict() -> None:
