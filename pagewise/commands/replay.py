@@ -1,0 +1,71 @@
+"""`pagewise replay`: whether B would have done better than A on the logged pages."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from shlex import quote
+
+from pagewise.console import Console
+from pagewise.invocation import add_beam_arguments
+from pagewise.settings import Settings
+from pipelines.replay.config import ReplayConfig
+
+SECTIONS = ("replay", "tracking")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what is compared on which logs, and the Beam runner."""
+    names = "`champion`, `challenger`, a release id, `popular`, `transitions`, `uniform`, `logged` or `table:FILE`"
+    parser.add_argument("--champion", metavar="A", help=f"policy A: {names} (default: replay.champion)")
+    parser.add_argument("--challenger", metavar="B", help="policy B, named alike (default: replay.challenger)")
+    parser.add_argument(
+        "--logs", metavar="PATH", help="Parquet file or folder of logged pages (default: the workspace's table pages)"
+    )
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="read out what both arms of the service really earned (users split by serve.challenger_share)",
+    )
+    add_beam_arguments(parser)
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Judge, print the verdict and the table, publish the report; whatever the verdict, that is success."""
+    from features.workspace import Workspace
+    from pipelines.replay.job import replay
+    from pipelines.replay.live_job import replay_live
+    from pipelines.replay.publishing import publish
+
+    console, workspace = Console(), Workspace(args.workspace)
+    config = _config(args, settings.replay)
+    if args.live:
+        share = settings.serve.challenger_share
+        report = replay_live(workspace, config, challenger_share=share, beam_options=args.beam_options)
+    else:
+        report = replay(
+            workspace,
+            config,
+            seed=settings.seed,
+            tracking_uri=settings.tracking.uri,
+            beam_options=args.beam_options,
+            progress=console.progress,
+        )
+    tracked = publish(report, workspace, settings.tracking.uri)
+    following = f"pagewise promote --workspace {quote(args.workspace)}" if report.verdict.promote else "the gates above"
+    console.say(*report.lines(), *tracked, f"next: {following}")
+    return 0
+
+
+def _config(args: argparse.Namespace, config: ReplayConfig) -> ReplayConfig:
+    """Return the options with what the command line names; policies and a live read-out exclude each other.
+
+    Raises:
+        ValueError: Both were asked for.
+    """
+    named = {
+        name: getattr(args, name) for name in ("champion", "challenger", "logs") if getattr(args, name) is not None
+    }
+    if args.live and named.keys() & {"champion", "challenger"}:
+        raise ValueError("--live: the arms are who they were; expected no --champion and no --challenger beside it")
+    return dataclasses.replace(config, **named)

@@ -1,0 +1,187 @@
+"""Offline A/B replay: whether B would have done better than A on the logged pages."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import time as clock
+from collections.abc import Callable, Iterator, Sequence
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from features.workspace import Workspace
+from pipelines.batch.runner import running_pipeline
+from pipelines.replay.checks import checks, decider
+from pipelines.replay.config import ReplayConfig
+from pipelines.replay.estimates import estimates
+from pipelines.replay.judging import JudgeJob, prepare, unseen_from
+from pipelines.replay.logs import LoggedPages, counted_pages, survey
+from pipelines.replay.planning import minimum_detectable_effect
+from pipelines.replay.policies import RELEASE, NamedPolicy, named_policy
+from pipelines.replay.publishing import folder_name, inputs_digest, reward_words
+from pipelines.replay.report import Contender, Question, ReplayReport
+from pipelines.replay.transforms import KeyedJob, ReplaySums, SumPages
+from pipelines.replay.verdict import Compared, decide
+from pipelines.replay.verdicts import FOLDER
+
+_CANDIDATES = {
+    "logged": "each release orders the candidates that the log names",
+    "own": "each release brings its own candidates",
+}
+
+
+def replay(
+    workspace: Workspace,
+    config: ReplayConfig,
+    *,
+    seed: int = 0,
+    tracking_uri: str | None = None,
+    beam_options: Sequence[str] = (),
+    progress: Callable[[str], None] | None = None,
+) -> ReplayReport:
+    """Judge the logged pages and decide; memory does not grow with their number.
+
+    Args:
+        workspace: Holds the releases, and the table `pages` where `config.logs` names no other log.
+        config: What is compared, and what evidence a verdict needs.
+        seed: Of the reward model and the bootstrap.
+        tracking_uri: See `models.registry.Registry`.
+        beam_options: Beam's own options; default: in this process.
+        progress: Told what is being done.
+
+    Raises:
+        FileNotFoundError: There are no logs, or no such table of probabilities.
+        ValueError: A policy is unknown, or no page can be judged.
+    """
+    started, say = clock.monotonic(), progress or (lambda line: None)
+    policies = [named_policy(name, workspace, tracking_uri) for name in (config.champion, config.challenger)]
+    logs = _logs(workspace, config, policies)
+    say(f"replay: {logs.rows:,} logged pages, those of {logs.window()} UTC are judged")
+    job = prepare(
+        workspace,
+        config,
+        _window(logs),
+        rows=logs.rows,
+        tracking_uri=tracking_uri,
+        seed=seed,
+        progress=say,
+    )
+    digest = inputs_digest(logs, config, seed, [dataclasses.asdict(policy) for policy in policies])
+    sums = summed(workspace, logs, KeyedJob(digest, job), beam_options)
+    return judged(workspace, logs, job, sums, digest, seed, started)
+
+
+def summed(workspace: Workspace, logs: LoggedPages, job: KeyedJob, beam_options: Sequence[str] = ()) -> ReplaySums:
+    """Run the pipeline; its sums come back in a file of the workspace."""
+    uri = workspace.root if workspace.is_local else workspace.uri
+    path = ("runs", "replay_sums", f"{job.digest}.npz")
+    with running_pipeline(beam_options) as pipeline:
+        _ = pipeline | SumPages(logs, job) | "write" >> beam.Map(_write, uri, path)
+    return ReplaySums.from_bytes(workspace.read_bytes(*path), job.job.config, logs.slots)
+
+
+def judged(
+    workspace: Workspace,
+    logs: LoggedPages,
+    job: JudgeJob,
+    sums: ReplaySums,
+    digest: str,
+    seed: int,
+    started: float,
+) -> ReplayReport:
+    """Return what sums come to.
+
+    Raises:
+        ValueError: They are of no page.
+    """
+    config, found, users = job.config, sums.diagnostics.report(), sums.tally.users.count()
+    if not found.pages:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.bad.items())) or "none was there"
+        raise ValueError(
+            f"no page of {logs.window()} UTC can be judged: {reasons}; pages need the probability of each item shown "
+            "(docs/replay.md says how to log them)"
+        )
+    said = estimates(sums.tally, config, seed)
+    gates = checks(found, said, config, users=users)
+    compared = Compared(
+        challenger=job.challenger.release_id or job.challenger.name,
+        champion=job.champion.release_id if job.champion.kind == RELEASE else _not_a_release(job.champion),
+        inputs=digest,
+        time=dt.datetime.now(dt.UTC),
+    )
+    deciding = decider(said, config)
+    return ReplayReport(
+        question=_question(workspace, logs, job, sums, found.pages, digest),
+        verdict=decide(said, gates, config, compared=compared, users=users),
+        estimates=tuple(said),
+        diagnostics=found,
+        detectable=minimum_detectable_effect(deciding.se, config.confidence),
+        notes=tuple(_notes(job, sums)),
+        seconds=clock.monotonic() - started,
+        folder=workspace.path(FOLDER, folder_name(logs, digest)),
+    )
+
+
+def _logs(workspace: Workspace, config: ReplayConfig, policies: Sequence[NamedPolicy]) -> LoggedPages:
+    """Look at the logs; where a policy has learned from a workspace, only pages count that it has not learned from."""
+    learned = any(policy.kind in (RELEASE, "popular", "transitions") for policy in policies)
+    return survey(
+        workspace,
+        config.logs,
+        since=config.since,
+        until=config.until,
+        hours=config.attribution_hours,
+        first_ms=unseen_from(workspace) if learned else 0,
+    )
+
+
+def _window(logs: LoggedPages) -> Iterator[pa.Table]:
+    for path in logs.files:
+        for pages, _ in counted_pages(logs, path, np.zeros(0, dtype=np.int64)):
+            yield pages
+
+
+def _write(sums: ReplaySums, uri: str, path: Sequence[str]) -> None:
+    Workspace(uri).write_bytes(sums.to_bytes(), *path)
+
+
+def _not_a_release(policy: NamedPolicy) -> str | None:
+    """Return the name of a policy; none where it stands for a champion that is not there yet."""
+    return None if policy.kind == "logged" else policy.name
+
+
+def _question(
+    workspace: Workspace, logs: LoggedPages, job: JudgeJob, sums: ReplaySums, counted: int, digest: str
+) -> Question:
+    config = job.config
+    return Question(
+        champion=_contender(job.champion),
+        challenger=_contender(job.challenger),
+        logs=config.logs or workspace.table("pages").root,
+        window=logs.window(),
+        pages=logs.rows,
+        counted=counted,
+        users=sums.tally.users.count(),
+        reward=reward_words(config),
+        unit=config.unit,
+        candidates=_CANDIDATES[config.candidates],
+        logged_by=tuple(name for name, _ in sums.logged_by.most_common(5)),
+        inputs=digest,
+    )
+
+
+def _contender(policy: NamedPolicy) -> Contender:
+    return Contender(spec=policy.name, title=policy.label, release=policy.release_id)
+
+
+def _notes(job: JudgeJob, sums: ReplaySums) -> Iterator[str]:
+    if job.estimate_propensities:
+        yield "the log has no propensities; they were estimated, which no interval knows of"
+    yield from (f"probabilities of {one.name} are estimates" for one in (job.champion, job.challenger) if one.estimated)
+    if sums.unknown:
+        yield (
+            f"{sums.unknown:,} shown items stand on pages whose log lacks candidates, scores, epsilon or temperature "
+            "(or made with caps or diversity): their weights by position are those given the slots before"
+        )
