@@ -1,6 +1,6 @@
 """Whether logged propensities are the rates at which things were shown.
 
-Legend: `R` logged pages, `P` slots, `N` items (few), `C` bins of probabilities.
+Legend: `R` logged pages, `P` slots, `X` shown items, `N` items (few), `C` bins of probabilities.
 """
 
 from __future__ import annotations
@@ -77,21 +77,19 @@ class ItemCounts:
         self._sums_PN3 = np.zeros((0, 0, 3))
         self._too_many = False
 
-    def add(self, items_RP: Hashes, propensities_RP: Floats, there_RP: Bools) -> None:
-        """Count pages.
+    def add(self, items_X: Hashes, slots_X: Ints, propensities_X: Floats) -> None:
+        """Count shown items.
 
         Args:
-            items_RP: Hash of each shown item; once there are more than `MOST_ITEMS`, nothing is counted any more.
-            propensities_RP: Probability with which it was shown there, above 0.
-            there_RP: Slots that hold an item.
+            items_X: Hash of each; once there are more than `MOST_ITEMS`, nothing is counted any more.
+            slots_X: Where it stood, from 0 on.
+            propensities_X: Probability with which it was shown there, above 0.
         """
-        rows, slots = np.nonzero(there_RP)
-        shown = items_RP[rows, slots]
-        self._know(np.unique(shown), there_RP.shape[1])
+        self._know(np.unique(items_X), int(slots_X.max(initial=-1)) + 1)
         if not self._too_many:
-            inverse = 1.0 / propensities_RP[rows, slots]
+            inverse = 1.0 / propensities_X
             values = np.stack([np.ones_like(inverse), inverse, inverse**2], axis=1)
-            np.add.at(self._sums_PN3, (slots, np.searchsorted(self._items_N, shown)), values)
+            np.add.at(self._sums_PN3, (slots_X, np.searchsorted(self._items_N, items_X)), values)
 
     def merge(self, other: ItemCounts) -> None:
         """Add what another one counted."""
@@ -140,7 +138,7 @@ class BinCounts:
         """Count pages.
 
         Args:
-            propensities_RP: Probability with which the shown item was shown.
+            propensities_RP: Probability with which the shown item was shown, from the same chances as `mass_RPC`.
             mass_RPC: Probability of all items whose probability is in the bin, see `bin_masses`.
             there_RP: Slots that hold an item.
         """

@@ -114,7 +114,7 @@ def test_parts_merged_in_any_order_say_the_same_and_travel_small() -> None:
         one.note({"duplicate": len(rows)})
         one.note_skew(len(rows) / 1e9)
         counts, propensities_RP = Calibration(), rounds.logged.conditional_RP[rows]
-        counts.items.add(items_RP[rows], propensities_RP, rounds.there_RP[rows])
+        counts.items.add(*flat(items_RP[rows], propensities_RP))
         counts.bins.add(propensities_RP, bin_masses(chances_RPN[rows]), rounds.there_RP[rows])
         one.note_calibration(counts)
         return one.add(rounds.take(rows))
@@ -171,11 +171,17 @@ def test_few_users_of_rare_rewards_make_intervals_that_swapping_shows_as_wrong()
 # Propensities against rates of showing.
 
 
+def flat(items_RP: Hashes, propensities_RP: Floats) -> tuple[Hashes, Ints, Floats]:
+    """Return items, slots and propensities of pages that are full."""
+    slots_RP = np.broadcast_to(np.arange(items_RP.shape[1]), items_RP.shape)
+    return items_RP.ravel(), slots_RP.ravel(), propensities_RP.ravel()
+
+
 def test_uniform_propensities_give_pearsons_chi_square() -> None:
     rng = np.random.default_rng(3)
     items_RP = rng.integers(4, size=(1000, 2), dtype=np.uint64)
     counts = ItemCounts()
-    counts.add(items_RP, np.full((1000, 2), 0.25), np.ones((1000, 2), dtype=bool))
+    counts.add(*flat(items_RP, np.full((1000, 2), 0.25)))
     observed = [np.bincount(items_RP[:, slot].astype(int), minlength=4) for slot in (0, 1)]
     found = counts.test()
     assert found.statistic == pytest.approx(sum(((one - 250) ** 2 / 250).sum() for one in observed))
@@ -193,7 +199,7 @@ def test_right_propensities_of_any_context_pass_at_the_nominal_rate_and_wrong_on
         wrong_RP = np.take_along_axis(wrong_RPN, items_RP[:, :, None].astype(int), axis=2)[:, :, 0]
         for label, logged_RP, all_RPN in (("", propensities_RP, chances_RPN), ("wrong ", wrong_RP, wrong_RPN)):
             items, bins = ItemCounts(), BinCounts()
-            items.add(items_RP, logged_RP, rounds.there_RP)
+            items.add(*flat(items_RP, logged_RP))
             bins.add(logged_RP, bin_masses(all_RPN), rounds.there_RP)
             p_values[f"{label}items"].append(items.test().p)
             p_values[f"{label}bins"].append(bins.test().p)
@@ -212,7 +218,7 @@ def test_items_that_were_shown_more_often_than_logged_stop_a_verdict_in_any_cont
         for values, factor in ((right, 1.0), (wrong, 1.5)):
             counts = ItemCounts()
             logged_RP = rounds.logged.conditional_RP / np.where(items_RP == 0, factor, 1.0)
-            counts.add(items_RP, logged_RP, rounds.there_RP)
+            counts.add(*flat(items_RP, logged_RP))
             values.append(counts.test().gate_p)
     assert np.mean(np.array(right) < 0.05) <= 0.1
     assert max(wrong) < 0.001
@@ -222,8 +228,8 @@ def test_items_meet_by_their_hashes_and_too_many_are_not_counted() -> None:
     """Two parts of items 7, 8 and 8, 9; together as one. Then 1001 items."""
 
     def counts(*items: int) -> ItemCounts:
-        one, shape = ItemCounts(), (len(items), 1)
-        one.add(np.array(items, dtype=np.uint64).reshape(shape), np.full(shape, 1 / 3), np.ones(shape, dtype=bool))
+        one = ItemCounts()
+        one.add(*flat(np.array(items, dtype=np.uint64)[:, None], np.full((len(items), 1), 1 / 3)))
         return one
 
     whole, part = counts(*[7, 8] * 20, *[8, 9] * 10), counts(*[8, 9] * 10)
@@ -247,10 +253,8 @@ def open_bandit(path: Path) -> tuple[ItemCounts, list[Ints]]:
             for row in csv.DictReader(file)
         ]
     items, slots, propensities = (np.array(column) for column in zip(*rows, strict=True))
-    there_RP = slots[:, None] == np.arange(3)
     counts = ItemCounts()
-    items_RP = np.where(there_RP, items[:, None], 0).astype(np.uint64)
-    counts.add(items_RP, np.where(there_RP, propensities[:, None], 1.0), there_RP)
+    counts.add(items.astype(np.uint64), slots, propensities)
     return counts, [np.bincount(items[slots == slot]) for slot in range(3)]
 
 

@@ -400,8 +400,8 @@ def test_recomputed_propensities_that_differ_forbid_a_verdict() -> None:
 def test_items_that_are_shown_at_other_rates_than_logged_forbid_a_verdict() -> None:
     config, rounds = CONFIG, pages()
     diagnostics = Diagnostics.empty(config, 1).add(rounds)
-    counts, item_RP = Calibration(), (np.random.default_rng(1).random((2000, 1)) < 0.6).astype(np.uint64)
-    counts.items.add(item_RP, rounds.logged.conditional_RP, rounds.there_RP)
+    counts, items_R = Calibration(), (np.random.default_rng(1).random(2000) < 0.6).astype(np.uint64)
+    counts.items.add(items_R, np.zeros(2000, dtype=np.int64), rounds.logged.conditional_RP[:, 0])
     diagnostics.note_calibration(counts)
     gates = checks(diagnostics.report(), estimates(Tally.empty(config, 1).add(rounds), config), config, users=2000)
     assert [check.name for check in gates if not check.passed] == ["calibration_items"]
