@@ -11,7 +11,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
@@ -111,7 +111,7 @@ def _add_operations(api: FastAPI, backend: Backend) -> None:
         """Say what is running and how fresh the online store is."""
         return await backend.version()
 
-    @api.get("/metrics")
+    @api.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Return the service's metrics in Prometheus's text format."""
         return Response(backend.service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
