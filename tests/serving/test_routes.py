@@ -71,6 +71,7 @@ def test_explain_adds_score_parts(call):
         ({"user_id": 7}, "body.user_id: Input should be a valid string, got '7'"),
         ({"user_id": "u0", "page_size": 0}, "body.page_size: Input should be greater than or equal to 1, got '0'"),
         ({"user_id": "u0", "page_size": 51}, "page_size: expected 1 to 50, got 51"),
+        ({"user_id": "u0", "page_size": "5"}, "body.page_size: Input should be a valid integer, got '5'"),
         ({"user_id": "u0", "pagesize": 5}, "body.pagesize: Extra inputs are not permitted, got '5'"),
         (
             {"user_id": "u0", "filters": {"colour": "red"}},
@@ -95,6 +96,7 @@ def test_explain_adds_score_parts(call):
         "number as user",
         "no items",
         "too many items",
+        "text as number",
         "typo",
         "unknown filter",
         "bad price",
