@@ -10,7 +10,7 @@ import pytest
 from features.schemas import EVENTS
 from features.workspace import Workspace
 from pagewise.settings import Settings
-from pagewise.showcase import until_yesterday
+from pagewise.showcase import simulated, until_yesterday
 from pipelines.simulator.config import SimulateConfig
 
 TODAY = dt.date(2026, 3, 15)
@@ -46,3 +46,10 @@ def test_a_marketplace_that_stands_stays_where_it_is(workspace) -> None:
 def test_another_marketplace_begins_anew(workspace) -> None:
     hold(workspace, SimulateConfig(days=13, start="2026-02-01"))
     assert until_yesterday(workspace, SETTINGS, TODAY).simulate.start == "2026-03-01"
+
+
+def test_the_demo_of_the_next_day_finds_its_marketplace(workspace) -> None:
+    small = Settings(simulate=SimulateConfig(users=20, items=80, candidates=40, days=2))
+    first = until_yesterday(workspace, small, TODAY)
+    simulated(workspace, first, lambda line: None)
+    assert until_yesterday(workspace, small, TODAY + dt.timedelta(days=1)) == first
