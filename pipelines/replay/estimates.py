@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.replay import slope
+from pipelines.replay import selection
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimators import standard_estimators
 from pipelines.replay.estimators.interface import Estimator, Promise
@@ -20,7 +20,6 @@ from pipelines.replay.intervals import (
     linearised_reach,
     resample_counts,
     standard_error,
-    student_quantile,
     studentised_reach,
 )
 from pipelines.replay.rounds import Floats
@@ -87,8 +86,9 @@ class Estimate:
 def estimates(tally: Tally, config: ReplayConfig, seed: int = 0) -> list[Estimate]:
     """Return the estimates of all standard estimators.
 
-    Estimators that choose a parameter do so by SLOPE on the difference. One that has nothing to go on is left out: PI
-    where pages were judged without its weights, replay by rejection where no page was drawn again.
+    Estimators that choose a parameter do so for the difference (`pipelines.replay.selection`). One that has nothing to
+    go on is left out: PI where pages were judged without its weights, replay by rejection where no page was drawn
+    again.
 
     Args:
         tally: Sums of at least one page.
@@ -117,7 +117,7 @@ def _estimate(estimator: Estimator, sums: Sums, tally: Tally, config: ReplayConf
         [influence(formula, sums, CHALLENGER) - influence(formula, sums, CHAMPION) for formula in formulas]
     )
     differences_M, errors_M = values_VM[CHALLENGER] - values_VM[CHAMPION], standard_error(influence_MG)
-    best = slope.chosen(differences_M, student_quantile(len(sums.pages_G), config.confidence) * errors_M)
+    best = selection.chosen(differences_M, errors_M)
     formula = formulas[best]
     return Estimate(
         name=estimator.name,

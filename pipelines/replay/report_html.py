@@ -84,7 +84,7 @@ def _lift(report: ReplayReport) -> list[str]:
         f"With so many users a true difference of {number(report.detectable)} would be found four times of five. "
         "The interval is linearised, by Student's t over groups of users; the bootstrap draws these groups; the always "
         "valid one holds however often somebody looks. 'Worth users' is how many users of equal weight would tell as "
-        "much; 'chosen' is the clip or shrinkage that SLOPE took."
+        "much; 'chosen' is the clip or shrinkage of the least estimated mean squared error."
     )
     return [
         html.heading("Lift"),

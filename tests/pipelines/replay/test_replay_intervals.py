@@ -17,7 +17,7 @@ from pipelines.replay.intervals import (
 )
 from pipelines.replay.planning import Cuped, minimum_detectable_effect, needed_users, sample_ratio_p_value
 from pipelines.replay.rounds import Floats
-from pipelines.replay.slope import chosen
+from pipelines.replay.selection import chosen
 
 
 def test_the_standard_error_of_a_mean_is_the_textbooks() -> None:
@@ -95,13 +95,12 @@ def test_resamples_draw_as_many_clusters_and_repeat_by_seed() -> None:
     assert (counts != resample_counts(7, 50, seed=4)).any()
 
 
-def test_slope_shrinks_as_far_as_it_cannot_tell() -> None:
-    widths = np.array([1.0, 0.5, 0.1])
-    assert chosen(np.array([0.0, 0.2, 0.3]), widths) == 2
-    assert chosen(np.array([0.0, 0.2, 1.6]), widths) == 1, "1.6 - 0 > 0.1 + 1.4495 * 1"
-    assert chosen(np.array([0.0, 0.2, 1.5]), widths) == 1, "1.5 - 0.2 > 0.1 + 1.4495 * 0.5"
-    assert chosen(np.array([0.0, 9.0, 0.0]), widths) == 0
-    assert chosen(np.array([0.0]), widths[:1]) == 0
+def test_weights_are_shrunk_while_that_takes_away_more_variance_than_it_moves_the_estimate() -> None:
+    errors = np.array([1.0, 0.5, 0.1])
+    assert chosen(np.array([0.0, 0.2, 0.9]), errors) == 1, "0.2^2 + 0.5^2 < 0.9^2 + 0.1^2 < 1"
+    assert chosen(np.array([0.0, 0.2, 0.5]), errors) == 2, "0.5^2 + 0.1^2 < 0.2^2 + 0.5^2"
+    assert chosen(np.array([0.0, 0.9, 1.0]), errors) == 0
+    assert chosen(np.zeros(3), np.full(3, math.inf)) == 0
 
 
 def test_cuped_leaves_the_variance_that_the_covariate_does_not_explain() -> None:
