@@ -17,17 +17,16 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from features.workspace import Workspace
 from kernels.hashing import combine_hashes, hash_integers, hash_strings
-from models.recommend.policy import NO_CHOICE, Policy
-from pipelines.replay.choosers import Chooser, Opinion, Tabled
+from pipelines.replay.calibration import Calibration, bin_masses
+from pipelines.replay.choosers import Chooser
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.item_groups import ItemGroups
-from pipelines.replay.logged import NOBODY, Grid, LoggedBatch, read_batch
+from pipelines.replay.logged import NOBODY, LoggedBatch, read_batch
 from pipelines.replay.marginals import Asked, Marginals, conditionals, is_exact, marginals
-from pipelines.replay.placed_sums import Placed, PlacedSums, estimated_propensities, fold_of
+from pipelines.replay.placed_sums import Placed, PlacedSums, estimated_propensities
 from pipelines.replay.policies import (
     LOGGED,
     JudgedPolicy,
@@ -37,21 +36,20 @@ from pipelines.replay.policies import (
     named_policy,
     open_policy,
 )
+from pipelines.replay.pseudo_inverse import PSEUDO_INVERSE, fits, pseudo_inverse_weights
 from pipelines.replay.remembered import Memory
 from pipelines.replay.reward_model import BoostedModel, NoRewardModel, RewardModel, Situation, TableModel
 from pipelines.replay.rounds import Bools, Chances, Floats, Ints, Rounds, Target, concatenated
+from pipelines.replay.views import View, parted, view_of
 
 FIT_PAGES = 20_000
 """Pages that the reward model is fitted on, at most."""
-_CELLS = 1_000_000
-"""Slots x columns of the pages judged together: some hundred MB."""
 _DRAWN_TOGETHER = 64
 """Pages whose marginals are drawn together: what is drawn for them fits into the processor's caches."""
 _SKEW = 1e-4
 """Recomputed propensities that differ by more, relatively, do not come from what the log says of the page."""
 _MEMORY = Memory()
-_DRAWN_BY = ("policy", "epsilon", "temperature")
-_LOGGER_SALT, _TARGET_SALT, _REJECTION_SALT = 11, 12, 13
+_LOGGER_SALT, _TARGET_SALT, _REJECTION_SALT, _PAIRS_SALT = 11, 12, 13, 14
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,7 +170,7 @@ def prepare(
         return dataclasses.replace(job, reward_model=TableModel(sums))
     say(f"reward model: looking at {sum(len(batch) for batch in batches):,} pages")
     judge = Judge(job)
-    seen = [judge.situation(part) for table in sample for part in judge.parts(table)]
+    seen = [judge.situation(table.take(pa.array(rows))) for table in sample for rows in parted(table)]
     situations, choices, rewards = (list(part) for part in zip(*seen, strict=True))
     model = BoostedModel(sums, situations, choices, rewards, seed)
     return dataclasses.replace(job, reward_model=model)
@@ -193,11 +191,12 @@ class Judge:
 
     Attributes:
         skew: About all pages judged so far.
+        calibration: Likewise.
     """
 
     def __init__(self, job: JudgeJob) -> None:
         self.job = job
-        self.skew = Skew()
+        self.skew, self.calibration = Skew(), Calibration()
         self._workspace = Workspace(job.uri)
         self._groups = ItemGroups(self._workspace, job.config.clusters)
         self._policies: dict[NamedPolicy, JudgedPolicy] = {}
@@ -208,35 +207,14 @@ class Judge:
         Args:
             pages: At least one row of the schema `features.schemas.PAGES`.
         """
-        parts = [self._part(part) for part in self.parts(pages)]
-        order = np.concatenate([rows for _, rows in self._parted(pages)])
-        back = np.empty(len(order), dtype=np.int64)
-        back[order] = np.arange(len(order))
-        return concatenated(parts).take(back)
-
-    def parts(self, pages: pa.Table) -> list[pa.Table]:
-        """Return pages in parts that were drawn by one policy each and are judged together."""
-        return [part for part, _ in self._parted(pages)]
+        rows = parted(pages)
+        judged = concatenated([self._part(pages.take(pa.array(part))) for part in rows])
+        return judged.take(np.argsort(np.concatenate(rows)))
 
     def situation(self, pages: pa.Table) -> tuple[Situation, Ints, Floats]:
         """Return what the reward model may look at, the column of each shown item and what it earned."""
         view = self._view(pages)
         return view.situation, view.choice_RP, view.batch.rewards_RP
-
-    def _parted(self, pages: pa.Table) -> list[tuple[pa.Table, Ints]]:
-        named = pc.greater(pc.fill_null(pc.list_value_length(pages["candidate_scores"]), 0), 0)
-        by = [*_DRAWN_BY, "named"]
-        keys = pages.select(list(_DRAWN_BY)).append_column("named", named)
-        keys = keys.append_column("row", pa.array(np.arange(len(pages))))
-        groups = keys.group_by(by, use_threads=False).aggregate([("row", "list")])
-        found = []
-        for rows in groups["row_list"].to_pylist():
-            mine = np.array(rows)
-            columns_R = np.asarray(pc.fill_null(pc.list_value_length(pages["candidates"]), 0))[mine]
-            slots = max(pc.max(pc.list_value_length(pages["items"])).as_py() or 1, 1)
-            size = max(1, _CELLS // (slots * max(int(columns_R.max()), 100)))
-            found += [mine[start : start + size] for start in range(0, len(mine), size)]
-        return [(pages.take(pa.array(rows)), rows) for rows in found]
 
     def _about(self, named: NamedPolicy, batch: LoggedBatch) -> Proposal:
         """Ask a policy about pages; it is loaded when it is first asked."""
@@ -244,52 +222,18 @@ class Judge:
             self._policies[named] = open_policy(named, self._workspace, self.job.config)
         return self._policies[named].about(batch)
 
-    def _view(self, pages: pa.Table) -> _View:
+    def _view(self, pages: pa.Table) -> View:
         batch = read_batch(pages, self.job.config)
         if self.job.estimate_propensities:
             batch = dataclasses.replace(batch, propensities_RP=estimated_propensities(self.job.sums, batch))
         setting = (self.job.uri, self.job.config.candidates)
+        compared = (self.job.champion, self.job.challenger)
         about = {
             named: _MEMORY.about((*setting, named), batch, partial(self._about, named))
-            for named in (self.job.champion, self.job.challenger)
+            for named in compared
             if named.kind != LOGGED
         }
-        names = pc.unique(pa.chunked_array([batch.items, *(one.ids for one in about.values())], pa.string()))
-        # the ids of the batch are distinct and come first: they keep their numbers
-        row_X, slot_X = np.nonzero(batch.there_RP)
-        grid = Grid(
-            [batch.candidate_rows_X, row_X, *(one.rows_X for one in about.values())],
-            [
-                batch.candidates_X,
-                batch.shown_RP[row_X, slot_X],
-                *(np.asarray(pc.index_in(one.ids, value_set=names), dtype=np.int64) for one in about.values()),
-            ],
-            len(batch),
-        )
-        choice_RP = np.full(batch.shown_RP.shape, NO_CHOICE)
-        choice_RP[row_X, slot_X] = grid.find(row_X, batch.shown_RP[row_X, slot_X])
-        choosers = {named: one.on(batch, grid, names) for named, one in about.items()}
-        logger = _logger(batch, grid)
-        situation = Situation(
-            names=names,
-            items_RK=grid.items_RK,
-            there_RK=grid.there_RK,
-            positions_RP=batch.positions_RP,
-            folds_R=fold_of(batch.users_R, self.job.config.folds),
-            signals=[
-                _signal(one, grid)
-                for one in (logger, choosers.get(self.job.champion), choosers.get(self.job.challenger))
-            ],
-        )
-        return _View(
-            batch=batch,
-            grid=grid,
-            names=names,
-            choice_RP=choice_RP,
-            choosers=choosers,
-            logger=logger,
-            situation=situation,
-        )
+        return view_of(batch, about, compared, self.job.config.folds)
 
     def _part(self, pages: pa.Table) -> Rounds:
         view = self._view(pages)
@@ -320,7 +264,7 @@ class Judge:
             propensities_estimated=self.job.estimate_propensities,
         )
 
-    def _logged(self, view: _View, asked: Asked, predicted_RP: Floats) -> tuple[Chances, Target]:
+    def _logged(self, view: View, asked: Asked, predicted_RP: Floats) -> tuple[Chances, Target]:
         """Return the logging policy's chances, and itself as a policy to be judged."""
         batch, there_RP = view.batch, view.batch.there_RP
         propensity_RP = batch.propensities_RP
@@ -331,6 +275,7 @@ class Judge:
             self.skew = self.skew.merge(Skew(unknown=int(there_RP.sum())))
         else:
             given, _ = conditionals(view.logger, asked, view.choice_RP)
+            self._calibrate(view, given.item_RP)
             self.skew = self.skew.merge(_skew(given.item_RP[there_RP], propensity_RP[there_RP]))
             whole = self._marginals(view.logger, view, asked, _LOGGER_SALT)
             given = dataclasses.replace(given, item_RP=propensity_RP)
@@ -343,14 +288,27 @@ class Judge:
             expected_next_RP=expected_next_RP * there_RP,
             drawn_RP=self._drawn(view, propensity_RP),
             outside_R=np.zeros(len(batch)),
+            pseudo_inverse_R=self._pseudo_inverse(view, None),
         )
 
-    def _with_what_was_shown(self, view: _View, whole: Marginals, given: Marginals) -> tuple[Floats, Floats]:
+    def _calibrate(self, view: View, computed_RP: Floats) -> None:
+        """Count how often things were shown that were shown with certain probabilities."""
+        if view.logger is None:
+            return
+        batch, there_RP = view.batch, view.batch.there_RP
+        chances_RPK = np.stack(list(view.logger.along(view.choice_RP)), axis=1)
+        self.calibration.bins.add(computed_RP, bin_masses(chances_RPK), there_RP)
+        row, slot = np.nonzero(there_RP & (batch.propensities_RP > 0))
+        items_X = hash_strings(batch.items)[batch.shown_RP[row, slot]]
+        self.calibration.items.add(items_X, slot, batch.propensities_RP[row, slot])
+
+    def _with_what_was_shown(self, view: View, whole: Marginals, given: Marginals) -> tuple[Floats, Floats]:
         """Return marginals of the logging policy, of items and clusters, to divide by.
 
         The logged page is one more page that it drew. Counted among the others, it makes the mean of all the density
-        of a mixture of which the shown item is a draw, whatever the number of draws: weights by it are unbiased, and
-        never infinite (the balance heuristic of Veach and Guibas, SIGGRAPH 1995).
+        of a mixture of which the shown item is a draw, whatever the number of draws: weights by it are never infinite,
+        and unbiased but for items that stand before the slot on all the pages drawn (the balance heuristic of Veach
+        and Guibas, SIGGRAPH 1995).
         """
         slots, columns = view.choice_RP.shape[1], view.grid.items_RK.shape[1]
         share = 0.0 if is_exact(columns, slots, self.job.config.draws) else 1.0 / (self.job.config.draws + 1)
@@ -363,7 +321,7 @@ class Judge:
             np.where(first | unreachable_RP, given.cluster_RP, cluster_RP),
         )
 
-    def _target(self, view: _View, asked: Asked, chooser: Chooser, *, logged_known: bool) -> Target:
+    def _target(self, view: View, asked: Asked, chooser: Chooser, *, logged_known: bool) -> Target:
         there_RP = view.batch.there_RP
         given, _ = conditionals(chooser, asked, view.choice_RP)
         whole = dataclasses.replace(given, cluster_RP=given.item_RP)
@@ -379,9 +337,27 @@ class Judge:
             expected_next_RP=given.expected_RP * there_RP,
             drawn_RP=self._drawn(view, given.item_RP),
             outside_R=self._outside(view, chooser),
+            pseudo_inverse_R=self._pseudo_inverse(view, chooser),
         )
 
-    def _marginals(self, chooser: Chooser, view: _View, asked: Asked, salt: int) -> Marginals:
+    def _pseudo_inverse(self, view: View, chooser: Chooser | None) -> Floats | None:
+        """Return weights by the pseudo-inverse, nan where nobody can know them; None where nobody asks for them.
+
+        Args:
+            view: The pages.
+            chooser: The policy; None for the logging policy itself, whose weights are 1.
+        """
+        slots, columns = view.choice_RP.shape[1], view.grid.items_RK.shape[1]
+        if self.job.config.estimator != PSEUDO_INVERSE:
+            return None
+        if view.logger is None or not fits(slots, columns):
+            return np.full(len(view.batch), np.nan)
+        if chooser is None:
+            return np.ones(len(view.batch))
+        seeds_R = hash_strings(view.batch.column("request_id"), salt=_PAIRS_SALT)
+        return pseudo_inverse_weights(view.logger, chooser, view.choice_RP, columns, seeds_R)
+
+    def _marginals(self, chooser: Chooser, view: View, asked: Asked, salt: int) -> Marginals:
         """Return a policy's marginals; champion and challenger draw from equal numbers, the logging policy does not.
 
         Numbers of its own keep weights unbiased: numerator and denominator must not go up and down together.
@@ -398,7 +374,7 @@ class Judge:
             expected_RP=np.concatenate([part.expected_RP for part in parts]),
         )
 
-    def _drawn(self, view: _View, chance_RP: Floats) -> Bools:
+    def _drawn(self, view: View, chance_RP: Floats) -> Bools:
         """Return whether a draw of a policy would agree with the log; all policies draw from equal numbers."""
         slots = np.tile(np.arange(chance_RP.shape[1]), len(chance_RP))
         ids = np.repeat(hash_strings(view.batch.column("request_id"), salt=_REJECTION_SALT), chance_RP.shape[1])
@@ -406,7 +382,7 @@ class Judge:
         drawn_RP: Bools = (uniform_RP.reshape(chance_RP.shape) < chance_RP) & view.batch.there_RP
         return drawn_RP
 
-    def _outside(self, view: _View, chooser: Chooser) -> Floats:
+    def _outside(self, view: View, chooser: Chooser) -> Floats:
         """Return the share of a policy's probability on what the logging policy could not have shown."""
         batch, grid = view.batch, view.grid
         if view.logger is not None:
@@ -420,41 +396,6 @@ class Judge:
             total_R += (chance_RK * ~could_RK).sum(axis=1) * batch.there_RP[:, slot]
         share_R: Floats = total_R / np.maximum(batch.there_RP.sum(axis=1), 1)
         return share_R
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class _View:
-    """Pages with columns for all items that anybody might show, and what everybody makes of them."""
-
-    batch: LoggedBatch
-    grid: Grid
-    names: pa.Array
-    choice_RP: Ints
-    choosers: dict[NamedPolicy, Chooser]
-    logger: Chooser | None
-    situation: Situation
-
-
-def _logger(batch: LoggedBatch, grid: Grid) -> Opinion | None:
-    """Return the policy that drew the pages, one for all of them; None where the log does not tell."""
-    first = {name: batch.pages.column(name)[0].as_py() for name in _DRAWN_BY}
-    capped = "<=" in (first["policy"] or "") or "diversity" in (first["policy"] or "")
-    known = batch.named_R.all() and np.isfinite(batch.candidate_scores_X).all()
-    if capped or not known or first["epsilon"] is None or first["temperature"] is None:
-        return None
-    scores_RK = np.zeros(grid.items_RK.shape)
-    scores_RK[batch.candidate_rows_X, grid.find(batch.candidate_rows_X, batch.candidates_X)] = batch.candidate_scores_X
-    policy = Policy(epsilon=first["epsilon"], temperature=first["temperature"])
-    return Opinion(policy=policy, scores_RK=scores_RK, eligible_RK=eligible_columns(batch, grid))
-
-
-def _signal(chooser: Chooser | None, grid: Grid) -> Floats:
-    """Return what a policy says of each column, nan where it says nothing."""
-    if isinstance(chooser, Opinion):
-        return np.where(chooser.eligible_RK, chooser.scores_RK, np.nan)
-    if isinstance(chooser, Tabled):
-        return chooser.weights_RPK[:, 0]
-    return np.full(grid.items_RK.shape, np.nan)
 
 
 def _chances(there_RP: Bools, conditional_RP: Floats, marginal_RP: Floats, cluster_RP: Floats) -> Chances:

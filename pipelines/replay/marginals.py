@@ -104,6 +104,28 @@ def marginals(chooser: Chooser, asked: Asked, seeds_R: npt.NDArray[np.uint64], d
     return drawn_marginals(chooser, asked, seeds_R, draws)
 
 
+def page_chances(chooser: Chooser, choice_XP: Ints) -> Floats:
+    """Return the probability of whole pages, `[X]`."""
+    size = len(choice_XP)
+    nothing = Asked(
+        choice_RP=np.full(choice_XP.shape, NO_CHOICE),
+        clusters_RK=np.zeros((size, 1), dtype=np.int64),
+        values_RPK=np.zeros((size, choice_XP.shape[1], 1)),
+    )
+    _, placed_XP = conditionals(chooser, nothing, choice_XP)
+    return placed_XP.prod(axis=1)
+
+
+def drawn_pages(chooser: Chooser, seeds_R: npt.NDArray[np.uint64], slots: int, draws: int) -> Ints:
+    """Return pages that a policy draws, `[R, D, P]`."""
+    if isinstance(chooser, Opinion) and is_plain(chooser):
+        return draw_plain(chooser, seeds_R, slots, draws).column_RDP
+    rows_X = np.repeat(np.arange(len(seeds_R)), draws)
+    drawer = _Drawing(chooser.take(rows_X), uniform_by_slot(seeds_R, slots, draws).reshape(-1, slots))
+    page_chances(drawer, drawer.choice_XP)
+    return drawer.choice_XP.reshape(len(seeds_R), draws, slots)
+
+
 def is_exact(columns: int, slots: int, draws: int) -> bool:
     """Return whether pages are so few that all ways to fill them are looked at."""
     return math.perm(columns, min(slots - 1, columns)) <= draws

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from sklearn.ensemble import HistGradientBoostingRegressor
 
+from pipelines.replay.logged import NOBODY
 from pipelines.replay.placed_sums import PlacedSums
 from pipelines.replay.rounds import Bools, Floats, Ints
 
@@ -117,24 +118,30 @@ class BoostedModel:
     ) -> None:
         self._sums = sums
         parts = [self._shown(*part) for part in zip(situations, choices, rewards, strict=True)]
-        features_XF, positions_X, folds_X, rewards_X = (np.concatenate(part) for part in zip(*parts, strict=True))
+        said_XF, items_X, positions_X, folds_X, rewards_X = (np.concatenate(part) for part in zip(*parts, strict=True))
+        self._range = float(rewards_X.min(initial=0.0)), float(rewards_X.max(initial=0.0))
         self._folds: list[_Fold] = []
         for fold in range(sums.folds):
             others = folds_X != fold
             theta_X = self._theta(positions_X[others], np.full(int(others.sum()), fold))
-            self._folds.append(_Fold(features_XF[others], theta_X, rewards_X[others], seed))
+            # rates of items leave out both who is learned from and who is to be judged
+            rates_XF = self._rates(items_X[others], folds_X[others], fold)
+            features_XF = np.concatenate([said_XF[others], rates_XF], axis=1)
+            self._folds.append(_Fold(features_XF, theta_X, rewards_X[others], seed))
 
     def predict(self, situation: Situation) -> Floats:
         """See `RewardModel.predict`."""
         gamma_RK = np.zeros(situation.items_RK.shape)
-        features_RKF = self._features(situation)
+        rates_RKF = self._rates(self._numbers(situation), situation.folds_R[:, None], None)
+        features_RKF = np.concatenate([_said(situation), rates_RKF], axis=2)
         for fold, model in enumerate(self._folds):
             rows = np.flatnonzero(situation.folds_R == fold)
             row, column = np.nonzero(situation.there_RK[rows])
             if len(row):
                 gamma_RK[rows[row], column] = model.predict(features_RKF[rows[row], column])
         folds_RP = np.broadcast_to(situation.folds_R[:, None], situation.positions_RP.shape)
-        return self._theta(situation.positions_RP, folds_RP)[:, :, None] * gamma_RK[:, None]
+        theta_RP = self._theta(situation.positions_RP, folds_RP)
+        return np.clip(theta_RP[:, :, None] * gamma_RK[:, None], *self._range)
 
     def _theta(self, positions: Ints, folds: Ints) -> Floats:
         """Return how much more than elsewhere is earned at positions, by users of other folds."""
@@ -147,19 +154,38 @@ class BoostedModel:
         theta: Floats = np.divide(rate, mean, out=np.ones(np.shape(rate)), where=mean != 0)
         return np.clip(theta, 0.05, 20.0)
 
-    def _features(self, situation: Situation) -> Floats:
-        """Return, per column, what the policies say and how they rank it, and how often it was shown and earned."""
-        number_V = self._sums.numbers(situation.names)
-        numbers_RK = np.where(situation.there_RK, number_V[situation.items_RK], -1)
-        shown_RK, rewards_RK = self._sums.anywhere(numbers_RK, situation.folds_R[:, None])
-        rate_RK = np.divide(rewards_RK, shown_RK, out=np.full(shown_RK.shape, np.nan), where=shown_RK > 0)
-        signals = [one for signal in situation.signals for one in (signal, _ranks(signal))]
-        return np.stack([*signals, rate_RK, np.log1p(shown_RK)], axis=2)
+    def _numbers(self, situation: Situation) -> Ints:
+        return np.where(situation.there_RK, self._sums.numbers(situation.names)[situation.items_RK], NOBODY)
 
-    def _shown(self, situation: Situation, choice_RP: Ints, rewards_RP: Floats) -> tuple[Floats, Ints, Ints, Floats]:
+    def _rates(self, items: Ints, folds: Ints, without: int | None) -> Floats:
+        """Return an item's rate and how often it was shown, of users of other folds; of another one, too, if named."""
+        shown, rewards = self._sums.anywhere(items, folds)
+        if without is not None:
+            # own and other fold are never the same: who is judged is not learned from
+            whole, earned = self._sums.anywhere(items, None)
+            shown_but, rewards_but = self._sums.anywhere(items, np.full(np.shape(items), without))
+            shown, rewards = shown - (whole - shown_but), rewards - (earned - rewards_but)
+        rate = np.divide(rewards, shown, out=np.full(np.shape(shown), np.nan), where=shown > 0)
+        return np.stack([rate, np.log1p(shown)], axis=-1)
+
+    def _shown(
+        self, situation: Situation, choice_RP: Ints, rewards_RP: Floats
+    ) -> tuple[Floats, Ints, Ints, Ints, Floats]:
         row, slot = np.nonzero(choice_RP >= 0)
-        features_XF = self._features(situation)[row, choice_RP[row, slot]]
-        return features_XF, situation.positions_RP[row, slot], situation.folds_R[row], rewards_RP[row, slot]
+        column = choice_RP[row, slot]
+        return (
+            _said(situation)[row, column],
+            self._numbers(situation)[row, column],
+            situation.positions_RP[row, slot],
+            situation.folds_R[row],
+            rewards_RP[row, slot],
+        )
+
+
+def _said(situation: Situation) -> Floats:
+    """Return what policies say of columns, and how they rank them, `[R, K, F]`."""
+    said = [one for signal in situation.signals for one in (signal, _ranks(signal))]
+    return np.stack(said, axis=2) if said else np.zeros((*situation.items_RK.shape, 0))
 
 
 class _Fold:
