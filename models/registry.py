@@ -119,8 +119,11 @@ class Registry:
             RegistryError: There is no such version.
         """
         candidate = self._alias(CHALLENGER) if version is None else self._version(version)
-        champion = self._champion()
-        return candidate.tags[RELEASE_ID], None if champion is None else champion.tags[RELEASE_ID]
+        return candidate.tags[RELEASE_ID], self.release_id(CHAMPION)
+
+    def release_id(self, alias: str) -> str | None:
+        """Return the id of the release that has the alias, None where none has it."""
+        return None if self.version(alias) is None else str(self._alias(alias).tags[RELEASE_ID])
 
     def _promote(self, version: int | None, force: bool, verdict: Path | None) -> str:
         candidate = self._alias(CHALLENGER) if version is None else self._version(version)

@@ -8,7 +8,7 @@ from shlex import quote
 from pagewise.console import Console
 from pagewise.settings import Settings
 
-SECTIONS = ("evaluate", "decode", "index", "recommend", "store", "tracking")
+SECTIONS = ("evaluate", "decode", "index", "recommend", "store", "replay", "tracking")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

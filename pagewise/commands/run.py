@@ -9,7 +9,19 @@ from pagewise.console import Console
 from pagewise.invocation import add_beam_arguments
 from pagewise.settings import Settings
 
-SECTIONS = ("batch", "semantic_ids", "genrec", "decode", "train", "align", "evaluate", "recommend", "store", "tracking")
+SECTIONS = (
+    "batch",
+    "semantic_ids",
+    "genrec",
+    "decode",
+    "train",
+    "align",
+    "evaluate",
+    "recommend",
+    "store",
+    "replay",
+    "tracking",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from features.workspace import Workspace
 from pipelines.jobs.checks import check_settings
 from pipelines.jobs.daily_stages import DailyStages
 from pipelines.jobs.lock import writing_tables
-from pipelines.jobs.release_stages import REGISTERED
+from pipelines.jobs.replay_stage import REGISTERED
 from pipelines.jobs.settings import DailySettings
 from pipelines.jobs.stages import Progress, StageResult, run_stages
 
@@ -27,6 +27,8 @@ class DailyReport:
     """Of the registered model."""
     promoted_by: str | None
     """Why the release became the champion, None where it is the challenger."""
+    against: str
+    """Release id of the champion that it was held against, `logged` where there was none."""
 
     def stage(self, name: str) -> StageResult:
         """Return one stage's result."""

@@ -9,6 +9,7 @@ from models.recommend.config import LEARNED
 from pipelines.jobs.data_stages import DataStages
 from pipelines.jobs.model_stages import ModelStages
 from pipelines.jobs.release_stages import ReleaseStages
+from pipelines.jobs.replay_stage import ReplayStage
 from pipelines.jobs.settings import DailySettings
 from pipelines.jobs.stages import Progress, Stage
 
@@ -36,6 +37,7 @@ class DailyStages:
         self.data = DataStages(settings, workspace, beam_options)
         self.models = ModelStages(settings, workspace, progress)
         self.releases = ReleaseStages(settings, workspace, progress, force)
+        self.replayed = ReplayStage(settings, workspace, progress, beam_options)
 
     def all(self) -> list[Stage]:
         """Return the stages in order."""
@@ -53,6 +55,12 @@ class DailyStages:
         ]
 
     def publication(self) -> list[Stage]:
-        """Return the stages from trained models to a registered release."""
+        """Return the stages from trained models to a registered release, promoted if its verdict says so."""
         evaluation = self.models.evaluation()
-        return [evaluation, self.releases.release(evaluation), self.releases.store(), self.releases.registration()]
+        return [
+            evaluation,
+            self.releases.release(evaluation),
+            self.releases.store(),
+            self.replayed.stage(),
+            self.releases.registration(self.replayed),
+        ]

@@ -15,16 +15,14 @@ from features.workspace import Workspace
 from models.recommend.recommender import PAGE
 from models.recommend.release import ReleaseManifest, latest_release, write_release
 from models.recommend.release_parts import RANKER, latest_runs
-from models.registry import CHAMPION, Registry
+from models.registry import CHAMPION, Registry, RegistryError
 from pipelines.batch.raw_inputs import stream_position
 from pipelines.jobs.inputs import StageInputs
 from pipelines.jobs.model_stages import REPORT
+from pipelines.jobs.replay_stage import REGISTERED, ReplayStage
 from pipelines.jobs.settings import DailySettings, answers_of
 from pipelines.jobs.stages import Progress, Stage, file_fingerprint
 from pipelines.streaming.online import online_config
-
-REGISTERED = ("releases", "REGISTERED")
-"""What the last run registered: release id, version, and whether it became the champion."""
 
 
 class ReleaseStages:
@@ -99,20 +97,18 @@ class ReleaseStages:
             run=run,
         )
 
-    def registration(self) -> Stage:
-        """Newest release to the registry; it becomes the champion where there is none, or by force."""
-        uri = self.settings.tracking.uri
+    def registration(self, replayed: ReplayStage) -> Stage:
+        """Newest release to the registry; it becomes the champion where there is none, by its verdict, or by force."""
+        uri, verdict = self.settings.tracking.uri, replayed.stage()
 
         def run(folder: Path) -> list[str]:
             registry = Registry(self.workspace, uri, self._say)
             release = latest_release(self.workspace.local_path("releases"))
-            version = registry.register(release)
-            promoted = None
-            if self.force or registry.version(CHAMPION) in (None, version):
-                promoted = registry.promote(version, force=self.force)
-            document = {"release_id": release.name, "version": version, "promoted_by": promoted}
+            version, against = registry.register(release), replayed.against()
+            promoted, reason = self._promoted(registry, version, replayed)
+            document = {"release_id": release.name, "version": version, "promoted_by": promoted, "against": against}
             self.workspace.write_bytes(json.dumps(document).encode(), *REGISTERED)
-            return [_said(version, release.name, promoted), f"registry: {registry.address}"]
+            return [_said(version, release.name, promoted, reason), f"registry: {registry.address}"]
 
         def outputs(folder: Path) -> Mapping[str, str]:
             lost = uri is None and not self.workspace.local_path("mlflow.db").exists()
@@ -122,10 +118,25 @@ class ReleaseStages:
             name="register",
             # a digest of the URI, which may hold a password
             config={"force": self.force, "uri": hashlib.sha256((uri or "").encode()).hexdigest()[:16]},
-            inputs=lambda: self._inputs.pointed_at("releases"),
+            inputs=lambda: {
+                **self._inputs.pointed_at("releases"),
+                "verdict": "".join(verdict.outputs(verdict.folder(self.workspace)).values()),
+            },
             outputs=outputs,
             run=run,
         )
+
+    def _promoted(self, registry: Registry, version: int, replayed: ReplayStage) -> tuple[str | None, str | None]:
+        """Promote what may be; return why, None where it may not be, and then why not."""
+        if self.force or registry.version(CHAMPION) in (None, version):
+            return registry.promote(version, force=self.force), None
+        if reason := replayed.why_not():
+            return None, reason
+        try:
+            return registry.promote(version, verdict=replayed.verdict()), None
+        # another champion since the replay: the verdict is not about it
+        except RegistryError as error:
+            return None, str(error)
 
 
 def _ranker(manifest: ReleaseManifest) -> list[str]:
@@ -139,10 +150,10 @@ def _page_metrics(path: Path) -> dict[str, float]:
     return {name: float(interval["mean"]) for name, interval in metrics.items()}
 
 
-def _said(version: int, release_id: str, promoted: str | None) -> str:
+def _said(version: int, release_id: str, promoted: str | None, reason: str | None) -> str:
     if promoted is None:
         return (
-            f"version {version} (release {release_id}) is the challenger; promote it with "
-            f"`pagewise promote --version {version} --force` or a replay verdict"
+            f"version {version} (release {release_id}) is the challenger: {reason}; promote it after a replay of "
+            f"more pages (`pagewise replay`), or with `pagewise promote --version {version} --force`"
         )
     return f"version {version} (release {release_id}) is the champion, promoted: {promoted}"

@@ -18,6 +18,7 @@ from models.training.config import TrainConfig
 from models.two_tower.config import TwoTowerConfig
 from pipelines.batch.config import BatchConfig
 from pipelines.evaluation.config import EvaluateConfig
+from pipelines.replay.config import ReplayConfig
 
 
 class Tracking(Protocol):
@@ -65,6 +66,8 @@ class DailySettings(Protocol):
     def store(self) -> StoreConfig: ...  # noqa: D102
     @property
     def stream(self) -> StreamConfig: ...  # noqa: D102
+    @property
+    def replay(self) -> ReplayConfig: ...  # noqa: D102
     @property
     def tracking(self) -> Tracking: ...  # noqa: D102
 

@@ -57,12 +57,12 @@ def replay(
     """
     started, say = clock.monotonic(), progress or (lambda line: None)
     policies = [named_policy(name, workspace, tracking_uri) for name in (config.champion, config.challenger)]
-    logs = _logs(workspace, config, policies)
+    logs = pages_to_judge(workspace, config, policies)
     say(f"replay: {logs.rows:,} logged pages, those of {logs.window()} UTC are judged")
     job = prepare(
         workspace,
         config,
-        _window(logs),
+        pages_of(logs),
         rows=logs.rows,
         tracking_uri=tracking_uri,
         seed=seed,
@@ -124,7 +124,7 @@ def judged(
     )
 
 
-def _logs(workspace: Workspace, config: ReplayConfig, policies: Sequence[NamedPolicy]) -> LoggedPages:
+def pages_to_judge(workspace: Workspace, config: ReplayConfig, policies: Sequence[NamedPolicy]) -> LoggedPages:
     """Look at the logs; where a policy has learned from a workspace, only pages count that it has not learned from."""
     learned = any(policy.kind in (RELEASE, "popular", "transitions") for policy in policies)
     return survey(
@@ -137,7 +137,8 @@ def _logs(workspace: Workspace, config: ReplayConfig, policies: Sequence[NamedPo
     )
 
 
-def _window(logs: LoggedPages) -> Iterator[pa.Table]:
+def pages_of(logs: LoggedPages) -> Iterator[pa.Table]:
+    """Yield the pages of the window, repeated ones too."""
     for path in logs.files:
         for pages, _ in counted_pages(logs, path, np.zeros(0, dtype=np.int64)):
             yield pages

@@ -102,13 +102,9 @@ class ReplayReport:
 
     def lines(self) -> list[str]:
         """Return the report as lines for a terminal: the verdict first."""
-        asked = self.question
+        *verdict, end = self.summary()
         return [
-            *self.verdict.lines(),
-            f"B = {asked.challenger.title}",
-            f"A = {asked.champion.title}",
-            f"{asked.counted:,} pages of {asked.users:,} users, {asked.window} UTC; {asked.reward} per "
-            f"{asked.unit}; {asked.candidates}",
+            *verdict,
             "",
             *table_lines(estimate_rows(self.estimates, self.verdict.estimator)),
             "",
@@ -116,6 +112,18 @@ class ReplayReport:
             *(f"  {check.line()}" for check in self.verdict.checks),
             *self._slice_lines(),
             *(f"note: {note}" for note in self.notes),
+            end,
+        ]
+
+    def summary(self) -> list[str]:
+        """Return the verdict, what was asked, and where the report lies."""
+        asked = self.question
+        return [
+            *self.verdict.lines(),
+            f"B = {asked.challenger.title}",
+            f"A = {asked.champion.title}",
+            f"{asked.counted:,} pages of {asked.users:,} users, {asked.window} UTC; {asked.reward} per {asked.unit}; "
+            f"{asked.candidates}",
             f"{self.seconds:.1f} s, {asked.counted / max(self.seconds, 1e-9):,.0f} pages/s; report: "
             f"{self.folder}/{HTML}",
         ]

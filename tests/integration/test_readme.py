@@ -110,7 +110,7 @@ def test_stage_by_stage_gives_what_the_daily_job_gave(
     for command in (*commands, "evaluate", "register"):
         arguments = [*command.split(), "--workspace", "shop", "--preset", "small", "--config", "tiny.yaml"]
         assert main(arguments) == 0, command
-    assert capsys.readouterr().out.count("up to date (took") == 4  # evaluate, release, store, register
+    assert capsys.readouterr().out.count("up to date (took") == 5  # evaluate, release, store, replay, register
     assert main(["recommend", "--workspace", "shop", "--preset", "small", "--config", "tiny.yaml"]) == 0
     pages = Workspace(folder / "shop").table("recommendations").read(["user_id", "items"])
     assert pages.num_rows == len(set(pages["user_id"].to_pylist())) > 100

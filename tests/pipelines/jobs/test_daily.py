@@ -32,6 +32,7 @@ from models.two_tower.config import TwoTowerConfig
 from pagewise.settings import Settings
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.jobs.daily import DailyReport, run_daily
+from pipelines.jobs.daily_stages import DailyStages
 from pipelines.jobs.lock import LockedError, exclusive
 from pipelines.jobs.measure import measure
 from pipelines.jobs.model_stages import ModelStages
@@ -44,7 +45,7 @@ pytestmark = pytest.mark.integration
 
 TABLE_STAGES = ["validate", "features", "sequences"]
 MODEL_STAGES = ["train-two-tower", "semantic-ids", "train-genrec", "train-ranker", "align"]
-LAST_STAGES = ["evaluate", "release", "store", "register"]
+LAST_STAGES = ["evaluate", "release", "store", "replay", "register"]
 SETTINGS = Settings(
     simulate=SimulateConfig(users=150, items=200, days=8),
     two_tower=TwoTowerConfig(
@@ -117,7 +118,7 @@ def test_a_changed_section_runs_what_depends_on_it(job):
     workspace, _ = job
     changed = dataclasses.replace(SETTINGS, recommend=dataclasses.replace(SETTINGS.recommend, epsilon=0.2))
     report = daily(workspace, changed)
-    assert ran(report) == ["evaluate", "release", "register"]
+    assert ran(report) == ["evaluate", "release", "replay", "register"]
     assert (report.version, report.promoted_by) == (2, None)
     registry = Registry(workspace)
     assert (registry.version(CHALLENGER), registry.version(CHAMPION)) == (2, 1)
@@ -129,11 +130,44 @@ def test_a_changed_section_runs_what_depends_on_it(job):
     assert (registry.rollback(), registry.version(CHAMPION)) == (1, 1)
 
 
+def test_a_release_is_replayed_and_its_verdict_promotes_it(job):
+    workspace, first = job
+    verdict = json.loads((Path(first.stage("replay").folder) / "verdict.json").read_text())
+    assert (first.against, verdict["challenger"], verdict["champion"]) == ("logged", first.release_id, None)
+    assert verdict["verdict"] == "not_enough_evidence"
+    assert "users" in {check["name"] for check in verdict["checks"] if not check["passed"]}  # 150 of them
+    changed = dataclasses.replace(SETTINGS, recommend=dataclasses.replace(SETTINGS.recommend, epsilon=0.3))
+    report = daily(workspace, changed)
+    assert (report.against, report.promoted_by) == (first.release_id, None)
+    assert "the replay against" in report.stage("register").report[0]
+    assert ran(daily(workspace, changed)) == []
+    stages = DailyStages(changed, workspace, lambda line: None)
+    favourable = {"challenger": report.release_id, "champion": first.release_id, "promote": True}
+    stages.replayed.verdict().write_text(json.dumps(favourable))
+    said = run_stage(workspace, stages.releases.registration(stages.replayed)).report[0]
+    assert "is the champion, promoted: verdict " in said
+    # the champion that it was held against is remembered
+    assert (stages.replayed.against(), Registry(workspace).release_id(CHAMPION)) == (
+        first.release_id,
+        report.release_id,
+    )
+    Registry(workspace).rollback()
+
+
+def test_a_replay_that_is_impossible_never_fails_the_job(job):
+    workspace, first = job
+    late = dataclasses.replace(SETTINGS, replay=dataclasses.replace(SETTINGS.replay, since="2099-01-01"))
+    report = daily(workspace, late)
+    assert ran(report)[-2:] == ["replay", "register"]
+    assert "it stays a challenger: expected final pages from 2099-01-01" in report.stage("replay").report[0]
+    assert report.release_id == first.release_id
+
+
 def test_an_alignment_that_is_switched_off_is_left_out_of_the_release(job):
     workspace, first = job
     off = dataclasses.replace(SETTINGS, align=dataclasses.replace(SETTINGS.align, steps=0))
     report = daily(workspace, off)
-    assert ran(report) == ["align", "evaluate", "release", "register"]
+    assert ran(report) == ["align", "evaluate", "release", "replay", "register"]
     assert "left out" in report.stage("align").report[0]
     supervised = Runs(workspace, "genrec").latest()
     released = load_release(workspace.local_path("releases", report.release_id)).manifest
@@ -187,7 +221,7 @@ def test_killed_in_the_middle_the_next_run_goes_on(job):
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     report = daily(workspace, dataclasses.replace(SETTINGS, seed=1))
-    assert ran(report) == ["train-genrec", "train-ranker", "align", "evaluate", "release", "register"]
+    assert ran(report) == ["train-genrec", "train-ranker", "align", "evaluate", "release", "replay", "register"]
     assert load_release(Registry(workspace).resolve(CHALLENGER)).manifest.release_id == report.release_id
 
 

@@ -139,7 +139,7 @@ def test_the_command_says_the_verdict_and_leaves_its_files(tmp_path, pages, bett
     assert main(asked) == 0
     said = capsys.readouterr().out
     assert "verdict: ship" in said
-    assert said.index("verdict: ship") < said.index("estimator") < said.index("gates:")
+    assert said.index("verdict: ship") < said.index("  estimator ") < said.index("gates:")
     (left,) = (folder / "replay").iterdir()
     assert {path.name for path in left.iterdir()} == {"report.html", "report.json", "verdict.json"}
     verdict = json.loads((left / "verdict.json").read_text())
