@@ -22,8 +22,8 @@ from features.schemas import EVENT_LOG, FEATURE_LOG, ITEM_LOG, PAGE_LOG, STREAM_
 from features.store.base import LeaseLostError
 from features.stream.records import EVENTS, FEATURES, ITEMS, PAGES
 from features.workspace import Workspace
-from pipelines.batch.arrow import DAY_MS, Ints, decode, encode, milliseconds, split_by
-from pipelines.batch.transforms import open_workspace, split_by_shard
+from pipelines.batch.arrow import DAY_MS, Ints, decode, encode, milliseconds, shard_of, split_by
+from pipelines.batch.transforms import open_workspace
 from pipelines.streaming.compaction import write_log_file
 from pipelines.streaming.folding import Folding, fold_item_shard, fold_user_shard, take_up_items
 from pipelines.streaming.log import STREAM, LogFile, Range, write_for_now
@@ -191,7 +191,7 @@ def _check_lines(
             yield from _logged(FEATURE_LOG, timed.rows, folding)
             counts[f"{FEATURES}.logged"] = timed.rows.num_rows
         else:
-            for shard, piece in split_by_shard(timed.rows, "user_id", folding.stream.shards):
+            for shard, piece in _pieces(timed.rows, "user_id", folding):
                 yield shard, (table, piece)
     elif rows.num_rows:
         yield TaggedOutput(ITEMS, (0, (position, encode(rows))))
@@ -201,6 +201,12 @@ def _check_lines(
         for reason in letters.column("reason").value_counts().to_pylist():
             counts[f"{table}.dropped.{reason['values']}"] = reason["counts"]
     yield _done(counts=counts)
+
+
+def _pieces(rows: pa.Table, column: str, folding: Folding) -> Iterator[tuple[int, bytes]]:
+    """Yield (shard, its rows); a range is small: nothing of it needs to wait in a file."""
+    for shard, piece in split_by(rows, shard_of(rows.column(column), folding.stream.shards)):
+        yield shard, encode(piece)
 
 
 def _items(keyed: tuple[int, Iterable[tuple[int, bytes]]], work: Work) -> Iterator[int | TaggedOutput]:
@@ -228,7 +234,7 @@ def _users(
     newest = int(milliseconds(folded.events.column("timestamp")).max(initial=0))
     yield _done(counts=counts, newest=newest)
     for kind, rows in ((EVENTS, folded.events), (PAIRS, folded.pairs)):
-        for shard, piece in split_by_shard(rows, "item_id", folding.stream.shards):
+        for shard, piece in _pieces(rows, "item_id", folding):
             yield shard, (kind, piece)
 
 
