@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import datetime as dt
+import itertools
 import json
 import threading
 import time
@@ -13,6 +14,7 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -29,8 +31,10 @@ from pagewise.settings import Settings
 from pipelines.batch.raw import given_files
 from pipelines.jobs.daily import DailyReport
 from pipelines.jobs.stages import Stage, run_stage, table_fingerprints
+from pipelines.replay.report import VERDICT
 from pipelines.simulator.config import SimulateConfig
 from pipelines.simulator.job import DATASET, simulate
+from pipelines.simulator.replay_truth import true_difference
 from pipelines.simulator.truth import true_rewards
 from pipelines.streaming.run import run_stream
 from serving.run import start_background
@@ -111,6 +115,40 @@ def worth(workspace: Workspace, settings: Settings, progress: Callable[[str], No
         ),
         "(the evaluation above counts logged clicks, which favour what was shown then; here nothing is biased)",
     ]
+
+
+def replayed(
+    workspace: Workspace, settings: Settings, report: DailyReport, progress: Callable[[str], None]
+) -> list[str]:
+    """Return the replay's verdict about the release, and beside it what it should have found."""
+    stage = report.stage("replay")
+    verdict = json.loads((Path(stage.folder) / VERDICT).read_bytes())
+    lines = [
+        "the question: had this release ordered the candidates of the logged pages, would its pages have earned more "
+        "clicks than those that were shown?",
+        "the answer from the log alone, weighing each page by how much likelier the release would have made it:",
+        *(f"  {line}" for line in itertools.takewhile(lambda line: not line.startswith("  rule"), stage.report)),
+    ]
+    if "verdict" not in verdict:
+        return lines
+    progress("asking the simulator's oracle about both policies on the same pages")
+    config = dataclasses.replace(settings.replay, champion=report.against, challenger=report.release_id, logs=None)
+    truth = true_difference(workspace, config, tracking_uri=settings.tracking.uri)
+    right = {"ship": truth.difference > config.margin, "do_not_ship": truth.difference < config.margin}
+    agrees = {True: "the verdict is right", False: "the verdict is wrong", None: "the verdict leaves it open"}
+    interval = f" +- {truth.half_width:.3f}" if truth.half_width else ""
+    return [
+        *lines,
+        f"the truth, which only a simulated marketplace knows, on {truth.pages:,} of these pages and their candidates:",
+        f"  {truth.challenger:.3f} clicks per page by the release, {truth.champion:.3f} by who made the logs: "
+        f"{truth.difference:+.3f}{interval}; {agrees[right.get(verdict['verdict'])]}",
+        f"the whole report, one file for the browser: {_report_of(stage.report)}",
+    ]
+
+
+def _report_of(lines: Sequence[str]) -> str:
+    """Return the path that the replay named."""
+    return next((line.rpartition("report: ")[2] for line in lines if "; report: " in line), "none")
 
 
 def served_page(workspace: Workspace, settings: Settings, progress: Callable[[str], None]) -> list[str]:

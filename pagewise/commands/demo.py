@@ -1,4 +1,4 @@
-"""`pagewise demo`: the whole loop on a simulated marketplace, ending in a page served over HTTP.
+"""`pagewise demo`: the whole loop on a simulated marketplace, from logs to a page served over HTTP and a verdict.
 
 Every step is what a user would run on their own data; run again, what is up to date is skipped.
 """
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Simulate, run the daily job, ask the oracle, serve, ask for a page."""
+    """Simulate, run the daily job, ask the oracle, serve, ask for a page, show the replay's verdict."""
     from features.workspace import Workspace
     from pagewise import showcase
     from pipelines.jobs.daily import run_daily
@@ -40,6 +40,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     console.say(*showcase.worth(workspace, settings, console.progress))
     console.say("", "== 4. the service (`pagewise serve`), and the event stream (`pagewise stream`): a click counts ==")
     console.say(*showcase.served_page(workspace, settings, console.progress))
+    console.say("", "== 5. would it have done better than what was shown? offline A/B replay (`pagewise replay`) ==")
+    console.say(*showcase.replayed(workspace, own_data, report, console.progress))
     console.say("", "== where everything lies ==", *showcase.places(workspace, report))
     console.say("", "== what to try next ==", *showcase.suggestions(quote(args.workspace)))
     console.say("", f"demo done in {time.monotonic() - started:.0f} s")

@@ -20,6 +20,8 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import AsList
 
 from features.schemas import DUPLICATE
+from pipelines.replay.calibration import Calibration
+from pipelines.replay.calibration import Calibration
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.diagnostics import Diagnostics
 from pipelines.replay.judging import Judge, JudgeJob, Skew
@@ -90,6 +92,8 @@ class ReplaySums:
         self.diagnostics.note(bad)
         if judged.skew.checked:
             self.diagnostics.note_skew(judged.skew.largest)
+        self.diagnostics.note_calibration(judged.calibration)
+        self.diagnostics.note_calibration(judged.calibration)
         self.tally.add(pages)
         self.diagnostics.add(pages)
         self.logged_by.update(judged.logged_by)
@@ -136,12 +140,14 @@ class JudgedPages:
     Attributes:
         rounds: Of each page; None for no page.
         skew: What was found out about their propensities.
+        calibration: What was shown, by what the propensities say.
         repeated: Pages of the window beside them that came before.
         logged_by: Pages by the policy that made them.
     """
 
     rounds: Rounds | None
     skew: Skew
+    calibration: Calibration
     repeated: int
     logged_by: Counter[str]
 
@@ -175,12 +181,14 @@ def judged_pages(
     """Yield the pages of a file that count, judged, some thousand at a time."""
     judge = the_judge(job)
     for pages, again in counted_pages(logs, path, repeated_of(path, repeated)):
-        judge.skew, rounds, logged_by = Skew(), None, Counter[str]()
+        judge.skew, judge.calibration, rounds, logged_by = Skew(), Calibration(), None, Counter[str]()
         if pages.num_rows:
             rounds = judge.rounds(pages)
             names = pc.value_counts(pages.column("policy")).to_pylist()
             logged_by.update({one["values"] or "unknown": one["counts"] for one in names})
-        yield JudgedPages(rounds=rounds, skew=judge.skew, repeated=again, logged_by=logged_by)
+        yield JudgedPages(
+            rounds=rounds, skew=judge.skew, calibration=judge.calibration, repeated=again, logged_by=logged_by
+        )
 
 
 @lru_cache(maxsize=1)

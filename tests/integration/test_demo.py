@@ -79,13 +79,16 @@ def test_interrupted_finished_and_run_again(command: list[str], tmp_path: Path) 
         r"newcomer \w+ -> the popular list:",
         r"a click on .+ goes through the stream; \d+\.\d\d s later",
         r"the next page is:\s+1\. .+ \((genrec|transitions|two_tower), ",
+        r"  verdict: (ship|do not ship|not enough evidence)",
+        r"the truth, which only a simulated marketplace knows, on [\d,]+ of these pages",
+        r"  \d\.\d+ clicks per page by the release, \d\.\d+ by who made the logs: [+-]\d",
         r"mlflow ui --backend-store-uri sqlite:",
         r"what to try next",
     ):
         assert re.search(shown, first), f"{shown!r} is missing from:\n{first}"
 
     second = demo(command)
-    assert second.count("up to date (took") == 12
+    assert second.count("up to date (took") == 13
     assert "stages run: none, all were up to date" in second
     assert "genrec - popular: hr_at_10" in second
     release = r"release (\w+) at http"
