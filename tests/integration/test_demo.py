@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +48,10 @@ def demo(command: list[str]) -> str:
 def interrupted(command: list[str], line: str) -> tuple[int, str]:
     """Run a command and press Ctrl-C once it has printed a line; return the exit code and all it printed."""
     before = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    # what a shell started in the background ignores SIGINT, and so would its children
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, preexec_fn=heed, **pipes) as process:
         assert process.stdout is not None
         for printed in process.stdout:
             before += printed
