@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
+from features.definitions import ITEM_FEATURES, PAGE_FEATURES
 from features.workspace import Workspace
 from kernels.hashing import combine_hashes, hash_integers, hash_strings
 from pipelines.replay.calibration import Calibration, bin_masses
@@ -49,6 +50,7 @@ _DRAWN_TOGETHER = 64
 _SKEW = 1e-4
 """Recomputed propensities that differ by more, relatively, do not come from what the log says of the page."""
 _MEMORY = Memory()
+_LOOKED_AT = ("sequences", "clean_users", "clean_items", "item_statistics", "transitions", PAGE_FEATURES, ITEM_FEATURES)
 _LOGGER_SALT, _TARGET_SALT, _REJECTION_SALT, _PAIRS_SALT = 11, 12, 13, 14
 
 
@@ -200,6 +202,7 @@ class Judge:
         self._workspace = Workspace(job.uri)
         self._groups = ItemGroups(self._workspace, job.config.clusters)
         self._policies: dict[NamedPolicy, JudgedPolicy] = {}
+        self._setting = (job.uri, job.config.candidates, *_versions(self._workspace))
 
     def rounds(self, pages: pa.Table) -> Rounds:
         """Return what all three policies think of pages, in their order.
@@ -226,10 +229,9 @@ class Judge:
         batch = read_batch(pages, self.job.config)
         if self.job.estimate_propensities:
             batch = dataclasses.replace(batch, propensities_RP=estimated_propensities(self.job.sums, batch))
-        setting = (self.job.uri, self.job.config.candidates)
         compared = (self.job.champion, self.job.challenger)
         about = {
-            named: _MEMORY.about((*setting, named), batch, partial(self._about, named))
+            named: _MEMORY.about((*self._setting, named), batch, partial(self._about, named))
             for named in compared
             if named.kind != LOGGED
         }
@@ -396,6 +398,12 @@ class Judge:
             total_R += (chance_RK * ~could_RK).sum(axis=1) * batch.there_RP[:, slot]
         share_R: Floats = total_R / np.maximum(batch.there_RP.sum(axis=1), 1)
         return share_R
+
+
+def _versions(workspace: Workspace) -> list[str]:
+    """Return which tables there are that policies look at."""
+    tables = [workspace.table(name) for name in _LOOKED_AT]
+    return [table.manifest().fingerprint if table.exists() else "" for table in tables]
 
 
 def _chances(there_RP: Bools, conditional_RP: Floats, marginal_RP: Floats, cluster_RP: Floats) -> Chances:
