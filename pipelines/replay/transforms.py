@@ -21,7 +21,6 @@ from apache_beam.pvalue import AsList
 
 from features.schemas import DUPLICATE
 from pipelines.replay.calibration import Calibration
-from pipelines.replay.calibration import Calibration
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.diagnostics import Diagnostics
 from pipelines.replay.judging import Judge, JudgeJob, Skew
@@ -92,7 +91,6 @@ class ReplaySums:
         self.diagnostics.note(bad)
         if judged.skew.checked:
             self.diagnostics.note_skew(judged.skew.largest)
-        self.diagnostics.note_calibration(judged.calibration)
         self.diagnostics.note_calibration(judged.calibration)
         self.tally.add(pages)
         self.diagnostics.add(pages)
