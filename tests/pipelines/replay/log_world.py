@@ -19,15 +19,18 @@ CLICKS = np.linspace(0.05, 0.6, ITEMS)
 POLICY = Policy(epsilon=0.4, temperature=1.0)
 
 
-def logged_pages(count: int, users: int, seed: int = 0) -> list[dict[str, Any]]:
+def logged_pages(
+    count: int, users: int, seed: int = 0, *, items: int = ITEMS, candidates: int = CANDIDATES, slots: int = SLOTS
+) -> list[dict[str, Any]]:
     """Pages of one day, of these users in turn."""
     rng = np.random.default_rng(seed)
-    candidate_RK = np.stack([rng.permutation(ITEMS)[:CANDIDATES] for _ in range(count)])
-    score_RK = rng.normal(size=(count, CANDIDATES)).astype(np.float32)
+    clicks = np.linspace(CLICKS[0], CLICKS[-1], items)
+    candidate_RK = np.stack([rng.permutation(items)[:candidates] for _ in range(count)])
+    score_RK = rng.normal(size=(count, candidates)).astype(np.float32)
     there_RK = np.ones(score_RK.shape, dtype=bool)
-    choice_RP, propensity_RP = POLICY.draw(score_RK, there_RK, rng.random((count, SLOTS)))
+    choice_RP, propensity_RP = POLICY.draw(score_RK, there_RK, rng.random((count, slots)))
     item_RP = np.take_along_axis(candidate_RK, choice_RP, axis=1)
-    click_RP = rng.random(item_RP.shape) < CLICKS[item_RP]
+    click_RP = rng.random(item_RP.shape) < clicks[item_RP]
     pages = []
     for row in range(count):
         time = row * (DAY_MS // count)
@@ -44,7 +47,7 @@ def logged_pages(count: int, users: int, seed: int = 0) -> list[dict[str, Any]]:
                 "epsilon": POLICY.epsilon,
                 "temperature": POLICY.temperature,
                 "events": ["click" if clicked else "impression" for clicked in click_RP[row]],
-                "event_times": [time] * SLOTS,
+                "event_times": [time] * slots,
             }
         )
     return pages
