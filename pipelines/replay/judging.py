@@ -21,7 +21,8 @@ import pyarrow as pa
 from features.definitions import ITEM_FEATURES, PAGE_FEATURES
 from features.workspace import Workspace
 from kernels.hashing import combine_hashes, hash_integers, hash_strings
-from pipelines.replay.calibration import Calibration, bin_masses
+from pipelines.replay.calibrating import count_shown
+from pipelines.replay.calibration import Calibration
 from pipelines.replay.choosers import Chooser
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.item_groups import ItemGroups
@@ -273,11 +274,12 @@ class Judge:
         marginal_RP = cluster_RP = propensity_RP
         # what was shown is a draw of the logging policy: where nothing else is known, it stands for the mean
         expected_RP = expected_next_RP = predicted_RP
+        if not self.job.estimate_propensities:
+            count_shown(self.calibration, batch, view.logger, view.choice_RP)
         if view.logger is None:
             self.skew = self.skew.merge(Skew(unknown=int(there_RP.sum())))
         else:
             given, _ = conditionals(view.logger, asked, view.choice_RP)
-            self._calibrate(view, given.item_RP)
             self.skew = self.skew.merge(_skew(given.item_RP[there_RP], propensity_RP[there_RP]))
             whole = self._marginals(view.logger, view, asked, _LOGGER_SALT)
             given = dataclasses.replace(given, item_RP=propensity_RP)
@@ -292,17 +294,6 @@ class Judge:
             outside_R=np.zeros(len(batch)),
             pseudo_inverse_R=self._pseudo_inverse(view, None),
         )
-
-    def _calibrate(self, view: View, computed_RP: Floats) -> None:
-        """Count how often things were shown that were shown with certain probabilities."""
-        if view.logger is None:
-            return
-        batch, there_RP = view.batch, view.batch.there_RP
-        chances_RPK = np.stack(list(view.logger.along(view.choice_RP)), axis=1)
-        self.calibration.bins.add(computed_RP, bin_masses(chances_RPK), there_RP)
-        row, slot = np.nonzero(there_RP & (batch.propensities_RP > 0))
-        items_X = hash_strings(batch.items)[batch.shown_RP[row, slot]]
-        self.calibration.items.add(items_X, slot, batch.propensities_RP[row, slot])
 
     def _with_what_was_shown(self, view: View, whole: Marginals, given: Marginals) -> tuple[Floats, Floats]:
         """Return marginals of the logging policy, of items and clusters, to divide by.
