@@ -189,11 +189,14 @@ DEAD_LETTERS = pa.schema(
 )
 """A rejected row: the table it was meant for, why, what exactly was wrong, the file it came from, the row as JSON."""
 
+LARGEST_NUMBER = 1e12
+"""Larger prices and values are mistakes; the folds hold prices in millionths, as whole numbers of 64 bits."""
+
 # Reasons why a row is rejected (dead letters), merged into another, or left out (counts).
 UNKNOWN_EVENT = "unknown_event"
 NULL_ID = "null_id"
 BAD_ID = "bad_id"
-"""An id that a client reported with control characters, such as a line end, or with more than `MOST_ID_BYTES`."""
+"""An id with control characters, such as a line end, or with more than `MOST_ID_BYTES` (`features.ids`)."""
 MOST_ID_BYTES = 512
 BAD_TIMESTAMP = "bad_timestamp"
 NEGATIVE_PRICE = "negative_price"

@@ -278,6 +278,15 @@ def conform(rows: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
+def sync_folder(folder: str) -> None:
+    """Wait until the disk knows which files a local folder holds: a rename alone may be lost in a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_atomically(
     filesystem: pafs.FileSystem, path: str, content: bytes | pa.Buffer, *, durable: bool = True
 ) -> None:

@@ -16,6 +16,9 @@ RENEWALS = 3
 """Per lifetime: two may fail before the lease is lost."""
 WAIT_STEP_S = 0.1
 
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Goes on while the machine sleeps, as Redis's clock does where there is one; the monotonic clock stands still."""
+
 _RENEW = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
 _RELEASE = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
 
@@ -46,7 +49,7 @@ class RedisLease:
 
     def check(self) -> None:
         """See `WriterLease`."""
-        if time.monotonic() >= self._held_until:
+        if _now_s() >= self._held_until:
             raise LeaseLostError(
                 f"the lease {self._key} ran out before it was renewed: Redis did not answer for {self._seconds:g} s, "
                 "or another process took it; start again"
@@ -71,9 +74,9 @@ class RedisLease:
         self.release()
 
     def _take(self, wait_s: float) -> None:
-        deadline = time.monotonic() + wait_s
+        deadline = _now_s() + wait_s
         while True:
-            asked = time.monotonic()
+            asked = _now_s()
             if self._client.set(self._key, self._token, nx=True, px=self._milliseconds):
                 self._held_until = asked + self._seconds
                 return
@@ -88,7 +91,7 @@ class RedisLease:
 
     def _renew_until_over(self) -> None:
         while not self._over.wait(self._seconds / RENEWALS):
-            asked = time.monotonic()
+            asked = _now_s()
             try:
                 renewed = self._renew(keys=[self._key], args=[self._token, self._milliseconds])
             except ERRORS:  # tried again; `check` tells when it has been too long
@@ -97,3 +100,7 @@ class RedisLease:
                 self._held_until = 0.0
                 return
             self._held_until = asked + self._seconds
+
+
+def _now_s() -> float:
+    return time.clock_gettime(_CLOCK)

@@ -23,11 +23,13 @@ import pyarrow.fs as pafs
 
 from features.stream.base import StreamUnavailableError
 from features.stream.records import MAX_SEQUENCE, STREAM_TABLES, Message, StreamRecord, parts_of, position_of
-from features.workspace import write_atomically
+from features.workspace import sync_folder, write_atomically
 
 INDEX = ".pagewise-index.jsonl"
 BLOCK_BYTES = 1 << 20
 WAIT_STEP_S = 0.05
+SETTLED_NS = 2_000_000_000
+"""A folder that was changed so recently is looked through again: a later change may leave it the same time."""
 _NAME = re.compile(rf"({'|'.join(STREAM_TABLES)})-.*\.jsonl")
 
 
@@ -57,6 +59,7 @@ class DirectoryStream:
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder).absolute()
         self._files: list[_File] = []
+        self._indexed: tuple[int, ...] | None = None
         with self._reaching():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._index()
@@ -67,6 +70,7 @@ class DirectoryStream:
         with self._reaching():
             for name, record in zip(names, records, strict=True):
                 write_atomically(pafs.LocalFileSystem(), str(self._folder / name), record.rows)
+            sync_folder(str(self._folder))
             self._index()
         positions = {file.name: file.last for file in self._files}
         return [positions[name] for name in names]
@@ -109,6 +113,10 @@ class DirectoryStream:
 
     def _index(self) -> None:
         """Give positions to files that have none yet; processes take turns."""
+        stamp = self._stamp()
+        if stamp is not None and stamp == self._indexed:
+            return
+        known_before = (self._folder / INDEX).exists()
         with open(self._folder / INDEX, "a+b") as index:
             fcntl.flock(index, fcntl.LOCK_EX)
             index.seek(0)
@@ -129,6 +137,16 @@ class DirectoryStream:
                 index.write(b"".join(json.dumps(dataclasses.asdict(file)).encode() + b"\n" for file in new))
                 index.flush()
                 os.fsync(index.fileno())
+        if not known_before:
+            sync_folder(str(self._folder))
+        self._indexed = stamp
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        """Return what changes with folder and index; None while a change might not show, as clocks are coarse."""
+        folder, index = os.stat(self._folder), self._folder / INDEX
+        if not index.exists() or time.time_ns() - folder.st_mtime_ns < SETTLED_NS:
+            return None
+        return folder.st_mtime_ns, index.stat().st_mtime_ns, index.stat().st_size
 
     def _entered(self, entry: os.DirEntry[str]) -> _File:
         blocks = max(1, -(-entry.stat().st_size // BLOCK_BYTES))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -29,6 +31,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from pipelines.streaming.run import run_stream, stopping_on_signals
 
     console, workspace = Console(), Workspace(args.workspace)
+    if workspace.is_local and not Path(workspace.root).exists():
+        console.say(f"{workspace.root}: no workspace was there, a new one is made; stop this if that is a mistake")
 
     def ready(running: Running) -> None:
         console.say(
@@ -61,11 +65,14 @@ def _status(done: Range, metrics: StreamMetrics) -> str:
     return f"{events:,} rows{letters}, lag {metrics.last_lag:.2f} s, {metrics.last_backlog:,} messages wait"
 
 
-def _champion(workspace: Workspace, uri: str | None) -> Path | None:
-    """Return the release whose catalogue takes new items; None while there is no registry, or no champion in it."""
+@contextlib.contextmanager
+def _champion(workspace: Workspace, uri: str | None) -> Iterator[Path | None]:
+    """Hold the release whose catalogue takes new items; None while there is no registry, or no champion in it."""
     if uri is None and not (workspace.is_local and workspace.local_path("mlflow.db").exists()):
-        return None
+        yield None
+        return
     from models.registry import CHAMPION, Registry
 
     registry = Registry(workspace, uri)
-    return None if registry.version(CHAMPION) is None else registry.resolve(CHAMPION)
+    with registry.held():
+        yield None if registry.version(CHAMPION) is None else registry.resolve(CHAMPION)

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import schemas
-from features.schemas import PURCHASE, RAW_TABLES
+from features.ids import ID, wrong_ids
+from features.schemas import LARGEST_NUMBER, PURCHASE, RAW_TABLES
 from pipelines.batch.arrow import Mask
 from pipelines.batch.parse import LATEST_TIME_MS, Parsed
 
@@ -66,6 +67,7 @@ def event_faults(parsed: Parsed) -> list[Fault]:
             "a whole number >= 0",
             where(pc.less(rows.column("position"), 0)) | unreadable(parsed, "position"),
         ),
+        *bad_ids(parsed, "event_id", "request_id", "session_id"),
         *malformed(parsed, "event_id", "request_id", "session_id", "policy", "context"),
     ]
 
@@ -89,12 +91,17 @@ def user_faults(parsed: Parsed) -> list[Fault]:
 
 
 def null_ids(parsed: Parsed, *columns: str) -> list[Fault]:
-    """Return where an id is missing, by column."""
+    """Return where an id is missing or is none, by column."""
     faults = []
     for column in columns:
         empty = pc.equal(pc.utf8_trim_whitespace(parsed.rows.column(column)), "")
         faults.append(Fault(schemas.NULL_ID, column, "an id", np.asarray(pc.fill_null(empty, True))))
-    return faults
+    return [*faults, *bad_ids(parsed, *columns)]
+
+
+def bad_ids(parsed: Parsed, *columns: str) -> list[Fault]:
+    """Return where a text is too long for an id, or holds control characters, by column."""
+    return [Fault(schemas.BAD_ID, column, ID, wrong_ids(parsed.rows.column(column))) for column in columns]
 
 
 def time_fault(parsed: Parsed, column: str, *, required: bool) -> Fault:
@@ -107,9 +114,10 @@ def time_fault(parsed: Parsed, column: str, *, required: bool) -> Fault:
 
 
 def number_fault(parsed: Parsed, column: str) -> Fault:
-    """Return where a number is not finite or unreadable."""
-    infinite = where(pc.invert(pc.is_finite(parsed.rows.column(column))))
-    return Fault(schemas.BAD_VALUE, column, "a finite number", infinite | unreadable(parsed, column))
+    """Return where a number is not finite, too large to be meant, or unreadable."""
+    large = where(pc.invert(pc.less_equal(pc.abs(parsed.rows.column(column)), LARGEST_NUMBER)))
+    expected = f"a finite number of at most {LARGEST_NUMBER:g}"
+    return Fault(schemas.BAD_VALUE, column, expected, large | unreadable(parsed, column))
 
 
 def malformed(parsed: Parsed, *columns: str) -> list[Fault]:

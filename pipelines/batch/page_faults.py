@@ -9,12 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.schemas import BAD_PROPENSITY, BAD_VALUE, MALFORMED
+from features.ids import ID, wrong_ids
+from features.schemas import BAD_ID, BAD_PROPENSITY, BAD_VALUE, MALFORMED
 from kernels.jagged import row_numbers
 from kernels.ranks import string_ranks
 from pipelines.batch.arrow import Ints, Mask
 from pipelines.batch.faults import Fault, malformed, null_ids, time_fault, unreadable, where
 from pipelines.batch.parse import Parsed
+
+_NAMES = ("items", "candidates")
 
 
 def served_page_faults(parsed: Parsed) -> list[Fault]:
@@ -50,6 +53,7 @@ def _item_faults(parsed: Parsed) -> list[Fault]:
     empty_R = np.asarray(items.is_null()) | (_lengths(items) == 0)
     return [
         Fault(MALFORMED, "items", "distinct item ids, at least one", empty_R | bad_R[0]),
+        *(Fault(BAD_ID, name, f"of each {ID}", _with(_wrong_rows(_one(parsed, name)), len(items))) for name in _NAMES),
         Fault(BAD_VALUE, "candidates", "distinct item ids", bad_R[1] | unreadable(parsed, "candidates")),
         Fault(BAD_VALUE, "candidates", "every item of the page among them", alien_R & known_R),
     ]
@@ -90,6 +94,11 @@ def _one(parsed: Parsed, name: str) -> pa.ListArray:
 
 def _lengths(column: pa.ListArray) -> Ints:
     return np.asarray(pc.fill_null(pc.list_value_length(column), 0), dtype=np.int64)
+
+
+def _wrong_rows(column: pa.ListArray) -> Ints:
+    """Return the rows of entries that are no ids."""
+    return row_numbers(_lengths(column))[wrong_ids(column.flatten())]
 
 
 def _with(rows: Ints, size: int) -> Mask:

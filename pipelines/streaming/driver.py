@@ -18,13 +18,13 @@ from collections.abc import Callable, Sequence
 from features.store.base import LeaseLostError, StoreUnavailableError, WriterLease
 from features.store.redis_store import RedisStore
 from features.stream.base import EventStream, StreamUnavailableError
-from features.stream.records import Message, position_of
+from features.stream.records import Message
 from features.workspace import Workspace
 from pipelines.batch.arrow import DAY_MS
 from pipelines.forgetting.stream_log import forget_in_log
 from pipelines.streaming.compaction import compact
 from pipelines.streaming.folding import Folding
-from pipelines.streaming.generations import keep_up, refresh_all_items
+from pipelines.streaming.generations import Generations, refresh_all_items
 from pipelines.streaming.log import Range
 from pipelines.streaming.metrics import StreamMetrics
 from pipelines.streaming.ranges import RangeLog
@@ -72,6 +72,8 @@ class StreamDriver:
         self.log = RangeLog(workspace)
         self._helper = concurrent.futures.ThreadPoolExecutor(1, "compaction")
         self._compaction: concurrent.futures.Future[Range] | None = None
+        self._generations, self._behind = Generations(workspace, store, folding, lease.check), False
+        self._asked: dict[tuple[str, int], int] = {}
 
     def run(
         self, stopping: threading.Event, progress: Callable[[Range], None], trouble: Callable[[Exception], None]
@@ -103,7 +105,7 @@ class StreamDriver:
                 if done is not None:
                     progress(done)
                     stopping.wait(max(0.0, began + self._config.interval_s - time.monotonic()))
-                elif self._config.until_empty:
+                elif self._config.until_empty and not self._behind:
                     return
         finally:
             self._helper.shutdown()
@@ -112,12 +114,13 @@ class StreamDriver:
         """Take up the range that is open, or the next messages; None where none came within `stream.interval_s`."""
         self._lease.check()
         began = time.monotonic()
-        generation = keep_up(self._workspace, self._store, self._folding, self.log.position, self._lease.check)
+        generation, self._behind = self._generations.keep_up(self.log.position)
         self._metrics.generation.set(generation)
         self._stream.trim(self.log.position)
         self._compact()
         self._forget()
         messages = self._messages()
+        self._note_taken(messages)
         if self.log.open_range is None:
             return None
         folding = dataclasses.replace(self._folding, generation=generation, taken=self.log.open_range)
@@ -137,10 +140,15 @@ class StreamDriver:
         opened = self.log.open_range
         if opened is not None:
             return self._stream.read_range(opened.first, opened.last)
-        messages = take(self._stream, self.log.position, self._config.range_rows, self._config.interval_s)
+        wait_s = 0.0 if self._behind else self._config.interval_s
+        messages = take(self._stream, self.log.position, self._config.range_rows, wait_s)
         if messages:
             self.log.open(messages[0].position, messages[-1].position)
         return messages
+
+    def _note_taken(self, messages: Sequence[Message]) -> None:
+        """Count down what waited when users were asked to be forgotten: no clock says what came before that."""
+        self._asked = {each: max(0, before - len(messages)) for each, before in self._asked.items()}
 
     def _take_up(self, messages: Sequence[Message], folding: Folding) -> Part:
         if not messages:  # Redis lost them before they were taken up
@@ -165,10 +173,11 @@ class StreamDriver:
     def _forget(self) -> None:
         """Forget who is to be forgotten, once everything that came before that was asked is taken up."""
         asked = self._store.to_be_forgotten()
-        if not asked or self.log.open_range is not None:
+        if self.log.open_range is not None:
             return
-        waiting = self._stream.backlog(self.log.position)
-        due = [user for user, moment in asked.items() if not waiting or self.log.position >= position_of(moment + 1, 0)]
+        known, waiting = self._asked, self._stream.backlog(self.log.position) if asked else 0
+        self._asked = {each: min(known.get(each, waiting), waiting) for each in asked.items()}
+        due = [user for (user, _), before in self._asked.items() if not before]
         if not due:
             return
         self._put_compaction_in_place()

@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from kernels.ranks import string_ranks
 from pipelines.streaming.log import STREAM, committed_log
 from pipelines.streaming.metrics import StreamMetrics
 
+Champion = Callable[[], AbstractContextManager[Path | None]]
 APPENDED = "appended.json"
 RETRY_S = 10.0
 """Seconds before a champion that could not take items is asked again."""
@@ -33,7 +35,8 @@ class CatalogueGrowth:
 
     Args:
         workspace: Where log and releases are.
-        champion: Returns the champion's release folder; None while there is none.
+        champion: Gives the champion's release folder, None while there is none, and keeps promotions away while it is
+            written to (`models.registry.Registry.held`).
         metrics: Takes what is to be told.
         say: Takes lines for the terminal.
     """
@@ -41,12 +44,12 @@ class CatalogueGrowth:
     def __init__(
         self,
         workspace: Workspace,
-        champion: Callable[[], Path | None],
+        champion: Champion,
         metrics: StreamMetrics,
         say: Callable[[str], None],
     ) -> None:
         self._workspace, self._champion, self._metrics, self._say = workspace, champion, metrics, say
-        self._wanted, self._closing = threading.Event(), threading.Event()
+        self._wanted, self._closing, self._finish = threading.Event(), threading.Event(), True
         self._thread = threading.Thread(target=self._run, name="catalogue growth", daemon=True)
         self._thread.start()
 
@@ -54,11 +57,17 @@ class CatalogueGrowth:
         """Let what is in the log by now be appended soon."""
         self._wanted.set()
 
-    def close(self) -> None:
-        """Finish what is wanted, and end; repeating it is harmless."""
+    def close(self, *, finish: bool = True) -> None:
+        """Finish what is wanted, and end; repeating it is harmless.
+
+        Args:
+            finish: Else nobody waits: what is wanted is appended after the next start.
+        """
+        self._finish = finish
         self._closing.set()
         self._wanted.set()
-        self._thread.join()
+        if finish:
+            self._thread.join()
 
     def _run(self) -> None:
         ending = False
@@ -66,6 +75,8 @@ class CatalogueGrowth:
             self._wanted.wait()
             self._wanted.clear()
             ending = self._closing.is_set()
+            if ending and not self._finish:
+                return
             try:
                 self.append_logged()
             except Exception as error:  # the stream goes on without; the next attempt takes up everything
@@ -80,12 +91,14 @@ class CatalogueGrowth:
         reached = self._reached()
         behind = pc.field(STREAM_POSITION) > reached
         rows = log.dataset(self._workspace, ITEM_LOG).to_table(filter=behind)
-        release = self._champion() if rows.num_rows else None
-        if release is None:
+        if not rows.num_rows:
             return 0
-        from models.recommend.delta_changes import append  # brings torch, which most streams never need
+        with self._champion() as release:
+            if release is None:
+                return 0
+            from models.recommend.delta_changes import append  # brings torch, which most streams never need
 
-        report = append(release, newest_rows(rows), self._workspace)
+            report = append(release, newest_rows(rows), self._workspace)
         changed = 0 if report.delta is None else report.delta.appended + report.delta.changed + report.delta.returned
         self._metrics.items_appended.inc(changed)
         for line in report.lines() if changed else ():

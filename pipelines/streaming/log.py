@@ -26,7 +26,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from features.schemas import LOG_TABLES
-from features.workspace import Workspace, write_atomically
+from features.workspace import Workspace, sync_folder, write_atomically
 
 STREAM, RANGES, LOG, COMPACTED = "stream", "ranges", "log", "compacted.json"
 READ_TRIES = 20
@@ -185,23 +185,15 @@ def write_durably(workspace: Workspace, path: str, content: bytes | pa.Buffer) -
     if not workspace.is_local:
         return
     folder, root = os.path.dirname(path), workspace.root
-    _sync_folder(folder)
+    sync_folder(folder)
     while new and folder != root:  # a folder is there after a power cut once its parent knows it
         folder = os.path.dirname(folder)
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
 def write_for_now(workspace: Workspace, path: str, content: bytes) -> None:
     """Write a file whole that only this run of the pipeline reads: a power cut may take it."""
     write_atomically(workspace.filesystem, path, content, durable=False)
-
-
-def _sync_folder(folder: str) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(workspace: Workspace, path: str) -> Range | None:

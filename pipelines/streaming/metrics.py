@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from features.stream.records import Message, parts_of
+from features.stream.records import STREAM_TABLES, Message, parts_of
 from pipelines.streaming.log import Range
 
 _SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+OTHER = "other"
+"""Label of tables that do not travel: senders choose their names, and each label is a series for ever."""
 LAG_SAMPLES = 64
 """Messages per range whose lag is recorded, evenly spread."""
 
@@ -82,7 +84,7 @@ class StreamMetrics:
     def _count(self, counts: Mapping[str, int]) -> None:
         for name, rows in counts.items():
             table, what = name.split(".", 1)
-            self.rows.labels(table, what).inc(rows)
+            self.rows.labels(table if table in STREAM_TABLES else OTHER, what).inc(rows)
 
     def _counter(self, name: str, help: str) -> Counter:
         return Counter(f"pagewise_stream_{name}", help, registry=self.registry)

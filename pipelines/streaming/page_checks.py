@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import schemas
+from features.ids import ID, wrong_ids
 from features.schemas import EVENT_KINDS, EVENTS, IMPRESSION, PAGES
 from pipelines.batch.arrow import Mask
 from pipelines.batch.checks import Checked, dead_letters
@@ -90,6 +91,7 @@ def shown_faults(rows: pa.Table, per_item: Sequence[str]) -> list[Fault]:
     shown = np.asarray(pc.fill_null(pc.list_value_length(rows.column("items")), 0))
     faults = [
         *((schemas.NULL_ID, name, "an id", _true(pc.equal(rows.column(name), ""), True)) for name in _IDS),
+        *((schemas.BAD_ID, name, ID, wrong_ids(rows.column(name))) for name in _IDS),
         (schemas.BAD_TIMESTAMP, "timestamp", TIMES, np.asarray(absurd_times(rows.column("timestamp"), absent=True))),
         (schemas.MALFORMED, "items", "at least one item", shown == 0),
         (
@@ -99,6 +101,7 @@ def shown_faults(rows: pa.Table, per_item: Sequence[str]) -> list[Fault]:
             _any(rows.column("items"), lambda ids: pc.fill_null(pc.equal(ids, ""), True)),
         ),
     ]
+    faults.append((schemas.BAD_ID, "items", f"of each {ID}", _any(rows.column("items"), wrong_ids)))
     for name in per_item:
         lengths = np.asarray(pc.fill_null(pc.list_value_length(rows.column(name)), -1))
         faults.append((schemas.MALFORMED, name, "a value for each item", (lengths >= 0) & (lengths != shown)))
@@ -139,7 +142,7 @@ def _offsets(lists: pa.Array) -> pa.Array:
     return pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
 
 
-def _any(lists: pa.ChunkedArray, bad: Callable[[pa.Array], pa.Array]) -> Mask:
+def _any(lists: pa.ChunkedArray, bad: Callable[[pa.Array], pa.Array | Mask]) -> Mask:
     """Return which lists hold a bad value."""
     array = lists.combine_chunks()
     found = np.zeros(len(array), bool)

@@ -7,6 +7,7 @@ a dead letter with the reason; a line that is no row at all is kept as it came.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -26,6 +27,7 @@ from pipelines.streaming.page_checks import SOURCE, check_pages, dead_rows
 
 _HOUR_MS, _MINUTE_MS = 3_600_000, 60_000
 _SCHEMAS = {records.EVENTS: EVENTS, records.PAGES: PAGES, records.ITEMS: ITEMS, records.FEATURES: FEATURES_READ}
+_REJECTED = f'"{records.REJECTED}"'.encode()
 _CHECKS = {records.PAGES: check_pages, records.FEATURES: check_features}
 
 
@@ -41,10 +43,41 @@ def check_messages(table: str, lines: bytes) -> Checked:
     """
     if table not in _SCHEMAS:
         return Checked(pa.table({}), dead_letters(table, schemas.MALFORMED, [None], SOURCE, [_text(lines)]))
+    lines, rejected = _rejected(table, lines)
     if not lines.strip():
-        return Checked(_SCHEMAS[table].empty_table(), schemas.DEAD_LETTERS.empty_table())
+        return Checked(_SCHEMAS[table].empty_table(), rejected)
     batch = parse_lines(lines, _SCHEMAS[table])
-    return _CHECKS[table](batch) if table in _CHECKS else check_rows(table, batch)
+    checked = _CHECKS[table](batch) if table in _CHECKS else check_rows(table, batch)
+    return dataclasses.replace(checked, dead=pa.concat_tables([checked.dead, rejected]))
+
+
+def _rejected(table: str, lines: bytes) -> tuple[bytes, pa.Table]:
+    """Take out the lines of rows that were rejected before they came here; they say why."""
+    if _REJECTED not in lines:
+        return lines, schemas.DEAD_LETTERS.empty_table()
+    kept, letters = [], [schemas.DEAD_LETTERS.empty_table()]
+    for line in lines.split(b"\n"):
+        told = _told(line) if _REJECTED in line else None
+        if told is None:
+            kept.append(line)
+        else:
+            reason, detail, row = told
+            letters.append(dead_letters(table, reason, [detail], SOURCE, [row]))
+    return b"\n".join(kept), pa.concat_tables(letters)
+
+
+def _told(line: bytes) -> tuple[str, str | None, str] | None:
+    """Return reason, detail and row that the line of a rejected row tells; None where it is another line."""
+    try:
+        told = json_object(line.decode())
+    except ValueError:
+        return None
+    names = {records.REJECTED, records.DETAIL, records.ROW}
+    if told is None or told.keys() != names or told[records.REJECTED] not in schemas.REASONS:
+        return None
+    detail, row = told[records.DETAIL], told[records.ROW]
+    well = isinstance(row, str) and isinstance(detail, str | None)
+    return (told[records.REJECTED], detail, row) if well else None
 
 
 def parse_lines(lines: bytes, schema: pa.Schema) -> RawBatch:

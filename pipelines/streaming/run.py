@@ -8,7 +8,6 @@ import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from features.store.backfill import STREAM
 from features.store.base import LeaseLostError, StoreUnavailableError, WriterLease
@@ -21,7 +20,7 @@ from features.workspace import Workspace
 from pipelines.batch.config import PagesConfig
 from pipelines.streaming.driver import RETRY_S, StreamDriver
 from pipelines.streaming.folding import Folding
-from pipelines.streaming.growth import CatalogueGrowth
+from pipelines.streaming.growth import CatalogueGrowth, Champion
 from pipelines.streaming.log import Range, committed_log
 from pipelines.streaming.metrics import StreamMetrics
 from pipelines.streaming.online import online_config
@@ -81,7 +80,7 @@ def run_stream(
     pages_config: PagesConfig,
     *,
     stopping: threading.Event,
-    champion: Callable[[], Path | None] = lambda: None,
+    champion: Champion = lambda: contextlib.nullcontext(None),
     ready: Callable[[Running], None] = lambda running: None,
     progress: Callable[[Range, StreamMetrics], None] = lambda done, metrics: None,
     say: Callable[[str], None] = lambda line: None,
@@ -97,7 +96,7 @@ def run_stream(
         store_config: The online store.
         pages_config: How events without a request id form pages.
         stopping: Set from elsewhere; the present range is finished first.
-        champion: Returns the champion's release folder, whose catalogue takes new items; None while there is none.
+        champion: See `pipelines.streaming.growth.CatalogueGrowth`.
         ready: Called once the first message can be taken up.
         progress: Called after each range.
         say: Takes lines for the terminal.
@@ -135,7 +134,7 @@ def run_stream(
             port = metrics.serve(stream_config.metrics_host, stream_config.metrics_port)
             metrics_url = f"http://{stream_config.metrics_host}:{port}/metrics"
         growth = CatalogueGrowth(workspace, champion, metrics, say)
-        cleanup.callback(growth.close)
+        cleanup.push(lambda kind, *_: growth.close(finish=kind is None))
         folding = Folding(
             store_url=url,
             store=store_config,

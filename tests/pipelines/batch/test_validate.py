@@ -63,7 +63,7 @@ def check_csv(workspace, lines):
         ("u1,i1,impression,0,,,1.5,,", "bad_propensity", "got '1.5'"),
         ("u1,i1,impression,0,,,nan,,", "bad_propensity", "got 'nan'"),
         ("u1,i1,impression,0,,,often,,", "bad_propensity", "got 'often'"),
-        ("u1,i1,click,0,,,,NaN,", "bad_value", "value: expected a finite number, got 'NaN'"),
+        ("u1,i1,click,0,,,,NaN,", "bad_value", "value: expected a finite number of at most 1e+12, got 'NaN'"),
         ("u1,i1,click,0,,,,cheap,", "bad_value", "got 'cheap'"),
         ("u1,i1,click,0,,-1,,,", "bad_value", "position: expected a whole number >= 0, got '-1'"),
         ("u1,i1,click,0,,1.5,,,", "bad_value", "got '1.5'"),

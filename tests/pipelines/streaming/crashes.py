@@ -6,6 +6,7 @@ program, too: it imports what is slow once, then forks a child for every line it
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -70,6 +71,8 @@ def crasher() -> Iterator[Crasher]:
 
 def serve() -> None:
     """Fork a child for every line of standard input."""
+    gc.collect()
+    gc.freeze()  # else each child looks through all modules, and copies their pages
     for line in sys.stdin:
         request = json.loads(line)
         reading, writing = os.pipe()

@@ -16,7 +16,7 @@ from features.workspace import Workspace
 from pipelines.batch.arrow import DAY_MS
 from pipelines.batch.config import PagesConfig
 from pipelines.streaming import generations
-from pipelines.streaming.log import committed_log
+from pipelines.streaming.log import Range, committed_log
 from pipelines.streaming.run import run_stream
 
 pytestmark = pytest.mark.integration
@@ -62,10 +62,10 @@ def store_keys(store: RedisStore) -> dict[bytes, bytes]:
     return dict(zip(keys, store.client.mget(keys), strict=True)) if keys else {}
 
 
-@pytest.mark.parametrize("chunk_rows", [10, 200_000])
-def test_an_emptied_store_is_filled_from_the_log(chunk_rows, tmp_path, redis_url, expected, monkeypatch) -> None:
-    namespace = f"emptied{chunk_rows}"
-    monkeypatch.setattr(generations, "CHUNK_ROWS", chunk_rows)
+@pytest.mark.parametrize("chunk_ranges", [1, 1000])
+def test_an_emptied_store_is_filled_from_the_log(chunk_ranges, tmp_path, redis_url, expected, monkeypatch) -> None:
+    namespace = f"emptied{chunk_ranges}"
+    monkeypatch.setattr(generations, "CHUNK_RANGES", chunk_ranges)
     world.append(redis_url, namespace, MESSAGES)
     world.take_up(tmp_path, redis_url, namespace)
     with RedisStore(redis_url, world.store_config(redis_url, namespace)) as store:
@@ -109,3 +109,28 @@ def test_a_new_generation_is_read_once_it_has_caught_up(tmp_path, redis_url, exp
     assert (
         len({row["event_id"] for row in world.logged(tmp_path)["event_log"]}) == world.counts(tmp_path)["events.logged"]
     )
+
+
+def test_the_generation_that_is_read_stays_fresh_while_another_one_catches_up(tmp_path, redis_url, monkeypatch) -> None:
+    """One that waits gets a chunk per range, of the rows before and of those that come meanwhile."""
+    monkeypatch.setattr(generations, "CHUNK_RANGES", 4)
+    later = world.messages(seed=1, facts_change=False)
+    for namespace in ("fresh", "fresh undisturbed"):
+        world.append(redis_url, namespace, MESSAGES)
+        world.take_up(tmp_path / namespace, redis_url, namespace, range_rows=5)
+    seen: list[tuple[tuple[int, int | None], bool]] = []
+    with RedisStore(redis_url, world.store_config(redis_url, "fresh")) as store:
+        store.write_freshness(Freshness(generation="f" * 16, newest_event_time=None, users=0, items=0), generation=2)
+        assert store.new_generation() == 2
+        store.announce(2)
+
+        def done(taken: Range, _: object) -> None:
+            seen.append((store.generations(), store.progress(1) == taken.last))
+
+        for namespace in ("fresh", "fresh undisturbed"):
+            world.append(redis_url, namespace, later)
+            progress = {"progress": done} if namespace == "fresh" else {}
+            world.take_up(tmp_path / namespace, redis_url, namespace, range_rows=5, **progress)
+        assert store.generations() == (2, None)
+    assert seen[:3] == [((1, 2), True)] * 3
+    assert told(redis_url, "fresh") == told(redis_url, "fresh undisturbed")

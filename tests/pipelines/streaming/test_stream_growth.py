@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,9 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "releases" / make_release(root / "releases", workspace, None).release_id
 
 
-def stream_items(folder: Path, redis_url: str, namespace: str, *rows: dict, champion=lambda: None) -> list[str]:
+def stream_items(
+    folder: Path, redis_url: str, namespace: str, *rows: dict, champion=lambda: nullcontext(None)
+) -> list[str]:
     world.append(redis_url, namespace, [StreamRecord.of_rows(ITEMS, rows)])
     said: list[str] = []
     run_stream(
@@ -53,13 +56,13 @@ def stream_items(folder: Path, redis_url: str, namespace: str, *rows: dict, cham
 
 def test_a_streamed_item_is_in_the_catalogue_that_is_served(release, tmp_path, redis_url) -> None:
     rows = [{**KITE, "title": "kite"}, KITE]
-    said = stream_items(tmp_path, redis_url, "growth", *rows, champion=lambda: release)
+    said = stream_items(tmp_path, redis_url, "growth", *rows, champion=lambda: nullcontext(release))
     assert any("delta 1: 1 items appended, 0 changed" in line for line in said)
     state, error = caught_up(CatalogueState.of(load_release(release)))
     assert error is None
     number = state.recommender.catalogue.item_ids.to_pylist().index("n1")
     assert state.recommender.facts.table["title"][number].as_py() == "kite rope wind"
-    assert stream_items(tmp_path, redis_url, "growth", KITE, champion=lambda: release) == []
+    assert stream_items(tmp_path, redis_url, "growth", KITE, champion=lambda: nullcontext(release)) == []
     assert delta_numbers(release) == [1]
 
 
@@ -68,9 +71,11 @@ def test_items_wait_for_a_champion(tmp_path, redis_url) -> None:
     metrics = StreamMetrics()
     asked = threading.Event()
 
-    def broken() -> Path:
+    @contextmanager
+    def broken():
         asked.set()
         raise FileNotFoundError("the release is gone")
+        yield
 
     said: list[str] = []
     growth = CatalogueGrowth(Workspace(tmp_path), broken, metrics, said.append)
@@ -79,3 +84,24 @@ def test_items_wait_for_a_champion(tmp_path, redis_url) -> None:
     growth.close()
     assert {*said} == {"items of the stream could not be appended to the champion's catalogue: the release is gone"}
     assert metrics.append_failures._value.get() == len(said)
+
+
+def test_a_stream_that_fails_does_not_wait_for_the_catalogue(tmp_path, redis_url) -> None:
+    assert stream_items(tmp_path, redis_url, "failing", KITE) == []
+    asked, answered, times = threading.Event(), threading.Event(), []
+
+    @contextmanager
+    def slow():
+        times.append(1)
+        asked.set()
+        assert answered.wait(60)
+        yield None
+
+    growth = CatalogueGrowth(Workspace(tmp_path), slow, StreamMetrics(), lambda line: None)
+    growth.wake()
+    assert asked.wait(60)
+    growth.close(finish=False)  # returns while the catalogue is still being asked for
+    assert growth._thread.is_alive()
+    answered.set()
+    growth._thread.join(60)
+    assert times == [1]

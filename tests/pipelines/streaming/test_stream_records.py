@@ -11,7 +11,7 @@ from features.schemas import EVENTS as EVENT_SCHEMA
 from features.schemas import PAGES as PAGE_SCHEMA
 from features.stream.base import EventStream
 from features.stream.config import StreamConfig
-from features.stream.records import EVENTS, ITEMS, PAGES, Message, StreamRecord
+from features.stream.records import DETAIL, EVENTS, ITEMS, PAGES, REJECTED, ROW, Message, StreamRecord
 from pipelines.streaming import taking
 from pipelines.streaming.log import Range
 from pipelines.streaming.page_checks import implied_impressions
@@ -41,6 +41,10 @@ def test_good_rows_have_the_tables_schema() -> None:
     [
         ({"event": "nod"}, "unknown_event", "event: expected one of impression, .*, got 'nod'"),
         ({"user_id": " "}, "null_id", "user_id: expected an id, got ' '"),
+        ({"user_id": "a" * 513}, "bad_id", "user_id: expected an id of at most 512 bytes without control characters"),
+        ({"item_id": "tea\x00"}, "bad_id", "item_id: expected an id of at most 512 bytes"),
+        ({"request_id": "r\x7f"}, "bad_id", "request_id: expected an id of at most 512 bytes"),
+        ({"value": 1.1e12}, "bad_value", "value: expected a finite number of at most 1e\\+12, got 11000"),
         ({"timestamp": -5}, "bad_timestamp", "timestamp: expected a time from 1970 to 2099"),
         ({"position": -1}, "bad_value", "position: expected a whole number >= 0, got -1"),
         ({"propensity": 1.5}, "bad_propensity", "propensity: expected a probability"),
@@ -89,6 +93,19 @@ def test_text_that_is_no_utf8_is_kept_and_spares_the_others(table: str, row: dic
     (letter,) = checked.dead.to_pylist()
     assert letter["reason"] == "malformed"
     assert '"\N{REPLACEMENT CHARACTER}"' in letter["row"]
+
+
+def test_what_the_service_rejected_keeps_its_reason() -> None:
+    row = json.dumps({**CLICK, "user_id": ""})
+    told = json.dumps({REJECTED: "null_id", DETAIL: "user_id: expected an id", ROW: row}).encode()
+    cut = json.dumps({"rejected": "negative_price", "detail": None, "row": "{}"}).encode()
+    strange = [b'{"rejected": "who knows", "detail": null, "row": "{}"}', b'{"rejected": 7, "detail": null, "row": ""}']
+    checked = check_messages(EVENTS, b"\n".join([json.dumps(CLICK).encode(), told, cut, *strange]))
+    assert checked.rows.num_rows == 1
+    letters = {letter["row"]: (letter["reason"], letter["detail"]) for letter in checked.dead.to_pylist()}
+    assert letters[row] == ("null_id", "user_id: expected an id")
+    assert letters["{}"] == ("negative_price", None)
+    assert [letters[line.decode()][0] for line in strange] == ["malformed", "malformed"]
 
 
 def test_maps_may_come_as_objects_too() -> None:
@@ -143,6 +160,8 @@ def test_a_served_page_is_completed() -> None:
         ({"timestamp": None}, "bad_timestamp", "timestamp"),
         ({"items": []}, "malformed", "items"),
         ({"items": ["tea", None]}, "null_id", "items"),
+        ({"items": ["tea", "c\nup"]}, "bad_id", "items"),
+        ({"request_id": "\u00e9" * 257}, "bad_id", "request_id"),
         ({"scores": [1.0]}, "malformed", "scores"),
         ({"propensities": [0.5, 0.0]}, "bad_propensity", "propensities"),
         ({"events": ["click", "nod"]}, "unknown_event", "events"),
