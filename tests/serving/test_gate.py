@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from serving.access import new_key
+from serving.admission import LEAST
 from serving.config import ServeConfig
 from serving.exchange import LOG_HEADER
 from serving.gate import Gate, GateSettings
@@ -119,6 +121,35 @@ def test_more_than_may_be_in_flight_is_refused_at_once_and_probes_are_not(tmp_pa
             assert {(await task).status_code for task in inside} == {200}
             assert (await client.post("/v1/recommend", content=b"{}")).status_code == 200
         assert full.metrics.in_flight._value.get() == 0
+
+    asyncio.run(run())
+
+
+def test_pages_that_take_long_make_room_for_fewer_and_what_is_no_page_is_let_in(tmp_path):
+    async def run() -> None:
+        async def slow(scope, receive, send) -> None:
+            async def later(message) -> None:
+                if scope["path"] == "/v1/recommend" and message["type"] == "http.response.start":
+                    await asyncio.sleep(0.02)
+                await send(message)
+
+            await page(scope, receive, later)
+
+        learning = gate(tmp_path, slow, max_batch=6, request_timeout_s=0.04)  # the target is a quarter of that
+        async with client_of(learning) as client:
+
+            async def statuses(pages: int) -> Counter[int]:
+                sent = (client.post("/v1/recommend", content=b"{}") for _ in range(pages))
+                return Counter(answer.status_code for answer in await asyncio.gather(*sent))
+
+            assert await statuses(8) == {200: 6, 503: 2}
+            assert learning.metrics.page_limit._value.get() == LEAST
+            inside = asyncio.create_task(statuses(LEAST))
+            await asyncio.sleep(0)
+            while learning.metrics.in_flight._value.get() < LEAST:
+                await asyncio.sleep(0)
+            assert (await client.post("/v1/events", content=b"{}")).status_code == 200
+            assert await inside == {200: LEAST}
 
     asyncio.run(run())
 
