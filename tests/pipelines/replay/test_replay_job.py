@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from log_world import CLICKS, logged_pages, write_logs, write_policy
+from report_cases import random_rounds
 
 from features.schemas import PAGES
 from features.workspace import Workspace
 from pagewise.main import main
+from pipelines.replay.calibration import Calibration
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.diagnostics import Diagnostics
 from pipelines.replay.estimates import estimates
 from pipelines.replay.job import replay
-from pipelines.replay.judging import Judge, prepare
+from pipelines.replay.judging import Judge, Skew, prepare
 from pipelines.replay.report import ReplayReport
 from pipelines.replay.tally import Tally
+from pipelines.replay.transforms import JudgedPages, ReplaySums
 from pipelines.replay.usable import usable
 
 PAGES_LOGGED, USERS = 1500, 400
@@ -173,3 +177,19 @@ def test_mistakes_are_told(tmp_path, capsys, monkeypatch, words, message):
 def test_the_weights_of_the_log_itself_are_1(workspace, tmp_path, pages):
     report = run(workspace, tmp_path / "logs", pages[:300], "uniform")
     assert set(np.round(report.diagnostics.weight("champion", "page").mean_P, 12)) == {1.0}
+
+
+def test_what_is_kept_does_not_grow_with_the_pages():
+    config, rounds = ReplayConfig(resamples=100), random_rounds(500, 3)
+    judged = JudgedPages(
+        rounds=rounds, skew=Skew(checked=1), calibration=Calibration(), repeated=2, logged_by=Counter(policy=500)
+    )
+    sums, sizes = ReplaySums.empty(config, 3), []
+    for _ in range(4):
+        sums.add(judged, config)
+        sizes.append(len(sums.to_bytes()))
+    assert sizes[0] == pytest.approx(sizes[-1], rel=0.001)
+    read = ReplaySums.from_bytes(sums.to_bytes(), config, 3)
+    assert read.diagnostics.report() == sums.diagnostics.report()
+    assert estimates(read.tally, config) == estimates(sums.tally, config)
+    assert (read.logged_by, read.diagnostics.report().bad) == ({"policy": 2000}, {"duplicate": 8})
