@@ -38,7 +38,7 @@ class Verb:
 
 
 VERBS: tuple[Verb, ...] = (
-    Verb("demo", "demo", "the whole loop on a simulated marketplace, to a page served over HTTP and a replay's verdict"),
+    Verb("demo", "demo", "the whole loop on a simulated marketplace, to a page over HTTP and a replay's verdict"),
     Verb("simulate", "simulate", "write the tables of a simulated marketplace", writes=True),
     Verb("import", "import_dataset", "write the tables of a public data set", writes=True),
     Verb("validate", "validate", "check raw tables against their contract; bad rows go to dead_letters", writes=True),
