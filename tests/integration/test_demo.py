@@ -19,6 +19,7 @@ pytestmark = pytest.mark.integration
 
 TINY = """
 simulate: {users: 300, items: 200, days: 8, new_items_per_day: 2, visits_per_day: 1.0}
+batch: {split: {test_days: 2}}
 two_tower: {item_dimensions: 8, feature_dimensions: 4, hidden: [16], batch_size: 64, ssl_batch_size: 64}
 two_tower_train: {epochs: 1, threads: 1}
 ranker: {rows: 500, dimensions: 4, probes: 1, deep_widths: [16], attention_width: 4, attention_heads: 1}
