@@ -144,9 +144,9 @@ def simulate_day(world: World, state: State, day: int, seed: int) -> Pages:
     users_U = np.arange(len(world.users))
     belief_UD = estimate_taste(world.users.taste(users_U, np.full(len(users_U), day)), stream(seed, "belief", day))
     policy, people = stream(seed, "policy", day), stream(seed, "people", day)
-    rounds = range(int(requests.rounds_R.max(initial=0)) + 1)
+    rounds, temperature = range(int(requests.rounds_R.max(initial=0)) + 1), world.config.temperature_on(day)
     return Pages.concatenate(
-        [_round(world, state, requests, number, shelf, belief_UD, policy, people) for number in rounds]
+        [_round(world, state, requests, number, shelf, belief_UD, temperature, policy, people) for number in rounds]
     )
 
 
@@ -182,6 +182,7 @@ def _round(
     number: int,
     shelf: Shelf,
     belief_UD: Floats,
+    temperature: float,
     policy: np.random.Generator,
     people: np.random.Generator,
 ) -> Pages:
@@ -195,7 +196,7 @@ def _round(
         counts_RC,
         page_items=config.page_items,
         epsilon=config.epsilon,
-        temperature=config.temperature,
+        temperature=temperature,
         rng=policy,
     )
     items_RP = np.take_along_axis(candidates_RC, picks_RP, axis=1)

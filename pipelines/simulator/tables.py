@@ -151,7 +151,7 @@ def served_pages_table(world: World, pages: Pages, day: int) -> pa.Table:
         "candidates": pa.ListArray.from_arrays(offsets, ids.take(candidates_RC[there_RC])),
         "candidate_scores": pa.ListArray.from_arrays(offsets, pa.array(scores_RC[there_RC])),
         "epsilon": pa.array(np.full(size, world.config.epsilon)),
-        "temperature": pa.array(np.full(size, world.config.temperature)),
+        "temperature": pa.array(np.full(size, world.config.temperature_on(day))),
         "context": _contexts(world, pages, order),
     }
     return pa.table([known.get(field.name, pa.nulls(size, field.type)) for field in SERVED_PAGES], schema=SERVED_PAGES)
