@@ -33,7 +33,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     console.say(*showcase.simulated(workspace, settings, console.progress))
     console.say("", "== 2. the daily job: from raw logs to a registered release (`pagewise run`) ==")
     # what is clicked below stays out of it: the same demo again finds everything up to date
-    own_data = dataclasses.replace(settings, batch=dataclasses.replace(settings.batch, stream_log=False))
+    batch = dataclasses.replace(settings.batch, stream_log=False)
+    # simulated people answer at once: the last day's pages are final, too
+    answered = dataclasses.replace(settings.replay, attribution_hours=0.0)
+    own_data = dataclasses.replace(settings, batch=batch, replay=answered)
     report = run_daily(own_data, workspace, console.say, force=True)
     console.say(*report.lines(), *showcase.recalled(report))
     console.say("", "== 3. what the pages are really worth: a simulated marketplace knows ==")
