@@ -29,6 +29,7 @@ from models.training.config import TrainConfig
 from models.training.genrec_run import newest_genrec
 from models.training.runs import Runs
 from models.two_tower.config import TwoTowerConfig
+from pagewise.main import main
 from pagewise.settings import Settings
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.jobs.daily import DailyReport, run_daily
@@ -152,6 +153,22 @@ def test_a_release_is_replayed_and_its_verdict_promotes_it(job):
         report.release_id,
     )
     Registry(workspace).rollback()
+
+
+def test_promote_finds_the_newest_verdict_by_itself(job, capsys):
+    workspace, first = job
+    registry = Registry(workspace)
+    challenger, champion = registry.compared(2)
+    assert champion == first.release_id
+    words = ["promote", "--workspace", workspace.root, "--version", "2"]
+    assert main(words) == 2  # the daily job has replayed it
+    assert "expected promote true, got False; --force promotes anyway" in capsys.readouterr().err
+    verdict = {"challenger": challenger, "champion": champion}
+    later = {**verdict, "promote": True, "time": "2999-01-02T00:00:00+00:00"}
+    workspace.write_bytes(json.dumps(later).encode(), "replay", "b", "verdict.json")
+    assert main(words) == 0
+    assert "version 2 is the champion, promoted: verdict " in capsys.readouterr().out
+    registry.rollback()
 
 
 def test_a_replay_that_is_impossible_never_fails_the_job(job):
