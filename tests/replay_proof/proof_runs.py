@@ -154,10 +154,15 @@ class Replicates:
 
     @classmethod
     def of(
-        cls, world: Scene, seeds: Sequence[int], pages: int = PAGES, names: Sequence[str] | None = None
+        cls,
+        world: Scene,
+        seeds: Sequence[int],
+        pages: int = PAGES,
+        names: Sequence[str] | None = None,
+        config: ReplayConfig = CONFIG,
     ) -> Replicates:
         """Draw a log for each seed and ask the estimators."""
-        found = [estimated(world.draw(seed, pages), CONFIG, seed, names) for seed in seeds]
+        found = [estimated(world.draw(seed, pages), config, seed, names) for seed in seeds]
         return cls(
             names=tuple(one.name for one in found[0]),
             truth=world.difference,

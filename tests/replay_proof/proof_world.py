@@ -28,6 +28,13 @@ from pipelines.simulator.world import DAY_MS, build_world, stream
 PERSONS, CANDIDATES, SLOTS = 150, 12, 3
 PAGES: Ints = np.array(list(itertools.permutations(range(CANDIDATES), SLOTS)))
 """Candidate numbers of all pages, `[S, P]`."""
+BEGINNINGS: list[tuple[Ints, Ints]] = []
+"""For each slot what may stand before it, `[H, slot]`, and which of these stands there on each page, `[S]`."""
+for _slot in range(SLOTS):
+    _heads, _which = np.unique(PAGES[:, :_slot], axis=0, return_inverse=True)
+    BEGINNINGS.append((_heads, _which.reshape(-1)))
+PAIRS: Floats = (PAGES[:, :, None] == np.arange(CANDIDATES)).reshape(len(PAGES), -1).astype(np.float64)
+"""Which pairs of slot and item are on each page, `[S, P * K]`."""
 FACTORS = (0.5, 1.5)
 """Half of the users click half as often as the mean, half one and a half times as often."""
 FOLDS = 5
@@ -104,13 +111,21 @@ class Table:
     policy: Policy
 
     @cached_property
+    def draws(self) -> list[Floats]:
+        """P(item | items before it) of each slot, `[T, H, K]`: one row for each of the `H` beginnings of a page."""
+        found = []
+        for heads_HP, _ in BEGINNINGS:
+            left_HK = ~(heads_HP[:, :, None] == np.arange(CANDIDATES)).any(axis=1)
+            scores = np.repeat(self.scores_TK, len(left_HK), axis=0)
+            drawn = self.policy.probabilities(scores, np.tile(left_HK, (PERSONS, 1)))
+            found.append(drawn.reshape(PERSONS, len(left_HK), CANDIDATES))
+        return found
+
+    @cached_property
     def conditional_TSP(self) -> Floats:
-        """P(item of the slot | items before it)."""
-        persons, pages = self.scores_TK.shape[0], len(PAGES)
-        scores = np.repeat(self.scores_TK, pages, axis=0)
-        everything = np.ones(scores.shape, dtype=bool)
-        log = self.policy.log_prob(scores, everything, np.tile(PAGES, (persons, 1)))
-        return np.exp(log).reshape(persons, pages, SLOTS)
+        """P(item of the slot | items before it) of each page."""
+        slots = zip(self.draws, BEGINNINGS, PAGES.T, strict=True)
+        return np.stack([drawn_THK[:, head_S, item_S] for drawn_THK, (_, head_S), item_S in slots], axis=2)
 
     @cached_property
     def pages_TS(self) -> Floats:
@@ -135,19 +150,23 @@ class Table:
         share_T = self.people.visits_T / self.people.visits_T.sum()
         return float(np.einsum("t,ts,tsp->", share_T, self.pages_TS, rewards_TSP))
 
+    @cached_property
+    def _together_TXX(self) -> Floats:
+        """Pseudo-inverse of how often two pairs of slot and item are shown together."""
+        together = np.einsum("ts,sx,sy->txy", self.pages_TS, PAIRS, PAIRS, optimize=True)
+        return np.linalg.pinv(together, rcond=1e-10, hermitian=True)
+
+    def pseudo_inverse_TS(self, logged: Table) -> Floats:
+        """Return the weights of the pseudo-inverse estimator on another policy's pages."""
+        pairs_TX = self.marginal_TPK.reshape(PERSONS, -1)
+        return np.asarray(np.einsum("tx,txy->ty", pairs_TX, logged._together_TXX) @ PAIRS.T)
+
     def next_TSP(self, model_TPK: Floats) -> Floats:
         """Return what a model expects of each slot given the items before it, `[T, S, P]`."""
-        expected = []
-        for slot in range(SLOTS):
-            above = np.unique(PAGES[:, :slot], axis=0, return_inverse=True)[1].reshape(-1)
-            paid_TS = self.conditional_TSP[:, :, : slot + 1].prod(axis=2) * model_TPK[:, slot, PAGES[:, slot]]
-            # Pages that agree up to this slot say the same of it: one of each group is enough.
-            heads = np.unique(PAGES[:, : slot + 1], axis=0, return_index=True)[1]
-            total = np.zeros((len(paid_TS), above.max() + 1))
-            for person, sums in enumerate(total):
-                sums += np.bincount(above[heads], weights=paid_TS[person, heads], minlength=total.shape[1])
-            before_TS = self.conditional_TSP[:, :, :slot].prod(axis=2)
-            expected.append(total[:, above] / before_TS)
+        expected = [
+            np.einsum("thk,tk->th", drawn_THK, model_TPK[:, slot])[:, head_S]
+            for slot, (drawn_THK, (_, head_S)) in enumerate(zip(self.draws, BEGINNINGS, strict=True))
+        ]
         return np.stack(expected, axis=2)
 
 
@@ -198,19 +217,8 @@ class Scene:
         return [(np.einsum("tpk,tpk->tp", table.marginal_TPK, model), table.next_TSP(model)) for table in self.targets]
 
     @cached_property
-    def _inverses_TXX(self) -> Floats:
-        """Pseudo-inverse of what pairs of slot and item the log shows together."""
-        seen_SX = (PAGES[:, :, None] == np.arange(CANDIDATES)).reshape(len(PAGES), -1).astype(np.float64)
-        together = np.einsum("ts,sx,sy->txy", self.logged.pages_TS, seen_SX, seen_SX, optimize=True)
-        return np.linalg.pinv(together, rcond=1e-10, hermitian=True)
-
-    def _pseudo_inverse_TS(self, table: Table) -> Floats:
-        seen_SX = (PAGES[:, :, None] == np.arange(CANDIDATES)).reshape(len(PAGES), -1).astype(np.float64)
-        return np.einsum("tx,txy->ty", table.marginal_TPK.reshape(PERSONS, -1), self._inverses_TXX) @ seen_SX.T
-
-    @cached_property
     def _pseudo_inverse(self) -> list[Floats]:
-        return [self._pseudo_inverse_TS(table) for table in self.targets]
+        return [table.pseudo_inverse_TS(self.logged) for table in self.targets]
 
     def draw(self, seed: int, pages: int) -> Rounds:
         """Draw a log of about so many pages, a few more rather than fewer."""
