@@ -12,16 +12,16 @@ CSS = """
 @media (prefers-color-scheme: dark) { :root { --ink: #ececf1; --soft: #a5a5ae; --paper: #17171a; --line: #3a3a41;
   --shade: #222227; --good: #5fd39a; --bad: #ff8a80; --unsure: #f0c060; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem; max-width: 68rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; padding: 1.5rem; max-width: 72rem; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 p { margin: .4rem 0; max-width: 52rem; } .soft { color: var(--soft); }
 .verdict { border-left: .4rem solid var(--unsure); background: var(--shade); padding: .8rem 1rem; margin: 1rem 0; }
 .verdict strong { font-size: 1.3rem; color: var(--unsure); }
-.good { border-color: var(--good); } .good strong, td.good { color: var(--good); }
-.bad { border-color: var(--bad); } .bad strong, td.bad { color: var(--bad); }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; margin: .5rem 0; }
-th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+.verdict.good { border-color: var(--good); } .good strong, td.good { color: var(--good); }
+.verdict.bad { border-color: var(--bad); } .bad strong, td.bad { color: var(--bad); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .82rem; margin: .5rem 0; }
+th, td { text-align: left; padding: .25rem .55rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } td.number, th.number { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 tr.marked td { font-weight: 700; }

@@ -247,6 +247,6 @@ def _finite(slices: Sequence[SliceResult]) -> list[plots.Point]:
 
 _BIN_NAMES = tuple(
     [f"< {_LIMITS[0]:g}"]
-    + [f"{low:.2g} - {high:.2g}" for low, high in itertools.pairwise(_LIMITS)]
+    + [f"{low:.3g} - {high:.3g}" for low, high in itertools.pairwise(_LIMITS)]
     + [f"> {_LIMITS[-1]:g}"]
 )
