@@ -52,8 +52,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             progress=console.progress,
         )
     tracked = publish(report, workspace, settings.tracking.uri)
-    following = f"pagewise promote --workspace {quote(args.workspace)}" if report.verdict.promote else "the gates above"
-    console.say(*report.lines(), *tracked, f"next: {following}")
+    console.say(*report.lines(), *tracked)
+    if report.verdict.promote and report.question.challenger.release:
+        console.say(f"next: pagewise promote --workspace {quote(args.workspace)}")
     return 0
 
 
