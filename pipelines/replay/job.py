@@ -63,7 +63,6 @@ def replay(
         workspace,
         config,
         pages_of(logs),
-        rows=logs.rows,
         tracking_uri=tracking_uri,
         seed=seed,
         progress=say,

@@ -134,7 +134,6 @@ def prepare(
     config: ReplayConfig,
     pages: Iterable[pa.Table],
     *,
-    rows: int,
     tracking_uri: str | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -144,8 +143,7 @@ def prepare(
     Args:
         workspace: Holds releases, histories and features.
         config: What is compared.
-        pages: The pages to be judged, in parts.
-        rows: How many they are: of more than `FIT_PAGES`, an even sample is looked at.
+        pages: The pages to be judged, in parts; of more than `FIT_PAGES`, an even sample is looked at.
         tracking_uri: See `models.registry.Registry`.
         seed: Of the reward model.
         progress: Told what is fitted.
@@ -153,7 +151,7 @@ def prepare(
     say = progress or (lambda line: None)
     champion = named_policy(config.champion, workspace, tracking_uri)
     challenger = named_policy(config.challenger, workspace, tracking_uri)
-    sample = [_sampled(part, FIT_PAGES / max(rows, 1)) for part in pages]
+    sample = _sample(pages)
     batches = [read_batch(part, config) for part in sample if part.num_rows]
     if not batches:
         raise ValueError("expected logged pages to judge, got none")
@@ -179,11 +177,21 @@ def prepare(
     return dataclasses.replace(job, reward_model=model)
 
 
+def _sample(pages: Iterable[pa.Table]) -> list[pa.Table]:
+    """Return all pages, as they come; of too many an even sample, `FIT_PAGES` of them or half as many."""
+    kept: list[pa.Table] = []
+    share = 1.0
+    for part in pages:
+        kept.append(part if share == 1.0 else _sampled(part, share))
+        while sum(one.num_rows for one in kept) > FIT_PAGES:
+            share /= 2
+            kept = [_sampled(one, share) for one in kept]
+    return kept
+
+
 def _sampled(pages: pa.Table, share: float) -> pa.Table:
-    if share >= 1:
-        return pages
     hashes_R = hash_strings(pages.column("request_id").combine_chunks(), salt=1)
-    return pages.filter(pa.array(hashes_R < np.uint64(int(share * 2**63) * 2)))
+    return pages.filter(pa.array(hashes_R < np.uint64(int(share * 2**64))))
 
 
 class Judge:

@@ -105,7 +105,7 @@ def true_difference(
     if sampled := pages.num_rows > most:
         order = np.argsort(hash_strings(pages.column("request_id").combine_chunks(), salt=2))
         pages = pages.take(pa.array(np.sort(order[:most])))
-    job = prepare(workspace, config, [pages], rows=pages.num_rows, tracking_uri=tracking_uri)
+    job = prepare(workspace, config, [pages], tracking_uri=tracking_uri)
     judge = Judge(job)
     found = []
     for rows in parted(pages):

@@ -28,7 +28,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
 
 def _job(workspace: Workspace, pages: pa.Table, **options: object) -> JudgeJob:
     config = ReplayConfig(**{"champion": "logged", "challenger": "uniform", "reward_model": "table", **options})  # type: ignore[arg-type]
-    return prepare(workspace, config, [pages], rows=pages.num_rows)
+    return prepare(workspace, config, [pages])
 
 
 def _rounds(workspace: Workspace, pages: pa.Table, **options: object) -> Rounds:
@@ -258,9 +258,19 @@ def test_the_boosted_model_predicts_something_of_everything(world: tuple[Workspa
     assert rounds.challenger.expected_RP.mean() > 0.1
 
 
+def test_of_many_pages_an_even_sample_is_looked_at(
+    world: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [_renamed(logged(100, 1, 4, seed=part), f"p{part}-") for part in range(4)]
+    config = ReplayConfig(champion="logged", challenger="uniform", reward_model="table")
+    assert prepare(world[0], config, parts).sums.shown_YF.sum() == 400
+    monkeypatch.setattr("pipelines.replay.judging.FIT_PAGES", 200)
+    assert 100 <= prepare(world[0], config, parts).sums.shown_YF.sum() <= 200
+
+
 def test_nothing_to_judge(world: tuple[Workspace, str]) -> None:
     with pytest.raises(ValueError, match="expected logged pages to judge, got none"):
-        prepare(world[0], ReplayConfig(champion="logged", challenger="uniform"), [], rows=0)
+        prepare(world[0], ReplayConfig(champion="logged", challenger="uniform"), [])
 
 
 def test_pages_before_the_test_split_were_seen(world: tuple[Workspace, str], tmp_path: Path) -> None:

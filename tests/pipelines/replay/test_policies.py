@@ -23,7 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
 
 def _rounds(workspace: Workspace, pages: pa.Table, challenger: str) -> Rounds:
     config = ReplayConfig(champion="logged", challenger=challenger, reward_model="none")
-    return Judge(prepare(workspace, config, [pages], rows=pages.num_rows)).rounds(pages)
+    return Judge(prepare(workspace, config, [pages])).rounds(pages)
 
 
 def _written(path: Path, **columns: list[object]) -> str:

@@ -79,7 +79,7 @@ def test_files_and_batches_change_nothing(workspace, tmp_path, pages, better, mo
     table = pa.Table.from_pylist(pages, pa.schema([PAGES.field(name) for name in pages[0]]))
     whole = pa.table({name: table[name] if name in table.column_names else pa.nulls(len(pages), PAGES.field(name).type)
                       for name in PAGES.names}, PAGES)  # fmt: skip
-    job = prepare(workspace, config, [whole], rows=len(pages))
+    job = prepare(workspace, config, [whole])
     rounds, bad = usable(Judge(job).rounds(whole), config)
     assert not bad
     expected = estimates(Tally.empty(config, 3).add(rounds), config)
