@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 
 def test_kernels_compile_to_machine_code(tmp_path: Path) -> None:
     pytest.importorskip("triton")

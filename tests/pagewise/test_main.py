@@ -12,6 +12,8 @@ from pagewise import __version__
 from pagewise.invocation import PRESETS, presets
 from pagewise.main import VERBS, main
 
+pytestmark = pytest.mark.integration
+
 HEAVY = {"torch", "torchrec", "apache_beam", "ray", "mlflow", "faiss", "sklearn", "scipy", "pandas", "redis", "fastapi"}
 ARROW = {"pyarrow", "numpy"}
 """A quarter of a second: fine for a command that reads settings, too much for a list of commands."""

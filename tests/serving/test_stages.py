@@ -33,6 +33,8 @@ from serving.pages import Answer
 from serving.service import RecommendService
 from serving.stages import STAGES, PackedMask, Split, Stage, stage_name, stage_replicas
 
+pytestmark = pytest.mark.integration
+
 STORE = StoreConfig()
 NOT_BY_THEMSELVES = {"deltas_s": 3600.0, "refresh_s": 3600.0}
 NOW = 1_900_000_000.0

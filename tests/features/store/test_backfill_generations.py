@@ -18,6 +18,8 @@ from features.store.config import StoreConfig
 from features.store.leases import RedisLease
 from features.store.redis_store import RedisStore
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def workspace(tmp_path):

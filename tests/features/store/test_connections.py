@@ -15,6 +15,8 @@ from features.store.redis_store import RedisStore, open_store
 from features.workspace import Workspace
 from pagewise.probes import PROBES
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize(
     ("url", "hosts", "service", "plain"),

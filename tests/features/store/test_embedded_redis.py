@@ -18,6 +18,8 @@ import redis
 from features.store.base import StoreUnavailableError
 from features.store.embedded import SOCKET_PATH_LIMIT, EmbeddedRedis
 
+pytestmark = pytest.mark.integration
+
 HOLDER = """
 import json, sys
 from features.store.embedded import EmbeddedRedis

@@ -20,6 +20,8 @@ from features.values import take_or_default
 from features.workspace import Workspace
 from kernels.jagged import offsets_from_lengths
 
+pytestmark = pytest.mark.integration
+
 C, P, D = EVENT_CODE[CLICK], EVENT_CODE[PURCHASE], EVENT_CODE[DISLIKE]
 
 

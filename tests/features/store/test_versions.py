@@ -31,6 +31,8 @@ from features.store.config import StoreConfig
 from features.store.reading import ReadPlan
 from features.store.redis_store import RedisStore
 
+pytestmark = pytest.mark.integration
+
 FIRST = Version(FIRST_GENERATION)
 
 

@@ -21,6 +21,8 @@ from models.recommend.release import (
 )
 from models.tokenizer.bundle import Bundle
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Workspace:

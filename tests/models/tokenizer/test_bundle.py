@@ -19,6 +19,8 @@ from models.tokenizer.build import BundleReport, build_bundle
 from models.tokenizer.bundle import Bundle, MissingBundleError, generations
 from models.tokenizer.config import SemanticIdConfig
 
+pytestmark = pytest.mark.integration
+
 Built = tuple[Workspace, BundleReport]
 MakeWorkspace = Callable[..., Workspace]
 

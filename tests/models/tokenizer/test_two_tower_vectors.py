@@ -21,6 +21,8 @@ from models.training.position import TrainReport
 from models.training.runs import WEIGHTS, MissingRunError, Runs
 from models.training.two_tower_run import ITEM_VECTORS
 
+pytestmark = pytest.mark.integration
+
 WIDTH = 12
 GROUPS = 24
 REPORT = TrainReport(

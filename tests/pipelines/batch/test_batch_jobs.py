@@ -13,6 +13,8 @@ from pipelines.batch.config import BatchConfig, PagesConfig, SplitConfig, Transi
 from pipelines.batch.jobs import build_features, build_sequences, validate
 from pipelines.batch.raw import UnreadableFileError
 
+pytestmark = pytest.mark.integration
+
 DERIVED = ("clean_events", "pages", "item_statistics", "transitions", "sequences")
 SPLIT = SplitConfig(validation_days=1, test_days=1)
 
@@ -152,7 +154,6 @@ def test_dates_only_make_one_page_of_a_day(workspace):
     assert workspace.table("sequences").manifest().notes["dates_only"] is True
 
 
-@pytest.mark.integration
 def test_rows_do_not_depend_on_order_files_or_shards(tmp_path):
     rows = random_events(seed=1, size=300, users=12, items=9)
     rows += [{**row, "value": 99.0} for row in rows[::10]]
@@ -236,7 +237,6 @@ def test_runners_that_lose_rows_or_download_are_refused(workspace, flag, message
         validate(workspace, BatchConfig(), [flag])
 
 
-@pytest.mark.integration
 def test_several_processes_write_the_same_files(by_hand):
     before = fingerprints(by_hand)
     flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
@@ -244,7 +244,6 @@ def test_several_processes_write_the_same_files(by_hand):
     assert fingerprints(by_hand) == before
 
 
-@pytest.mark.integration
 def test_a_broken_file_is_named_by_other_processes_too(workspace):
     write_events(workspace, [event("u1", "a", "click", 0)])
     write_file(workspace, "events", "broken.parquet", b"PAR1")

@@ -24,6 +24,8 @@ from pipelines.batch.feature_jobs import WRITTEN, build_user_and_item_features
 from pipelines.batch.folding import item_keys
 from pipelines.batch.jobs import build_features, validate
 
+pytestmark = pytest.mark.integration
+
 DAYS = 12
 CONFIG = BatchConfig(split=SplitConfig(validation_days=1, test_days=1), shards=3)
 ITEMS = """item_id,title,category,brand,price

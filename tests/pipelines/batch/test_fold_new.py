@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 from batch_cases import DAY, START, events_table, random_events
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,8 @@ from pipelines.batch.folding import (
 )
 from pipelines.batch.merge import without_keys
 from pipelines.batch.transforms import SORT_KEYS, sorted_rows
+
+pytestmark = pytest.mark.integration
 
 DAYS = 40
 CATALOGUE = pa.Table.from_pylist(

@@ -21,6 +21,8 @@ from pipelines.batch.raw import read_batches
 from pipelines.forgetting.given_files import forget_in_given_files
 from pipelines.forgetting.tables import forget_in_tables
 
+pytestmark = pytest.mark.integration
+
 TO_PAGES = STAGES[:2]
 GOOD = {"request_id": "r", "user_id": "u1", "timestamp": START, "items": ["i1", "i2"]}
 
@@ -153,7 +155,6 @@ def random_pages(rows: list[dict[str, Any]], rng: np.random.Generator) -> list[d
     return pages
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 2, 3))])
 def test_days_one_by_one_equal_all_at_once(tmp_path, seed):
     rng = np.random.default_rng(seed)
@@ -176,7 +177,6 @@ def test_days_one_by_one_equal_all_at_once(tmp_path, seed):
     assert_equals_full_run(workspace, stages=TO_PAGES, tables=tables)
 
 
-@pytest.mark.integration
 def test_served_pages_alone_change_pages_and_nobody_is_remembered(tmp_path):
     workspace = Workspace(tmp_path)
     write_file(workspace, "items", "items.csv", ITEMS)

@@ -17,6 +17,8 @@ from pipelines.batch.config import BatchConfig
 from pipelines.batch.jobs import validate
 from pipelines.batch.raw import RawBatch, UnreadableFileError, read_batches
 
+pytestmark = pytest.mark.integration
+
 CONFIG = BatchConfig(shards=2)
 ISO = "2024-03-01T00:00:00Z"
 GOOD = "u1,i1,click,2024-03-01T00:00:00Z,,,,,\n"

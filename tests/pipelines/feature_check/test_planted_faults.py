@@ -22,6 +22,8 @@ from check_world import (
 from features.definitions import FEATURES
 from pipelines.feature_check.config import FeatureCheckConfig
 
+pytestmark = pytest.mark.integration
+
 NOW = START + TODAY * DAY
 
 

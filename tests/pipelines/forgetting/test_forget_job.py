@@ -22,6 +22,8 @@ from pipelines.jobs.lock import LockedError, exclusive
 from pipelines.streaming.log import committed_log
 from pipelines.streaming.run import run_stream
 
+pytestmark = pytest.mark.integration
+
 NOW = 1_767_225_600_000  # 2026-01-01
 STORE, STREAM, PAGES = StoreConfig(), StreamConfig(interval_s=0.05), PagesConfig()
 

@@ -14,6 +14,8 @@ from pipelines.batch.jobs import validate
 from pipelines.importers import IMPORTERS, import_dataset
 from pipelines.importers.base import ImportOptions
 
+pytestmark = pytest.mark.integration
+
 MAIN_CASES = [
     *("s3rec", "online-retail", "rees46", "mind", "retailrocket"),
     *("amazon-2018", "movielens-100k", "open-bandit"),
