@@ -6,9 +6,11 @@ Else there is not enough evidence. An estimator contradicts if it promises somet
 and its whole interval lies on the other side of the margin. Where an estimator shrinks weights, its interval is first
 widened by the most that this may have cost.
 
-How often it is wrong. If B is no better than the margin, `ship` is said with probability (1 - confidence) / 2 at most:
-2.5 % with intervals of 95 %; that is exact for many users, one look, and an estimator whose assumption holds. Gates
-and contradictions only take verdicts away. With always-valid intervals it is at most 1 - confidence over all looks.
+How often it is wrong. If B is no better than the margin, `ship` is said with probability 1 - confidence at most: 5 %
+with intervals of 95 %. With many users, one look and an estimator whose assumption holds, it is half of that for a B
+that is just as good, and less for a worse one (`docs/replay.md` has measured rates); the other half is there for what
+finite logs take from an interval. Gates and contradictions only take verdicts away. With always-valid intervals the
+same holds over all looks.
 """
 
 from __future__ import annotations
@@ -166,7 +168,7 @@ def decide(
         high=high,
         margin=config.margin,
         confidence=config.confidence,
-        false_ship=1 - config.confidence if always_valid else (1 - config.confidence) / 2,
+        false_ship=1 - config.confidence,
         because=tuple(_because(toward, failed, against, config.margin)),
         missing=tuple(missing),
         checks=tuple(checks),

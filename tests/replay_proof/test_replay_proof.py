@@ -17,6 +17,7 @@ from proof_runs import (
     champion_value,
     detectable,
     harmless,
+    judged,
     people,
     powerful,
     scene,
@@ -133,7 +134,8 @@ def test_coverage_over_all_logs(better: Scene) -> None:
 
 @pytest.mark.slow
 def test_false_ships_and_power_over_all_logs() -> None:
+    stated = judged(powerful().draw(SEEDS[0], PAGES), QUICK, SEEDS[0]).false_ship
     for what, world in harmless():
         count = sum(ships(world, seed) for seed in SEEDS)
-        assert upper_bound(count, len(SEEDS)) <= 0.025, what
+        assert upper_bound(count, len(SEEDS)) <= stated, what
     assert sum(ships(powerful(), seed) for seed in SEEDS) >= 0.75 * len(SEEDS)

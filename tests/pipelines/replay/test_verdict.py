@@ -137,7 +137,7 @@ def test_the_always_valid_interval_decides_where_one_may_look_often() -> None:
     verdict = judged(estimate(), always_valid=True)
     assert (verdict.low, verdict.verdict) == (pytest.approx(-0.05), "not_enough_evidence")
     assert verdict.false_ship == pytest.approx(0.05)
-    assert judged(estimate()).false_ship == pytest.approx(0.025)
+    assert judged(estimate()).false_ship == pytest.approx(0.05)
 
 
 def test_it_says_how_many_more_users_would_decide() -> None:
@@ -188,8 +188,8 @@ def test_its_json_is_what_promoting_reads() -> None:
     assert document["low"] is None, "JSON has no infinity"
     assert document["checks"][0]["name"] == "users"
     assert json.loads(json.dumps(document, allow_nan=False)) == document
-    assert document["rule"] == rule(0.0, 0.025)
-    assert "is shipped at most 2.50% of the time" in document["rule"]
+    assert document["rule"] == rule(0.0, 1 - 0.95)
+    assert "is shipped at most 5.00% of the time" in document["rule"]
 
 
 def test_its_lines_begin_with_the_decision() -> None:
