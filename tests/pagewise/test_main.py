@@ -54,7 +54,7 @@ def test_every_verb_is_in_the_help_and_has_its_own(verb, capsys: pytest.CaptureF
     assert caught.value.code == 0
     assert all(option in shown for option in ("--workspace", "--config", "--preset", "--debug", "name=value"))
     assert ("--runner" in shown) == (
-        verb.name in {"validate", "features", "sequences", "run", "recommend", "check-features"}
+        verb.name in {"validate", "features", "sequences", "run", "recommend", "replay", "check-features"}
     )
 
 
