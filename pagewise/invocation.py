@@ -21,6 +21,8 @@ from pagewise.settings import Settings
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "nano"
+_ON_TOP_OF = {"demo": "nano"}
+"""Presets that hold only what they change of another one."""
 
 
 class Command(Protocol):
@@ -52,7 +54,7 @@ def parse(verb: str, help: str, command: Command, arguments: Sequence[str]) -> a
         arguments, rest = arguments[:split], arguments[split + 1 :]
     parser = argparse.ArgumentParser(prog=f"pagewise {verb}", description=help, allow_abbrev=False)
     command.add_arguments(parser)
-    _add_common_arguments(parser)
+    _add_common_arguments(parser, preset=parser.get_default("preset") or DEFAULT_PRESET)
     args = parser.parse_intermixed_args(arguments)
     if rest and not hasattr(args, "runner"):
         parser.error(f"unexpected {' '.join(rest)!r} after --: only commands with --runner hand options on to Beam")
@@ -71,12 +73,12 @@ def add_beam_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_common_arguments(parser: argparse.ArgumentParser, preset: str) -> None:
     group = parser.add_argument_group("options of every command")
     group.add_argument("--workspace", default="./workspace", metavar="URI", help="where everything lies (%(default)s)")
     group.add_argument(
         "--preset",
-        default=DEFAULT_PRESET,
+        default=preset,
         choices=presets(),
         help="sizes to start from: %(choices)s (default: %(default)s)",
         metavar="NAME",
@@ -115,7 +117,8 @@ def load_settings(args: argparse.Namespace) -> Settings:
     Raises:
         ConfigurationError: All mistakes of all sources.
     """
-    sources = [configuration.from_file(PRESETS / f"{args.preset}.yaml", Settings)]
+    names = [_ON_TOP_OF[args.preset], args.preset] if args.preset in _ON_TOP_OF else [args.preset]
+    sources = [configuration.from_file(PRESETS / f"{name}.yaml", Settings) for name in names]
     if args.config is not None:
         sources.append(configuration.from_file(args.config, Settings))
     sources.append(configuration.from_overrides(args.overrides))

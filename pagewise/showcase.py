@@ -272,7 +272,7 @@ def suggestions(workspace: str) -> Sequence[str]:
     return (
         f"  pagewise serve --workspace {workspace}      keeps the service up; its API is described at /docs",
         f"  pagewise evaluate --workspace {workspace} evaluate.exclude_seen=true",
-        f"  pagewise run --workspace {workspace} genrec.layers=3 --force      another model, the same data",
+        f"  pagewise run --workspace {workspace} --preset demo genrec.layers=3      another model, the same data",
         "  make demo SEED=1      another marketplace",
         "  docs/own_data.md      the same with your own events and items",
     )

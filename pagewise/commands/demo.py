@@ -18,7 +18,8 @@ SECTIONS = ("simulate", "two_tower", "semantic_ids", "genrec", "ranker")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare no arguments of its own; `seed=1` makes another marketplace."""
+    """Declare no arguments of its own, but another preset; `seed=1` makes another marketplace."""
+    parser.set_defaults(preset="demo")
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:

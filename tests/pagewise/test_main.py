@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,8 +10,9 @@ import pytest
 import yaml
 
 from pagewise import __version__
-from pagewise.invocation import PRESETS, presets
+from pagewise.invocation import PRESETS, load_settings, parse, presets
 from pagewise.main import VERBS, main
+from pagewise.settings import Settings
 
 pytestmark = pytest.mark.integration
 
@@ -152,6 +154,19 @@ def test_every_preset_builds(preset: str) -> None:
 
 def test_there_are_presets_in_three_sizes() -> None:
     assert {"nano", "small", "prod"} <= set(presets())
+
+
+def test_the_demo_is_nano_with_days_to_judge_by() -> None:
+    def settings(verb: str, *arguments: str) -> Settings:
+        command = importlib.import_module(f"pagewise.commands.{verb}")
+        return load_settings(parse(verb, "", command, arguments))
+
+    nano, demo = settings("run"), settings("demo")
+    assert (nano.batch.split.test_days, demo.batch.split.test_days) == (2, 4)
+    assert nano.recommend.temperature == 0
+    assert demo.genrec == nano.genrec
+    assert settings("run", "--preset", "demo") == demo
+    assert settings("demo", "--preset", "nano") == nano
 
 
 @pytest.mark.parametrize("verb", [verb.name for verb in VERBS if verb.writes])
