@@ -115,9 +115,14 @@ def time_fault(parsed: Parsed, column: str, *, required: bool) -> Fault:
 
 def number_fault(parsed: Parsed, column: str) -> Fault:
     """Return where a number is not finite, too large to be meant, or unreadable."""
-    large = where(pc.invert(pc.less_equal(pc.abs(parsed.rows.column(column)), LARGEST_NUMBER)))
+    large = where(too_large(parsed.rows.column(column)))
     expected = f"a finite number of at most {LARGEST_NUMBER:g}"
     return Fault(schemas.BAD_VALUE, column, expected, large | unreadable(parsed, column))
+
+
+def too_large(numbers: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Return which numbers are not finite or too large to be meant; null stays null."""
+    return pc.invert(pc.less_equal(pc.abs(numbers), LARGEST_NUMBER))
 
 
 def malformed(parsed: Parsed, *columns: str) -> list[Fault]:

@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from features import schemas
 from features.ids import ID, wrong_ids
-from features.schemas import EVENT_KINDS, EVENTS, IMPRESSION, PAGES
+from features.schemas import EVENT_KINDS, EVENTS, IMPRESSION, LARGEST_NUMBER, PAGES
 from pipelines.batch.arrow import Mask
 from pipelines.batch.checks import Checked, dead_letters
+from pipelines.batch.faults import too_large
 from pipelines.batch.parse import LATEST_TIME_MS, parse_columns
 from pipelines.batch.raw import RawBatch
 
@@ -60,6 +61,12 @@ def _page_faults(rows: pa.Table, unreadable: dict[str, Mask]) -> list[Fault]:
             _any(
                 rows.column("propensities"), lambda p: pc.fill_null(pc.or_(pc.less_equal(p, 0), pc.greater(p, 1)), True)
             ),
+        ),
+        (
+            schemas.BAD_VALUE,
+            "values",
+            f"finite numbers of at most {LARGEST_NUMBER:g}",
+            _any(rows.column("values"), lambda paid: pc.fill_null(too_large(paid), False)),
         ),
         (
             schemas.BAD_TIMESTAMP,

@@ -164,6 +164,7 @@ def test_a_served_page_is_completed() -> None:
         ({"request_id": "\u00e9" * 257}, "bad_id", "request_id"),
         ({"scores": [1.0]}, "malformed", "scores"),
         ({"propensities": [0.5, 0.0]}, "bad_propensity", "propensities"),
+        ({"values": [None, -1.1e12]}, "bad_value", "values"),
         ({"events": ["click", "nod"]}, "unknown_event", "events"),
         ({"event_times": [1_700_000_000_000, 10**18]}, "bad_timestamp", "event_times"),
         ({"event_times": [1_700_000_000_000, None]}, "bad_timestamp", "event_times"),
