@@ -1,10 +1,12 @@
 r"""Which texts may name a user, an item, a page or an event.
 
 An id is at most `MOST_ID_BYTES` bytes of UTF-8 without control characters (U+0000 to U+001F, U+007F): ids are parts of
-keys, lines and URLs, and the store counts their bytes in 24 bits. The service refuses others by the same rule.
+keys, lines and URLs, and the store counts their bytes in 24 bits.
 """
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,16 @@ ID = f"an id of at most {MOST_ID_BYTES} bytes without control characters"
 """What is expected, for messages."""
 _CONTROL = r"[\x00-\x1f\x7f]"
 _SPACE, _DELETE = 0x20, 0x7F
+
+
+def is_id(text: str) -> bool:
+    r"""Return whether one text may name something; see `wrong_ids` for many.
+
+    Example:
+        >>> is_id("user 7"), is_id("user\n7"), is_id("")
+        (True, False, False)
+    """
+    return bool(text.strip()) and len(text.encode()) <= MOST_ID_BYTES and re.search(_CONTROL, text) is None
 
 
 def wrong_ids(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:

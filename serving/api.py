@@ -7,23 +7,20 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from features.ids import ID, is_id
 from features.schemas import MOST_ID_BYTES
 
 NonEmpty = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 def _checked_id(value: str) -> str:
-    if not value.strip():
-        raise ValueError("expected an id, got only blanks")
-    if any(character < " " or character == "\x7f" for character in value):
-        raise ValueError("expected an id without line ends and other control characters")
-    if len(value.encode()) > MOST_ID_BYTES:
-        raise ValueError(f"expected an id of at most {MOST_ID_BYTES} bytes")
+    if not is_id(value):
+        raise ValueError(f"expected {ID}")
     return value
 
 
 Id = Annotated[str, Field(min_length=1, max_length=MOST_ID_BYTES), AfterValidator(_checked_id)]
-"""An id of a user or an item, as text of at most `MOST_ID_BYTES` in UTF-8 without control characters."""
+"""An id as `features.ids` wants it; the page of the API says it in characters, which are bytes at least."""
 Context = Annotated[dict[NonEmpty, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
 """Few entries: each name becomes a column of the whole batch, and thousands of them would hold up everybody's page."""
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Body, FastAPI, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from features import schemas
-from features.schemas import EVENT_KINDS, PURCHASE
+from features.schemas import EVENT_KINDS, LARGEST_NUMBER, PURCHASE
 from features.stream.base import EventStream, StreamFullError
 from features.stream.records import DETAIL, EVENTS, REJECTED, ROW, StreamRecord
 from serving.api import ApiError, Context, ErrorResponse, Id, NonEmpty, describe, error_responses
@@ -48,6 +49,7 @@ _REASONS = {
     "value": schemas.BAD_VALUE,
     "position": schemas.BAD_VALUE,
 }
+_IDS = ("user_id", "item_id", "event_id", "request_id", "session_id")
 _SAID = sorted({*_REASONS.values(), schemas.BAD_ID})
 
 
@@ -60,13 +62,15 @@ class EventSpec(BaseModel):
     item_id: Id
     event: Literal[EVENT_KINDS]  # type: ignore[valid-type]
     timestamp: int = Field(description="Milliseconds since 1970 UTC, or ISO 8601 text (without an offset: UTC).")
-    event_id: NonEmpty | None = Field(None, description="Names the event; what comes again under a name is dropped.")
-    request_id: NonEmpty | None = Field(None, description="Of the page that the item was shown on.")
-    session_id: NonEmpty | None = None
+    event_id: Id | None = Field(None, description="Names the event; what comes again under a name is dropped.")
+    request_id: Id | None = Field(None, description="Of the page that the item was shown on.")
+    session_id: Id | None = None
     position: int | None = Field(None, ge=0, lt=2**31, description="Place on the page, from 0.")
     propensity: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     policy: NonEmpty | None = None
-    value: float | None = Field(None, allow_inf_nan=False, description="Price paid, seconds or rating.")
+    value: float | None = Field(
+        None, ge=-LARGEST_NUMBER, le=LARGEST_NUMBER, allow_inf_nan=False, description="Price paid, seconds or rating."
+    )
     context: Context | None = None
 
     @field_validator("timestamp", mode="before")
@@ -86,7 +90,8 @@ class EventSpec(BaseModel):
     @model_validator(mode="after")
     def _price(self) -> EventSpec:
         if self.event == PURCHASE and self.value is not None and self.value < 0:
-            raise ValueError(f"value: expected a price >= 0, got {self.value}")
+            expected = "value: expected a price >= 0, got {value}"
+            raise PydanticCustomError(schemas.NEGATIVE_PRICE, expected, {"value": self.value})
         return self
 
     def row(self) -> dict[str, object]:
@@ -182,13 +187,7 @@ class EventIntake:
             event = EventSpec.model_validate(row)
         except ValidationError as error:
             mistakes = error.errors()
-            place = mistakes[0]["loc"]
-            reason = _REASONS.get(str(place[0])) if place else None
-            if reason == schemas.NULL_ID and isinstance(mistakes[0]["input"], str) and mistakes[0]["input"].strip():
-                reason = schemas.BAD_ID
-            if reason is None and str(mistakes[0]["msg"]).startswith("Value error, value: expected a price"):
-                reason = schemas.NEGATIVE_PRICE
-            return Verdict(accepted=False, reason=reason or schemas.MALFORMED, detail=describe(mistakes))
+            return Verdict(accepted=False, reason=_reason(mistakes[0]), detail=describe(mistakes))
         if event.timestamp > (self._clock() + 60 * self._future_minutes) * 1000:
             detail = f"timestamp: expected at most {self._future_minutes:g} minutes ahead of the clock"
             return Verdict(accepted=False, reason=schemas.IN_THE_FUTURE, detail=f"{detail}, got {event.timestamp}")
@@ -228,6 +227,16 @@ def add_events(api: FastAPI, backend: Backend) -> None:
             detail = f"none of {len(rows)} events was accepted; the first: {rejected[0].detail}"
             return EventsRefused(error="no_event_accepted", detail=detail, verdicts=verdicts)
         return EventsResponse(accepted=len(verdicts) - len(rejected), rejected=len(rejected), verdicts=verdicts)
+
+
+def _reason(mistake: ErrorDetails) -> str:
+    """Return the reason under which the pipeline would file a row with this mistake."""
+    column, came = str(mistake["loc"][0]) if mistake["loc"] else "", mistake["input"]
+    if column in _IDS and isinstance(came, str) and came.strip():
+        return schemas.BAD_ID
+    if mistake["type"] == schemas.NEGATIVE_PRICE:
+        return schemas.NEGATIVE_PRICE
+    return _REASONS.get(column, schemas.MALFORMED)
 
 
 def _dead_line(verdict: Verdict, row: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from features.ids import wrong_ids
+from features.ids import is_id, wrong_ids
 from features.schemas import MOST_ID_BYTES
 
 
@@ -24,8 +24,13 @@ from features.schemas import MOST_ID_BYTES
     ],
 )
 def test_length_counts_bytes_and_controls_are_refused(text: str, good: bool) -> None:
+    assert is_id(text) == good
     assert wrong_ids(pa.array([text])).tolist() == [not good]
     assert wrong_ids(pa.chunked_array([["plain", None], [text, ""]])).tolist() == [False, False, not good, False]
+
+
+def test_blanks_are_no_id_of_anybody():
+    assert [is_id(text) for text in ("", " ", "\u00a0")] == [False] * 3
 
 
 def test_slices_and_nothing() -> None:
