@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from feature_cases import CATALOGUE, DAY, HOUR, NOW, events_of, ids_of, random_log, text_hash, weights_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.definitions import FEATURES, ITEM, USER, features_of, memories_of, state_layout
-from features.events import BRAND, CATEGORY, co_visits
+from features.events import BRAND, CATEGORY, ItemKeys, co_visits
 from features.folds import Affinity, CountOf, HoursSince, LastItems, MedianPrice, Rate, Trend
 from features.memories import Counts, Newest
-from features.schemas import CART, CLICK, EVENT_CODE, IMPRESSION, POSITIVE_CODES, PURCHASE
+from features.schemas import CART, CLICK, EVENT_CODE, IMPRESSION, LARGEST_NUMBER, POSITIVE_CODES, PURCHASE
 from features.states import StaleStateError, pack_states, sorted_order, unpack_states
 from models.inputs.items import item_columns
 
@@ -123,6 +125,23 @@ def test_median_price():
     rows += [(1, "pot", "click", NOW - 1), (1, "pan", "cart", NOW - 2)]
     assert finish(fold, rows)[1] == 25.0
     assert np.isnan(finish(fold, rows[3:5]))[0]
+
+
+def test_the_largest_prices_are_whole_numbers_of_64_bits():
+    """Millionths of 10^12 are 10^18, of at most 9.2 x 10^18; folded, packed and folded on they stay what they are."""
+    catalogue = CATALOGUE.set_column(
+        CATALOGUE.schema.get_field_index("price"), "price", pa.array([LARGEST_NUMBER, LARGEST_NUMBER, 0.0, None])
+    )
+    memory = Newest(codes=POSITIVE_CODES, keep_ms=DAY, length=5)
+    held, new = (
+        dataclasses.replace(events_of([(0, item, "click", NOW + age)]), keys=ItemKeys.of_items(catalogue))
+        for age, item in enumerate(("pot", "pan"))
+    )
+    blobs = pack_states([memory.add(memory.empty(), held)], 1, 7).to_pylist()
+    state = memory.add(unpack_states(blobs, [memory.columns], 7)[0], new)
+    assert state["price"].tolist() == [10**18, 10**18]
+    fold = MedianPrice(memory=memory, codes=POSITIVE_CODES)
+    assert fold.finish(state, 1, np.array([NOW + 1])).tolist() == [np.float32(1e12)]
 
 
 def test_co_visits_by_hand():
