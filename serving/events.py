@@ -43,14 +43,14 @@ _log = logging.getLogger(__name__)
 _REASONS = {
     "user_id": schemas.NULL_ID,
     "item_id": schemas.NULL_ID,
+    **dict.fromkeys(("event_id", "request_id", "session_id"), schemas.BAD_ID),
     "event": schemas.UNKNOWN_EVENT,
     "timestamp": schemas.BAD_TIMESTAMP,
     "propensity": schemas.BAD_PROPENSITY,
     "value": schemas.BAD_VALUE,
     "position": schemas.BAD_VALUE,
 }
-_IDS = ("user_id", "item_id", "event_id", "request_id", "session_id")
-_SAID = sorted({*_REASONS.values(), schemas.BAD_ID})
+_SAID = sorted({*_REASONS.values()})
 
 
 class EventSpec(BaseModel):
@@ -231,12 +231,11 @@ def add_events(api: FastAPI, backend: Backend) -> None:
 
 def _reason(mistake: ErrorDetails) -> str:
     """Return the reason under which the pipeline would file a row with this mistake."""
-    column, came = str(mistake["loc"][0]) if mistake["loc"] else "", mistake["input"]
-    if column in _IDS and isinstance(came, str) and came.strip():
-        return schemas.BAD_ID
     if mistake["type"] == schemas.NEGATIVE_PRICE:
         return schemas.NEGATIVE_PRICE
-    return _REASONS.get(column, schemas.MALFORMED)
+    column, came = str(mistake["loc"][0]) if mistake["loc"] else "", mistake["input"]
+    reason = _REASONS.get(column, schemas.MALFORMED)
+    return schemas.BAD_ID if reason == schemas.NULL_ID and isinstance(came, str) and came.strip() else reason
 
 
 def _dead_line(verdict: Verdict, row: object) -> str:

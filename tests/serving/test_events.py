@@ -82,6 +82,7 @@ def test_one_event_is_on_the_stream_when_the_answer_comes(post, stream):
         ("item_id", "i" * 513, "bad_id", "at most 512 characters"),
         ("item_id", "\u00e9" * 257, "bad_id", "at most 512 bytes"),
         ("event_id", "e" * 513, "bad_id", "at most 512 characters"),
+        ("session_id", " ", "bad_id", "session_id: expected an id"),
         ("request_id", "\u00e9" * 257, "bad_id", "at most 512 bytes"),
         ("user_id", " \n", "null_id", "user_id: expected an id"),
         ("user_id", None, "null_id", "user_id"),
