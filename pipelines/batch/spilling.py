@@ -37,8 +37,9 @@ class _File:
         with self._lock:
             self._pipelines -= 1
             if not self._pipelines and self._file is not None:
-                self._file.close()
-                self._file = None
+                file, self._file = self._file, None
+                with contextlib.suppress(OSError):  # on a full disk, of what nobody will read any more
+                    file.close()
 
     def put(self, piece: bytes) -> bytes:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 
 import pyarrow as pa
@@ -39,6 +40,20 @@ def test_the_file_has_no_name_and_is_gone_when_the_last_pipeline_ends(tmp_path):
         assert list(tmp_path.iterdir()) == []
     with pytest.raises(AssertionError, match="outlived its pipeline"):
         fetch(reference)
+
+
+def test_a_full_disk_ends_one_pipeline_and_not_the_next(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(OSError, match="too large"), spilling(str(tmp_path)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            put_aside(b"x" * 70)
+            put_aside(b"y" * 70)
+            put_aside(b"z")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with spilling(str(tmp_path)):
+        assert fetch(put_aside(b"again")) == b"again"
 
 
 def test_shards_that_waited_hold_the_rows_they_had(tmp_path):
