@@ -32,6 +32,8 @@ READ_CHUNK = 1000
 POLL_S = 0.1
 KNOWN = 1 << 16
 """Messages whose offsets are remembered, so that reading goes on where it ended."""
+MESSAGE_BYTES = 900_000
+"""A record of more is cut between rows into several messages: by default brokers and clients refuse a million."""
 LATEST_MS = (1 << 46) - 1
 """Timestamps behind this one are taken for it: positions have 63 bits."""
 
@@ -89,8 +91,9 @@ class KafkaStream:
     def append(self, records: Sequence[StreamRecord]) -> None:
         """Append records; see `EventStream` (a crash may append some)."""
         errors: list[KafkaError | None] = []
+        messages = [(table, piece) for table, rows in records for piece in _pieces(rows)]
         with self._answering():
-            for table, rows in records:
+            for table, rows in messages:
                 self._producer.produce(
                     self._partition[0],
                     rows,
@@ -99,10 +102,10 @@ class KafkaStream:
                     on_delivery=lambda error, _: errors.append(error),
                 )
             deadline = time.monotonic() + 2 * self._timeout_s
-            while len(errors) < len(records) and time.monotonic() < deadline:
+            while len(errors) < len(messages) and time.monotonic() < deadline:
                 self._producer.poll(0.05)
             failed = [error for error in errors if error is not None]
-            if failed or len(errors) < len(records):
+            if failed or len(errors) < len(messages):
                 raise KafkaException(failed[0] if failed else KafkaError(KafkaError._MSG_TIMED_OUT))
 
     def read_after(self, position: int, limit: int, wait_s: float) -> list[Message]:
@@ -241,6 +244,20 @@ class KafkaStream:
                 f"the event stream on Kafka at {self._servers} does not answer: {reason}; start the brokers, create "
                 "the topic, or correct stream.servers and stream.topic"
             ) from error
+
+
+def _pieces(rows: bytes) -> Iterator[bytes]:
+    """Cut lines into messages, between rows."""
+    start = 0
+    while len(rows) - start > MESSAGE_BYTES:
+        end = rows.rfind(b"\n", start, start + MESSAGE_BYTES)
+        if end < 0:
+            end = rows.find(b"\n", start + MESSAGE_BYTES)
+        if end < 0:
+            break
+        yield rows[start:end]
+        start = end + 1
+    yield rows[start:]
 
 
 def _time_of(raw: KafkaMessage) -> int:

@@ -10,7 +10,7 @@ from features.stream.opening import open_stream
 from features.stream.records import FOREIGN, StreamRecord, parts_of, position_of
 
 kafka = pytest.importorskip("confluent_kafka", reason="needs pip install -r infra/requirements/kafka.txt")
-from features.stream.kafka import HEADER, KafkaStream  # noqa: E402  (needs the client)
+from features.stream.kafka import HEADER, MESSAGE_BYTES, KafkaStream  # noqa: E402  (needs the client)
 
 TIMEOUT_S = 20.0
 
@@ -80,6 +80,19 @@ def test_many_messages_are_read_in_pieces(kafka_broker: str) -> None:
         rest = stream.read_after(first[-1].position, 5_000, 0)
         assert rows(first + rest) == [b"%d" % number for number in range(2_500)]
         assert stream.read_range(first[3].position, rest[-2].position) == [*first[3:], *rest[:-1]]
+
+
+def test_a_large_record_travels_as_several_messages_cut_between_rows(kafka_broker: str) -> None:
+    lines = [b"%d" % number * 5_000 for number in range(10)] * 50
+    lines[7] = b"x" * 950_000  # longer than a message should be, but still accepted
+    with opened(kafka_broker, "large") as stream:
+        stream.append([StreamRecord("pages", b"\n".join(lines)), StreamRecord("events", b"one")])
+        found = stream.read_after(0, 20, 0)
+    assert [message.record.table for message in found] == ["pages"] * 5 + ["events"]
+    sizes = [len(message.record.rows) for message in found]
+    assert sizes[1] == 950_000
+    assert max(sizes[:1] + sizes[2:]) <= MESSAGE_BYTES
+    assert b"\n".join(rows(found[:-1])).split(b"\n") == lines
 
 
 def test_a_message_without_a_table_is_of_somebody_else(kafka_broker: str) -> None:
