@@ -1,8 +1,8 @@
 """What the service adds to the time of its page maker: Ray Serve with its gate against plain uvicorn, one caller.
 
-Both sides serve the same release over the same store and must give the same pages; the page maker's own median,
-measured in this process, is taken off both. The second row is why refusals are made at the gate: a refusal there
-against one that has to reach a replica. Requests of both sides take turns, so that both meet the same noise.
+Both sides serve the same release over the same store and must give the same pages; the page maker's own median, in
+this process, is taken off both. The second row is why refusals are made at the gate: a refusal there against one that
+has to reach a replica. What is compared takes turns, page by page, so that load on the machine hits all alike.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ from features.stream.config import StreamConfig
 from serving.api import RecommendRequest
 from serving.assembly import make_backend
 from serving.config import ServeConfig
+from serving.pages import Answer
 from serving.run import start_background
 
 NAME = "serve_overhead_p50_ms"
 STORE, SERVE = StoreConfig(), ServeConfig(port=0, request_timeout_s=30.0)
 USERS = [f"u{number}" for number in range(10)]
-REQUESTS = 400
+REQUESTS, WARM_UP = 400, 50
+Side = Callable[[str], tuple[Any, float]]
+"""Answers what is asked for, and tells the milliseconds it took."""
 
 PLAIN = """
 import sys, uvicorn, torch
@@ -87,13 +90,16 @@ def run(full: bool) -> list[dict[str, Any]]:
         with open_store(STORE, workspace) as store:
             backfill(workspace, store, STORE)
             with start_background(workspace, release, STORE, SERVE) as service, _plain(release, store) as plain_url:
-                return _measured(Caller(service.url), Caller(plain_url), _own_ms(release, store))
+                return _measured(Caller(service.url), Caller(plain_url), _page_maker(release, store))
 
 
-def _measured(serve: Caller, plain: Caller, own_ms: float) -> list[dict[str, Any]]:
-    ours, peer = _in_turn(serve.page, plain.page, USERS)
+def _measured(serve: Caller, plain: Caller, page: Side) -> list[dict[str, Any]]:
+    ours, peer, own_ms = _in_turn(USERS, serve.page, plain.page, page)
     at_gate, at_replica = _in_turn(
-        lambda path: serve.ask("GET", path)[1:], lambda path: serve.ask("GET", path[2:])[1:], ["/-/nowhere"], same=False
+        ["/-/nowhere"],
+        lambda path: serve.ask("GET", path)[1:],
+        lambda path: serve.ask("GET", path[2:])[1:],
+        same=False,
     )
     print(f"page maker alone {own_ms:.2f} ms; over HTTP: Ray Serve {ours:.2f} ms, uvicorn {peer:.2f} ms (medians)")
     return [
@@ -102,34 +108,28 @@ def _measured(serve: Caller, plain: Caller, own_ms: float) -> list[dict[str, Any
     ]
 
 
-def _in_turn(
-    first: Callable[[str], tuple[Any, float]],
-    second: Callable[[str], tuple[Any, float]],
-    asked: Sequence[str],
-    *,
-    same: bool = True,
-) -> tuple[float, float]:
-    """Return the medians of both sides, warmed up, after checking that they answer alike."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for number in range(REQUESTS + 50):
-        (one, one_ms), (other, other_ms) = (side(asked[number % len(asked)]) for side in (first, second))
-        assert one == other or not same, (one, other)
-        if number >= 50:
-            times[0].append(one_ms)
-            times[1].append(other_ms)
-    return statistics.median(times[0]), statistics.median(times[1])
-
-
-def _own_ms(release: Path, store: RedisStore) -> float:
-    """Return the median time of a page in this process, without HTTP."""
-    service = make_backend(release, store.url, STORE, StreamConfig(), SERVE).service
+def _in_turn(asked: Sequence[str], *sides: Side, same: bool = True) -> list[float]:
+    """Return the median of each side, warmed up, after checking that they answer alike."""
     times = []
-    for number in range(REQUESTS):
-        request = RecommendRequest(user_id=USERS[number % len(USERS)])
+    for number in range(WARM_UP + REQUESTS):
+        answers = [side(asked[number % len(asked)]) for side in sides]
+        assert not same or all(answer == answers[0][0] for answer, _ in answers), answers
+        times.append([took for _, took in answers])
+    return [statistics.median(column) for column in zip(*times[WARM_UP:], strict=True)]
+
+
+def _page_maker(release: Path, store: RedisStore) -> Side:
+    """Return what makes a page in this process, without HTTP."""
+    service = make_backend(release, store.url, STORE, StreamConfig(), SERVE).service
+
+    def page(user: str) -> tuple[list[str], float]:
         began = time.perf_counter()
-        service.recommend([request])
-        times.append(1000 * (time.perf_counter() - began))
-    return statistics.median(times[50:])
+        (answer,) = service.recommend([RecommendRequest(user_id=user)])
+        took = 1000 * (time.perf_counter() - began)
+        assert isinstance(answer, Answer), answer
+        return [item.item_id for item in answer.page.items], took
+
+    return page
 
 
 @contextlib.contextmanager
