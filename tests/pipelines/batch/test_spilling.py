@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import threading
 
@@ -42,16 +43,24 @@ def test_the_file_has_no_name_and_is_gone_when_the_last_pipeline_ends(tmp_path):
         fetch(reference)
 
 
-def test_a_full_disk_ends_one_pipeline_and_not_the_next(tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with pytest.raises(OSError, match="too large"), spilling(str(tmp_path)):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-        try:
+@contextlib.contextmanager
+def full_disk():
+    """Files of this process cannot grow beyond 100 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def put_too_much(folder):
+    with spilling(str(folder)):
+        for _ in range(3):
             put_aside(b"x" * 70)
-            put_aside(b"y" * 70)
-            put_aside(b"z")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_ends_one_pipeline_and_not_the_next(tmp_path):
+    with full_disk(), pytest.raises(OSError, match="too large"):
+        put_too_much(tmp_path)
     with spilling(str(tmp_path)):
         assert fetch(put_aside(b"again")) == b"again"
 
