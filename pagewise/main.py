@@ -49,19 +49,29 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "align", "align", "align GenRec with the ranker's taste; stops itself when the reward is exploited", writes=True
     ),
-    Verb("evaluate", "evaluate", "full-catalogue metrics per slice, baselines beside them, intervals"),
-    Verb("recommend", "recommend", "a page for every user, as Parquet, equal to the server's"),
+    Verb("evaluate", "evaluate", "full-catalogue metrics per slice, baselines beside them, intervals", reads=True),
+    Verb("recommend", "recommend", "a page for every user, as Parquet, equal to the server's", reads=True),
     Verb("compare", "compare", "a study with intervals: embeddings, self-supervision, GenRec's variants or its costs"),
     Verb("replay", "replay", "would B have done better than A on logged pages? a verdict with its evidence"),
-    Verb("register", "register", "pack a release and register it as the challenger"),
-    Verb("promote", "promote", "make a registered release the champion, by the verdict of a replay"),
-    Verb("rollback", "rollback", "make the previous champion the champion again"),
-    Verb("catalogue", "catalogue", "append items to a release without training, withdraw some, or show what was"),
+    Verb("register", "register", "pack a release and register it as the challenger", reads=True),
+    Verb("promote", "promote", "make a registered release the champion, by the verdict of a replay", reads=True),
+    Verb("rollback", "rollback", "make the previous champion the champion again", reads=True),
+    Verb(
+        "catalogue",
+        "catalogue",
+        "append items to a release without training, withdraw some, or show what was",
+        reads=True,
+    ),
     Verb("run", "run", "the daily job: every stage in order, skipping what is up to date"),
     Verb("stream", "stream", "take up the event stream: logs, online features, new items; until it is stopped"),
-    Verb("check-features", "check_features", "hold what the service read for pages against the tables; alerts"),
+    Verb(
+        "check-features",
+        "check_features",
+        "hold what the service read for pages against the tables; alerts",
+        reads=True,
+    ),
     Verb("serve", "serve", "answer recommendation requests over HTTP", reads=True),
-    Verb("forget", "forget", "remove a person from tables, stream log and online store"),
+    Verb("forget", "forget", "remove a person from tables, stream log and online store", reads=True),
     Verb("doctor", "doctor", "check this machine and print the mend for each failure"),
 )
 

@@ -85,7 +85,8 @@ def _run(application: serve.Application, name: str, deployment: str, what: str) 
     except RuntimeError as error:
         status = serve.status().applications[name].deployments.get(deployment)
         reason = str(error) if status is None else status.message.strip().splitlines()[-1]
-        raise ServiceError(f"{what} could not be served: {reason}") from error
+        advice = "; `pagewise rollback` goes back to the champion before it" if name == APPLICATION else ""
+        raise ServiceError(f"{what} could not be served: {reason}{advice}") from error
 
 
 def _stages_running() -> set[str]:

@@ -71,7 +71,7 @@ class StreamConfig:
             mistakes.append(
                 f"folder: expected one with source=directory only, got {self.folder!r} with {self.source!r}"
             )
-        if (self.source == KAFKA) != (self.servers is not None):
+        if (self.source == KAFKA) != bool(self.servers):
             mistakes.append(f"servers: expected some with source=kafka only, got {self.servers!r} with {self.source!r}")
         for name in ("max_messages", "range_rows", "interval_s", "lateness_hours", "shards"):
             if not getattr(self, name) > 0:

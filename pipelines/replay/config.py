@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -81,6 +83,12 @@ class ReplayConfig:
         for name, expected in choices:
             if getattr(self, name) not in expected:
                 mistakes.append(f"{name}: expected one of {', '.join(expected)}, got {getattr(self, name)!r}")
+        if not re.fullmatch(r"category|sid[1-9]", self.clusters):
+            mistakes.append(f"clusters: expected category, sid1, sid2 and so on, got {self.clusters!r}")
+        for name in ("since", "until"):
+            day = getattr(self, name)
+            if day is not None and not _is_day(day):
+                mistakes.append(f"{name}: expected a day YYYY-MM-DD, got {day!r}")
         for name, least in (("folds", 2), ("draws", 1), ("resamples", 100), ("buckets", 100), ("min_users", 2)):
             if getattr(self, name) < least:
                 mistakes.append(f"{name}: expected at least {least}, got {getattr(self, name)}")
@@ -92,3 +100,10 @@ class ReplayConfig:
                 mistakes.append(f"{name}: expected a finite number >= 0, got {getattr(self, name)}")
         if mistakes:
             raise ValueError("replay: " + "; ".join(mistakes))
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

@@ -16,6 +16,7 @@ from pipelines.batch.runner import running_pipeline
 from pipelines.replay.checks import checks, decider
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimates import estimates
+from pipelines.replay.estimators import primary
 from pipelines.replay.judging import JudgeJob, prepare, unseen_from
 from pipelines.replay.logs import LoggedPages, counted_pages, survey
 from pipelines.replay.planning import minimum_detectable_effect
@@ -58,7 +59,10 @@ def replay(
     started, say = clock.monotonic(), progress or (lambda line: None)
     policies = [named_policy(name, workspace, tracking_uri) for name in (config.champion, config.challenger)]
     logs = pages_to_judge(workspace, config, policies)
+    primary(config.estimator, logs.slots)  # a name that is none is told before pages are judged
     say(f"replay: {logs.rows:,} logged pages, those of {logs.window()} UTC are judged")
+    if policies[0].label == policies[1].label:
+        say(f"  champion and challenger are both {policies[0].label}: the difference can only be 0")
     job = prepare(
         workspace,
         config,

@@ -188,7 +188,11 @@ def test_verbs_that_write_tables_or_models() -> None:
     assert names == {"simulate", "import", "validate", "features", "semantic-ids", "sequences", "train", "align"}
 
 
-def test_a_workspace_that_must_be_there_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--workspace", str(tmp_path / "mistyped")]) == 2
-    assert "there is no such folder, and so no release; name the workspace of `pagewise run`" in capsys.readouterr().err
+@pytest.mark.parametrize("verb", [verb.name for verb in VERBS if verb.reads])
+def test_a_workspace_that_must_be_there_is_not_made(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"forget": ["ann"], "catalogue": ["show"]}.get(verb, [])
+    assert main([verb, *more, "--workspace", str(tmp_path / "mistyped")]) == 2
+    assert "mistyped: there is no such folder, and so nothing that others wrote" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
