@@ -19,10 +19,10 @@ demo: setup ## the whole loop on a simulated marketplace (SEED=0 WORKSPACE=works
 	@$(BIN)/pagewise demo --workspace "$(WORKSPACE)" seed=$(SEED)
 
 test: setup ## all tests but slow and gpu, doctests included
-	@$(ONE_THREAD) $(PYTEST) -n 2 --dist loadfile -m "not slow and not gpu" tests
+	@$(ONE_THREAD) $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" tests
 
 test-fast: setup ## the quick ones (at most a minute)
-	@$(ONE_THREAD) $(PYTEST) -n 2 --dist loadfile -m "not slow and not gpu and not integration" tests
+	@$(ONE_THREAD) $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not integration" tests
 
 test-slow: setup ## the full proofs
 	@$(ONE_THREAD) $(PYTEST) -m "slow and not gpu" tests

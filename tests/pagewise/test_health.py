@@ -60,6 +60,7 @@ def test_every_check_has_a_mend(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_doctor_runs_every_library_and_tells_by_its_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,6 +124,7 @@ def test_a_wrong_configuration_is_refused():
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_two_processes_admit_and_evict_and_one_goes_on_from_them(collisions_worker, launch, tmp_path):
     done = launch("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER, tmp_path)
     assert done.returncode == 0, done.stderr

@@ -86,6 +86,7 @@ def break_at_step_55(line):
         raise ConnectionResetError
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(launch, shop, tmp_path):
     shutil.copytree(shop[2], tmp_path / "two")
     done = launch(*TWO, tmp_path / "two")

@@ -65,6 +65,7 @@ def test_one_process_goes_on_from_two_under_any_placement(sharding_worker, strai
                 agree(state, straight[optimizer][1])
 
 
+@pytest.mark.slow
 def test_three_processes_go_on_from_two_under_another_placement(sharding_worker, launch, straight, two):
     done = launch(*torchrun(3), two[0], "go_on")
     assert done.returncode == 0, done.stderr

@@ -160,6 +160,7 @@ def two_processes(worker, trained, launch, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_that_takes_both_batches(worker, two_processes, tmp_path):
     """Negatives are each process's own, so the one process averages two losses instead of taking one larger batch."""
     both = worker.BothShares(worker.make_net(worker.CONFIG))

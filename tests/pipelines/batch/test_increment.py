@@ -103,6 +103,7 @@ def test_days_one_by_one_equal_all_at_once(tmp_path, seed):
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_one_changed_thing_means_a_full_run_that_says_why(tmp_path):
     """Every stage once more after each change; the tables are those of a run over everything."""
     rows = random_events(7, 120, users=4, items=4, days=6)
@@ -188,6 +189,7 @@ def test_only_added_events_can_be_folded(tmp_path):
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_the_log_of_the_stream_is_read_up_to_its_position(tmp_path):
     def shown(item: str, page: str, place: int, at: int) -> dict:
         return event("u1", item, "impression", at, request_id=page, position=place, event_id=f"{page}-{item}")

@@ -231,7 +231,7 @@ def test_clusters_hold_what_belongs_together(world: tuple[Workspace, str], clust
 
 
 def test_unknown_clusters_are_refused(world: tuple[Workspace, str]) -> None:
-    with pytest.raises(ValueError, match="clusters: expected category, sid1 or sid2, got 'brand'"):
+    with pytest.raises(ValueError, match="clusters: expected category, sid1, sid2 and so on, got 'brand'"):
         _rounds(world[0], logged(2, 1, 4), clusters="brand")
 
 
