@@ -108,7 +108,8 @@ def test_concurrent_requests_are_answered_in_batches(client):
         return float(found["count"]), float(found["sum"])
 
     before = totals()
-    with concurrent.futures.ThreadPoolExecutor(CONFIG.max_batch) as pool:  # so many are let in on any machine
+    # the next request of a caller may come before the gate has counted the last one out: half of what it lets in
+    with concurrent.futures.ThreadPoolExecutor(CONFIG.max_batch // 2) as pool:
         asked = [pool.submit(client.post, "/v1/recommend", json={"user_id": f"u{n % 10}"}) for n in range(32)]
         assert {future.result().status_code for future in asked} == {200}
     after = totals()
