@@ -26,10 +26,7 @@ class ItemGroups:
 
     Args:
         workspace: Perhaps with `clean_items`, semantic IDs, `item_statistics` and `sequences`.
-        clusters: `category`, or `sid1`, `sid2`, ...: so many tokens of the semantic ID.
-
-    Raises:
-        ValueError: Clusters of an unknown kind.
+        clusters: See `ReplayConfig`, which checks them.
     """
 
     def __init__(self, workspace: Workspace, clusters: str) -> None:
@@ -71,11 +68,9 @@ def _clusters(workspace: Workspace, clusters: str) -> tuple[pa.Array, Ints]:
         paths = pc.binary_join(items["category"].combine_chunks(), "\x1f")  # a character no name holds
         number = pc.dictionary_encode(paths).indices
         return items["item_id"].combine_chunks(), _apart(np.asarray(pc.fill_null(number, -1), dtype=np.int64))
-    levels = clusters.removeprefix(SID)
-    if not clusters.startswith(SID) or not levels.isdigit() or not int(levels):
-        raise ValueError(f"replay.clusters: expected category, sid1 or sid2, got {clusters!r}")
+    levels = int(clusters.removeprefix(SID))
     catalogue = catalogue_of(Bundle.load(workspace, None), workspace)
-    _, number = np.unique(catalogue.codes_NL[:, : int(levels)], axis=0, return_inverse=True)
+    _, number = np.unique(catalogue.codes_NL[:, :levels], axis=0, return_inverse=True)
     return catalogue.item_ids, number.reshape(-1).astype(np.int64)
 
 

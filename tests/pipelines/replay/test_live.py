@@ -106,15 +106,15 @@ def test_pages_of_one_user_are_one_observation() -> None:
     assert read(ten).estimates[0].se == pytest.approx(read(one).estimates[0].se)
 
 
+def with_more(pages: LivePages) -> LivePages:
+    """Return `SMALL` with further pages."""
+    names = [field.name for field in dataclasses.fields(pages)]
+    return LivePages(**{name: np.concatenate([getattr(SMALL, name), getattr(pages, name)]) for name in names})
+
+
 def test_users_of_both_arms_are_counted_and_do_not_count() -> None:
     both = pages_of([(9, CHAMPION, False, 1.0), (9, CHALLENGER, False, 1.0), (9, NO, True, 1.0)])
-    rows = LivePages(
-        **{
-            field.name: np.concatenate([getattr(SMALL, field.name), getattr(both, field.name)])
-            for field in dataclasses.fields(both)
-        }
-    )
-    found = read(rows)
+    found = read(with_more(both))
     assert found.estimates == read(SMALL).estimates
     assert (found.crossed, found.left_out) == (1, {"both_arms": 2})
     assert "1 users had pages of both arms; they do not count" in found.lines()
@@ -125,13 +125,7 @@ def test_users_of_both_arms_are_counted_and_do_not_count() -> None:
 def test_what_does_not_count() -> None:
     """A page without an arm, one of a user who was never in the split, and a reward that cannot be."""
     others = pages_of([(7, NO, False, 1.0), (8, NO, True, 1.0), (1, CHAMPION, False, 2.0)])
-    rows = LivePages(
-        **{
-            field.name: np.concatenate([getattr(SMALL, field.name), getattr(others, field.name)])
-            for field in dataclasses.fields(others)
-        }
-    )
-    found = read(rows)
+    found = read(with_more(others))
     assert found.estimates == read(SMALL).estimates
     assert found.left_out == {"no_arm": 1, "reward_out_of_range": 1}
     assert "reward_out_of_range" in failed(found)
