@@ -12,6 +12,8 @@ Their levels, and why:
   distance (`SIGNIFICANCE` over all slots together, Bonferroni) and it is larger than what `outside` admits anyway.
 - `calibration_*`: refused below `SIGNIFICANCE` (`ChiSquare.gate_p`): of a thousand right logs one is refused.
 - `skew`: chances recomputed from logged float32 scores differ by some 1e-6; a thousandth is another policy.
+- `a_a`: whoever made the logs, judged as if they were B, has weights of exactly 1 and a difference of exactly 0; else
+  the arithmetic itself, or a marginal that was made for it, is wrong.
 - `permutation`: with A and B swapped for random users there is no difference, and the interval must hold 0 as often as
   it says; four binomial standard errors of `slices.SWAPS` swaps below that, it is too narrow for these users.
 - `clipping`: no two clips, none larger than the chosen one, whose whole intervals lie on either side of the margin.
@@ -198,6 +200,12 @@ def _propensities(report: DiagnosticsReport) -> Iterator[Check]:
 
 
 def _consistency(report: DiagnosticsReport, estimates: Sequence[Estimate], config: ReplayConfig) -> Iterator[Check]:
+    off = float(np.maximum(report.self_weight, abs(report.self_difference)))
+    says = (
+        f"whoever made the logs, judged as if they were B: weights differ from 1 by {report.self_weight:.6g}, B - A is "
+        f"{report.self_difference:.6g}"
+    )
+    yield at_most("a_a", off, 0, says)
     covered, nominal = report.permutation_coverage, config.confidence
     least = nominal - 4 * float(np.sqrt(nominal * (1 - nominal) / SWAPS))
     says = f"with A and B swapped for random users, {covered:.2%} of the intervals hold 0; expected {nominal:.0%}"

@@ -43,6 +43,10 @@ class DiagnosticsReport:
     """Whether propensities are estimates, since the log has none."""
     clusters: int
     """Buckets of users with pages: what intervals take as independent."""
+    self_weight: float
+    """Largest distance from 1 of any weight of whoever made the logs, judged as if they were B: exactly 0."""
+    self_difference: float
+    """Mean reward by these weights less the mean reward of the logs, per page: exactly 0."""
     permutation_coverage: float
     """How often the interval holds 0 when A and B are swapped for random users."""
     slices: SliceReport
@@ -89,6 +93,7 @@ class Diagnostics:
         self._weights = [WeightSums(policy, kind, config.buckets, slots) for policy in POLICIES for kind in KINDS]
         self._outside: dict[Policy, float] = dict.fromkeys(POLICIES, 0.0)
         self._overlap: dict[Policy, int] = dict.fromkeys(POLICIES, 0)
+        self._self_weight, self._self_difference = 0.0, 0.0
         self._calibration = Calibration()
         self._slices = SliceSums(config, slots)
 
@@ -126,6 +131,7 @@ class Diagnostics:
             self._outside[policy] += float(target.outside_R.sum())
             shows_RP = (target.chances.conditional_RP > 0) & rounds.there_RP
             self._overlap[policy] += int(shows_RP.any(axis=1).sum())
+        self._add_logging_policy(rounds)
         self._slices.add(rounds)
         return self
 
@@ -142,6 +148,8 @@ class Diagnostics:
         for policy in POLICIES:
             self._outside[policy] += other._outside[policy]
             self._overlap[policy] += other._overlap[policy]
+        self._self_weight = float(np.maximum(self._self_weight, other._self_weight))
+        self._self_difference += other._self_difference
         self._calibration.merge(other._calibration)
         self._slices.merge(other._slices)
         return self
@@ -159,6 +167,18 @@ class Diagnostics:
             skew=self._skew,
             estimated=self._estimated,
             clusters=self._slices.clusters,
+            self_weight=self._self_weight,
+            self_difference=self._self_difference / max(self._pages, 1),
             permutation_coverage=self._slices.permutation_coverage(),
             slices=self._slices.report(),
         )
+
+    def _add_logging_policy(self, rounds: Rounds) -> None:
+        """Judge whoever made the logs by the arithmetic that judges champion and challenger."""
+        themselves = dataclasses.replace(rounds.challenger, chances=rounds.logged)
+        for kind in KINDS:
+            excess = weights_of(rounds, themselves, kind) - 1.0
+            # np.maximum keeps a weight that is no number
+            self._self_weight = float(np.maximum(self._self_weight, np.abs(excess).max(initial=0.0)))
+            if kind == "page":
+                self._self_difference += float(excess @ rounds.rewards_RP.sum(axis=1))

@@ -35,6 +35,9 @@ from pipelines.replay.values import (
     value,
 )
 
+KINDS_OF_INTERVALS = ("", "bootstrap_", "always_valid_")
+"""What the ends of an estimate's intervals begin with."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -52,7 +55,7 @@ class Estimate:
         promise: What it promises where the assumption holds.
         assumption: In words.
         bias_bound: Most that shrinking the weights may have cost, in the unit of the difference, if no reward exceeds
-            the largest seen; None where no bound is promised. The intervals do not contain it.
+            the largest seen; None where no bound is promised. The intervals do not contain it (`widened`).
         parameter: Chosen shrinking parameter; None where there is none.
         path: Difference and standard error at every parameter of the grid, from the least bias to the most.
         mean_weight_a, mean_weight_b: 1 on average where probabilities are right and the log could show everything;
@@ -81,6 +84,13 @@ class Estimate:
     mean_weight_b: float | None
     effective_users_a: float | None
     effective_users_b: float | None
+
+    def widened(self) -> Estimate:
+        """Return the same with `bias_bound` added at both ends of all intervals: what is shown and what decides."""
+        bias = self.bias_bound or 0.0
+        ends = {f"{kind}low": getattr(self, f"{kind}low") - bias for kind in KINDS_OF_INTERVALS}
+        ends |= {f"{kind}high": getattr(self, f"{kind}high") + bias for kind in KINDS_OF_INTERVALS}
+        return dataclasses.replace(self, **ends)
 
 
 def estimates(tally: Tally, config: ReplayConfig, seed: int = 0) -> list[Estimate]:

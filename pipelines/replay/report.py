@@ -165,14 +165,18 @@ class ReplayReport:
 
 
 ESTIMATE_HEADER = (
-    "estimator", "A", "B", "B - A", "lift", "interval", "bootstrap", "always valid", "worth users", "chosen",
+    "estimator", "A", "B", "B - A", "lift", "interval", "bootstrap", "always valid", "bias up to", "worth users",
+    "chosen",
 )  # fmt: skip
 
 
 def estimate_rows(estimates: Sequence[Estimate], primary: str) -> list[list[str]]:
-    """Return the lift table as texts, a header first; the estimate that decides has a star."""
+    """Return the lift table as texts, a header first; the estimate that decides has a star.
+
+    Intervals contain what shrinking weights may have cost, which has a column of its own.
+    """
     rows = [list(ESTIMATE_HEADER)]
-    for one in estimates:
+    for one in (estimate.widened() for estimate in estimates):
         rows.append(
             [
                 f"{one.name}{' *' if one.name == primary else ''}",
@@ -183,6 +187,7 @@ def estimate_rows(estimates: Sequence[Estimate], primary: str) -> list[list[str]
                 interval(one.low, one.high),
                 interval(one.bootstrap_low, one.bootstrap_high),
                 interval(one.always_valid_low, one.always_valid_high),
+                "not known" if one.promise == "none" else number(one.bias_bound),
                 "-"
                 if one.effective_users_b is None
                 else number(min(one.effective_users_a or 0, one.effective_users_b)),

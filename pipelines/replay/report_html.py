@@ -77,14 +77,16 @@ def _head(report: ReplayReport) -> list[str]:
 
 def _lift(report: ReplayReport) -> list[str]:
     header, *rows = estimate_rows(report.estimates, report.verdict.estimator)
-    points = [(one.name, one.difference, one.low, one.high) for one in report.estimates]
+    points = [(one.name, one.difference, one.low, one.high) for one in map(Estimate.widened, report.estimates)]
     marked = [place for place, one in enumerate(report.estimates) if one.name == report.verdict.estimator]
     plot = plots.intervals_plot(points, report.verdict.margin, "difference by estimator", report.verdict.estimator)
     detectable = (
         f"With so many users a true difference of {number(report.detectable)} would be found four times of five. "
         "The interval is linearised, by Student's t over groups of users; the bootstrap draws these groups; the always "
         "valid one holds however often somebody looks. 'Worth users' is how many users of equal weight would tell as "
-        "much; 'chosen' is the clip or shrinkage of the least estimated mean squared error."
+        "much; 'chosen' is the clip or shrinkage of the least estimated mean squared error. Where that costs bias, all "
+        "intervals, in table and plot, are widened by the most that it can be, 'bias up to', and so the verdict reads "
+        "them; where it is not known, an interval promises nothing, neither decides nor contradicts."
     )
     return [
         html.heading("Lift"),

@@ -144,6 +144,7 @@ def decide(
     Raises:
         ValueError: There is no estimate of the one that decides.
     """
+    estimates = [one.widened() for one in estimates]
     found = decider(estimates, config) if deciding is None else _named(estimates, deciding)
     low, high = _interval(found, always_valid)
     toward = _side(low, high, config.margin)
@@ -183,9 +184,7 @@ def _named(estimates: Sequence[Estimate], name: str) -> Estimate:
 
 
 def _interval(one: Estimate, always_valid: bool) -> tuple[float, float]:
-    bias = one.bias_bound or 0.0
-    low, high = (one.always_valid_low, one.always_valid_high) if always_valid else (one.low, one.high)
-    return low - bias, high + bias
+    return (one.always_valid_low, one.always_valid_high) if always_valid else (one.low, one.high)
 
 
 def _side(low: float, high: float, margin: float) -> int:

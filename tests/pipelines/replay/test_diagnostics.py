@@ -14,12 +14,16 @@ from replay_worlds import chances, rounds_of, target
 from scipy import stats
 
 from pipelines.replay.calibration import BinCounts, Calibration, ItemCounts, bin_masses
+from pipelines.replay.checks import checks
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.diagnostics import Diagnostics, DiagnosticsReport
+from pipelines.replay.estimates import estimates
 from pipelines.replay.rounds import Floats, Hashes, Ints, Rounds, concatenated
+from pipelines.replay.tally import Tally
 from pipelines.replay.usable import BAD, usable
 from pipelines.replay.weight_sums import EDGES, KINDS
 
+CONFIG = ReplayConfig(resamples=100)
 TOY_POLICY = np.array([[0.2], [0.7], [0.4], [0.6], [0.5], [0.5]])
 TOY_LOGGED = np.array([[0.5], [0.3], [0.2], [0.6], [0.25], [0.1]])
 
@@ -74,6 +78,20 @@ def test_all_kinds_agree_on_pages_of_one_slot_and_a_policy_that_logged_weighs_1(
         mine = report.weight("champion", kind)
         assert (mine.mean_P, mine.z_P, mine.largest) == ((1.0,), (0.0,), 1.0)
         assert mine.effective_pages == pytest.approx(6)
+
+
+def test_whoever_made_the_logs_weighs_exactly_1_and_differs_from_themselves_by_exactly_0() -> None:
+    rounds, _, _ = world(500, seed=3)
+    found = report_of(rounds)
+    assert (found.self_weight, found.self_difference) == (0.0, 0.0)
+    marginal_RP = rounds.logged.marginal_RP.copy()
+    marginal_RP[7, 1] = np.inf
+    broken = dataclasses.replace(rounds, logged=dataclasses.replace(rounds.logged, marginal_RP=marginal_RP))
+    with np.errstate(invalid="ignore"):
+        report = report_of(broken)
+    assert np.isnan(report.self_weight)
+    gates = checks(report, estimates(Tally.empty(CONFIG, 3).add(rounds), CONFIG), CONFIG, users=500)
+    assert [(gate.passed, gate.threshold) for gate in gates if gate.name == "a_a"] == [(False, 0)]
 
 
 def test_the_99th_percentile_is_at_most_one_bin_too_large() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -12,7 +13,7 @@ from report_cases import EVIL, random_rounds, report_of
 
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.plots import intervals_plot
-from pipelines.replay.report import ReplayReport
+from pipelines.replay.report import ReplayReport, estimate_rows
 from pipelines.replay.report_html import binned, report_html
 from pipelines.replay.weight_sums import EDGES
 
@@ -56,6 +57,24 @@ def test_json_is_strict_and_whole(report):
     verdict = json.loads(report.verdict_json(), parse_constant=pytest.fail)
     assert (verdict["challenger"], verdict["champion"], verdict["promote"]) == ("new", "old", True)
     assert verdict == document["verdict"]
+
+
+def test_intervals_are_shown_with_the_bias_that_shrinking_may_have_cost(report):
+    plain = report.primary
+    unit = {
+        f"{kind}{end}": value
+        for kind in ("", "bootstrap_", "always_valid_")
+        for end, value in (("low", 1.0), ("high", 2.0))
+    }
+    clipped = dataclasses.replace(plain, name="clipped_dr", promise="bounded", bias_bound=0.25, **unit)
+    unknown = dataclasses.replace(plain, name="dm", promise="none", bias_bound=None, **unit)
+    header, *rows = estimate_rows([plain, clipped, unknown], plain.name)
+    mine, shrunk, model = (dict(zip(header, row, strict=True)) for row in rows)
+    assert [shrunk[name] for name in ("interval", "bootstrap", "always valid")] == ["[+0.75, +2.25]"] * 3
+    assert (shrunk["bias up to"], model["bias up to"], mine["bias up to"]) == ("0.25", "not known", "-")
+    assert model["interval"] == "[+1, +2]"
+    assert clipped.widened().difference == clipped.difference
+    assert plain.widened() == plain
 
 
 def test_metrics_are_finite_and_name_every_estimator(report):
