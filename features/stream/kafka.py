@@ -12,6 +12,7 @@ offset that a consumer group has committed, with the position in its metadata. :
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -24,6 +25,8 @@ from confluent_kafka import Message as KafkaMessage
 
 from features.stream.base import StreamUnavailableError
 from features.stream.records import FOREIGN, Message, StreamRecord, position_of
+
+_log = logging.getLogger(__name__)
 
 HEADER = "table"
 """Header of a message that names the table of its rows."""
@@ -183,6 +186,15 @@ class KafkaStream:
         if committed.error is not None:
             raise KafkaException(committed.error)
         first, end = self._ends()
+        if 0 <= committed.offset < first:
+            _log.error(
+                "%d messages of topic %s (offsets %d to %d) were removed by its retention before they were taken up: "
+                "they are lost to this pipeline; raise retention.ms or retention.bytes above its longest stop",
+                first - committed.offset,
+                self._partition[0],
+                committed.offset,
+                first - 1,
+            )
         known = int(committed.metadata) if committed.metadata else position
         return _Place(known, committed.offset - 1 if first <= committed.offset <= end else first - 1)
 

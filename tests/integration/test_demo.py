@@ -33,11 +33,26 @@ evaluate: {resamples: 50}
 """
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> list[str]:
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    arguments = ["demo", "--workspace", str(tmp_path / "demo"), "--config", str(tmp_path / "tiny.yaml")]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def command(folder: Path) -> list[str]:
+    (folder / "tiny.yaml").write_text(TINY)
+    arguments = ["demo", "--workspace", str(folder / "demo"), "--config", str(folder / "tiny.yaml")]
     return [sys.executable, "-u", "-m", "pagewise.main", *arguments]
+
+
+@pytest.fixture(scope="module")
+def finished(command: list[str]) -> str:
+    """What a demo prints that goes on after Ctrl-C."""
+    code, rest = interrupted(command, r"epoch 1/2 step \d+/")
+    assert code == 130, rest
+    assert "Traceback" not in rest
+    assert "the same command goes on from what is complete" in rest
+    return demo(command)
 
 
 def demo(command: list[str]) -> str:
@@ -63,14 +78,8 @@ def interrupted(command: list[str], line: str) -> tuple[int, str]:
     return process.returncode, before + rest
 
 
-def test_interrupted_finished_and_run_again(command: list[str], tmp_path: Path) -> None:
-    code, rest = interrupted(command, r"epoch 1/2 step \d+/")
-    assert code == 130, rest
-    assert "Traceback" not in rest
-    assert "the same command goes on from what is complete" in rest
-
-    first = demo(command)
-    assert first.count("up to date (took") == 5  # validate, features, sequences, train-two-tower, semantic-ids
+def test_interrupted_and_finished(finished: str, folder: Path) -> None:
+    assert finished.count("up to date (took") == 5  # validate, features, sequences, train-two-tower, semantic-ids
     for shown in (
         r"300 users, 214 items, 8 days, [\d,]+ pages",
         r"214 items, \d+ distinct IDs",
@@ -91,15 +100,19 @@ def test_interrupted_finished_and_run_again(command: list[str], tmp_path: Path) 
         r"mlflow ui --backend-store-uri sqlite:",
         r"what to try next",
     ):
-        assert re.search(shown, first), f"{shown!r} is missing from:\n{first}"
+        assert re.search(shown, finished), f"{shown!r} is missing from:\n{finished}"
+    assert leftovers(folder) == []
 
+
+@pytest.mark.slow
+def test_again_on_top_of_itself(finished: str, command: list[str], folder: Path) -> None:
     second = demo(command)
     assert second.count("up to date (took") == 13
     assert "stages run: none, all were up to date" in second
     assert "genrec - popular: hr_at_10" in second
     release = r"release (\w+) at http"
-    assert re.findall(release, second) == re.findall(release, first)
-    assert leftovers(tmp_path) == []
+    assert re.findall(release, second) == re.findall(release, finished)
+    assert leftovers(folder) == []
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import concurrent.futures
 import re
+import shutil
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 import pytest
 from serving_processes import RAY, processes
 
+from features.schemas import ITEMS
 from features.store.base import StoreUnavailableError
 from features.store.config import StoreConfig
 from features.workspace import Workspace
+from models.recommend.delta_changes import append, withdraw
+from models.recommend.delta_files import deltas_folder
 from serving.config import ServeConfig
 from serving.run import ServiceError, start_background
 
-CONFIG = ServeConfig(port=0, max_batch=8, batch_wait_ms=50, request_timeout_s=60)
+CONFIG = ServeConfig(port=0, max_batch=8, batch_wait_ms=50, request_timeout_s=60, deltas_s=0.1)
+KITE = {"item_id": "n1", "title": "kite rope wind", "category": ["aisle0"], "brand": "nova", "price": 5.0}
+BOARD = {**KITE, "item_id": "n2", "title": "puzzle board dice"}
 
 
 @pytest.fixture(scope="module")
-def client(workspace: Workspace, release_folder: Path) -> Iterator[httpx.Client]:
+def served_folder(release_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release of this module's own, for deltas."""
+    return shutil.copytree(release_folder, tmp_path_factory.mktemp("served") / release_folder.name)
+
+
+@pytest.fixture(scope="module")
+def client(workspace: Workspace, served_folder: Path) -> Iterator[httpx.Client]:
     before = processes(*RAY)
     with (
-        start_background(workspace, release_folder, StoreConfig(), CONFIG) as service,
+        start_background(workspace, served_folder, StoreConfig(), CONFIG) as service,
         httpx.Client(base_url=service.url, timeout=60) as client,
     ):
         yield client
         with pytest.raises(ServiceError, match="this process runs Ray already"):
-            start_background(workspace, release_folder, StoreConfig(), CONFIG)
+            start_background(workspace, served_folder, StoreConfig(), CONFIG)
     service.stop()
     assert processes(*RAY) - before == set()
     assert processes(str(workspace.local_path("store"))) == set()
@@ -115,6 +129,49 @@ def test_concurrent_requests_are_answered_in_batches(client):
     after = totals()
     assert after[1] - before[1] == 32
     assert after[0] - before[0] < 32
+
+
+@pytest.mark.integration
+def test_it_follows_the_deltas_of_its_release(client, served_folder, tmp_path):
+    nova = {"user_id": "u0", "page_size": 20, "filters": {"brand": "nova"}}
+    anything = {"user_id": "nobody", "page_size": 20}
+
+    def ask(body: dict) -> dict:
+        response = client.post("/v1/recommend", json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    assert ask(nova)["items"] == []
+    append(served_folder, items(KITE))
+    answer = _until(lambda: ask(nova), lambda answer: answer["items"])
+    assert ([item["item_id"] for item in answer["items"]], answer["delta"]) == (["n1"], 1)
+
+    withdraw(served_folder, ["n1", "i11"])
+    answer = _until(lambda: ask(anything), lambda answer: answer["delta"] == 2)
+    assert not {"n1", "i11"} & {item["item_id"] for item in answer["items"]}
+    assert ask(nova)["items"] == []
+
+    aside = shutil.copytree(served_folder.parent, tmp_path / "releases") / served_folder.name
+    append(aside, items(BOARD))
+    (deltas_folder(aside) / "000003" / "items.parquet").write_bytes(b"damaged")
+    (deltas_folder(aside) / "000003").rename(deltas_folder(served_folder) / "000003")
+    version = _until(lambda: client.get("/version").json(), lambda version: version["delta_refused"])
+    assert (version["delta"], "items.parquet has digest" in version["delta_refused"]) == (2, True)
+    assert ask(anything)["items"]
+    assert client.get("/ready").status_code == 200
+
+
+def items(*rows: dict) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), ITEMS)
+
+
+def _until(ask: Callable[[], dict], fits: Callable[[dict], object]) -> dict:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        answer = ask()
+        if fits(answer):
+            return answer
+    raise AssertionError(f"not within a minute; the last answer: {answer}")
 
 
 def test_taken_port_says_so(workspace, release_folder):

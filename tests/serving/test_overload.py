@@ -66,6 +66,7 @@ def test_metrics_are_those_of_both_replicas(client):
         assert total(client, "pagewise_pages_total") == before + 20
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_killed_replica_is_an_error_in_json_at_worst(client, workspace):
     with _Load(client) as load:

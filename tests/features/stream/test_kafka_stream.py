@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+
 import pytest
 
 from features.stream.base import StreamUnavailableError
@@ -71,6 +74,18 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(kafka_broker: str
     consumer.close()
     with opened(kafka_broker, "anew", "anew") as stream:
         assert rows(stream.read_after(done, 10, 0)) == [b"0", b"1"]
+
+
+def test_messages_that_retention_removed_before_they_were_read_are_told(kafka_broker: str, caplog) -> None:
+    """librdkafka's own broker keeps five megabytes."""
+    with opened(kafka_broker, "short", "late") as stream:
+        stream.append([StreamRecord("events", b"first")] * 2)
+        stream.trim(stream.read_after(0, 1, 0)[0].position)
+        stream.append([StreamRecord("events", b"x" * 800_000)] * 9)
+    with opened(kafka_broker, "short", "late") as stream, caplog.at_level(logging.ERROR):
+        assert 0 < len(stream.read_after(0, 20, 0)) < 9
+    (told,) = caplog.messages
+    assert re.fullmatch(r"\d+ messages of topic short \(offsets 1 to \d+\) were removed by its retention .*", told)
 
 
 def test_many_messages_are_read_in_pieces(kafka_broker: str) -> None:

@@ -174,6 +174,7 @@ def test_two_processes_train_as_one_that_takes_both_batches(worker, two_processe
     assert torch.equal(*gaps)
 
 
+@pytest.mark.slow
 def test_two_processes_publish_a_run_that_learned(two_processes):
     model, record = load_two_tower(Workspace(two_processes / "workspace"))
     report = Runs(Workspace(two_processes / "workspace"), KIND).read_report(record.name)

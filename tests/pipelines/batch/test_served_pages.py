@@ -163,10 +163,11 @@ def test_days_one_by_one_equal_all_at_once(tmp_path, seed):
     parts, page_parts = cut(rows, rng, late=0.1), cut(pages, rng, late=0.2)
     workspace = Workspace(tmp_path)
     write_file(workspace, "items", "items.csv", ITEMS)
-    put(workspace, "first", [row for part in parts[:6] for row in part])
-    put_pages(workspace, "first", [row for part in page_parts[:6] for row in part])
+    last = max(len(parts), len(page_parts))
+    put(workspace, "first", [row for part in parts[: last - 3] for row in part])
+    put_pages(workspace, "first", [row for part in page_parts[: last - 3] for row in part])
     run(workspace, stages=TO_PAGES)
-    for number in range(6, max(len(parts), len(page_parts))):
+    for number in range(last - 3, last):
         if number < len(parts):
             put(workspace, f"{number}", parts[number])
         if number < len(page_parts):
