@@ -20,7 +20,7 @@ from features.secrets import without_passwords
 from features.workspace import MANIFEST, Workspace
 from models.recommend.delta_changes import carry_over
 from models.recommend.delta_files import FOLDER, delta_numbers
-from models.recommend.release import read_manifest
+from models.recommend.release import check_files, read_manifest
 from models.training.tracking import Tracker, mlflow_client, tracking_uri
 
 if TYPE_CHECKING:
@@ -70,8 +70,10 @@ class Registry:
 
         Raises:
             FileNotFoundError: There is no release there.
+            ReleaseError: A file of it is missing or damaged; nothing is registered.
         """
         manifest = read_manifest(directory)
+        check_files(directory, manifest)
         known = self._version_of(manifest.release_id)
         if known is not None:
             self._client.set_registered_model_alias(MODEL, CHALLENGER, str(known))
@@ -96,7 +98,7 @@ class Registry:
 
         Args:
             version: Default: the challenger.
-            force: Promote without a verdict; recorded.
+            force: Promote without a verdict; recorded. A damaged release is not promoted by force either.
             verdict: What `pagewise replay` wrote: a JSON object with `challenger` and `champion`, the release ids
                 compared, and `promote`, the decision.
 
@@ -105,6 +107,7 @@ class Registry:
 
         Raises:
             RegistryError: There is no such version, or a champion is there and neither a fitting verdict nor force.
+            ReleaseError: A file of the release is missing or damaged; the champion stays.
         """
         with self.held():
             return self._promote(version, force, verdict)
@@ -131,6 +134,7 @@ class Registry:
         if champion is not None and champion.version == candidate.version:
             return str(candidate.tags[PROMOTED_BY])
         reason = _reason(candidate, champion, force, verdict)
+        self._check_files(candidate)
         past = [] if champion is None else self._past(int(champion.version))
         if champion is not None:
             self._carry_over(champion, candidate)
@@ -144,6 +148,7 @@ class Registry:
 
         Raises:
             RegistryError: There is no champion, or none before it.
+            ReleaseError: A file of the previous champion's release is missing or damaged; the champion stays.
         """
         with self.held():
             return self._rollback()
@@ -156,6 +161,7 @@ class Registry:
                 f"nothing to roll back to: version {champion.version} is the first champion; promote another one"
             )
         previous = self._version(past[-1])
+        self._check_files(previous)
         self._carry_over(champion, previous)
         self._client.set_registered_model_alias(MODEL, CHAMPION, previous.version)
         self._remember(past)
@@ -187,6 +193,11 @@ class Registry:
         """Return the version that has the alias, None where no version has it."""
         found = self._aliases().get(alias)
         return None if found is None else int(found)
+
+    def _check_files(self, version: ModelVersion) -> None:
+        """Refuse a damaged release before the alias moves: a service that starts with it would not start."""
+        folder = self._local(version)
+        check_files(folder, read_manifest(folder))
 
     def _carry_over(self, old: ModelVersion, new: ModelVersion) -> None:
         """Take over catalogue deltas before the alias moves: what is withdrawn must not come back with a release."""

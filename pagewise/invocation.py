@@ -106,8 +106,8 @@ def check_workspace(uri: str, *, must_exist: bool = False) -> None:
         raise ValueError(f"--workspace {uri}: expected a folder, but {file} is a file; name another place, or move it")
     if must_exist and not Path(uri).is_dir():
         raise FileNotFoundError(
-            f"--workspace {uri}: there is no such folder, and so nothing that others wrote; name the workspace of "
-            "`pagewise run`, or make one: `pagewise demo`"
+            f"--workspace {uri}: there is no such folder, and so nothing to work on; name the one that holds your "
+            "tables, or make one: `pagewise demo`, `pagewise simulate` or `pagewise import`"
         )
 
 

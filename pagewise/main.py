@@ -2,7 +2,7 @@
 
 A verb's module in `pagewise.commands` is imported only when it is called, and imports heavy libraries only inside its
 `run`, so that `pagewise --help` answers at once. Exit codes: 0 success, 1 failure, 2 a mistake in what was
-asked, 130 Ctrl-C.
+asked, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ import difflib
 import importlib
 import os
 import select
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pagewise import __version__
 
-OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILURE, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: whatever cleans up after Ctrl-C does so after it, too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Verb:
     """A command: its `name` on the command line, the `module` that runs it and a line of `help`.
 
     `writes` says that it writes tables or models that the daily job writes, too: one at a time in a workspace. `reads`
-    says that it does nothing without what others have written: there must be a workspace.
+    says that it does nothing without what lies in the workspace: there must be one.
     """
 
     name: str
@@ -41,13 +47,35 @@ VERBS: tuple[Verb, ...] = (
     Verb("demo", "demo", "the whole loop on a simulated marketplace, to a page over HTTP and a replay's verdict"),
     Verb("simulate", "simulate", "write the tables of a simulated marketplace", writes=True),
     Verb("import", "import_dataset", "write the tables of a public data set", writes=True),
-    Verb("validate", "validate", "check raw tables against their contract; bad rows go to dead_letters", writes=True),
-    Verb("features", "features", "pages, item statistics, transitions and features from clean events", writes=True),
-    Verb("semantic-ids", "semantic_ids", "content vectors and semantic IDs of all items", writes=True),
-    Verb("sequences", "sequences", "training and evaluation sequences from pages", writes=True),
-    Verb("train", "train", "train a model: two-tower, genrec or ranker; or the fusion: blend", writes=True),
     Verb(
-        "align", "align", "align GenRec with the ranker's taste; stops itself when the reward is exploited", writes=True
+        "validate",
+        "validate",
+        "check raw tables against their contract; bad rows go to dead_letters",
+        writes=True,
+        reads=True,
+    ),
+    Verb(
+        "features",
+        "features",
+        "pages, item statistics, transitions and features from clean events",
+        writes=True,
+        reads=True,
+    ),
+    Verb("semantic-ids", "semantic_ids", "content vectors and semantic IDs of all items", writes=True, reads=True),
+    Verb("sequences", "sequences", "training and evaluation sequences from pages", writes=True, reads=True),
+    Verb(
+        "train",
+        "train",
+        "train a model: two-tower, genrec or ranker; or the fusion: blend",
+        writes=True,
+        reads=True,
+    ),
+    Verb(
+        "align",
+        "align",
+        "align GenRec with the ranker's taste; stops itself when the reward is exploited",
+        writes=True,
+        reads=True,
     ),
     Verb("evaluate", "evaluate", "full-catalogue metrics per slice, baselines beside them, intervals", reads=True),
     Verb("recommend", "recommend", "a page for every user, as Parquet, equal to the server's", reads=True),
@@ -62,7 +90,7 @@ VERBS: tuple[Verb, ...] = (
         "append items to a release without training, withdraw some, or show what was",
         reads=True,
     ),
-    Verb("run", "run", "the daily job: every stage in order, skipping what is up to date"),
+    Verb("run", "run", "the daily job: every stage in order, skipping what is up to date", reads=True),
     Verb("stream", "stream", "take up the event stream: logs, online features, new items; until it is stopped"),
     Verb(
         "check-features",
@@ -87,18 +115,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = " ".join(["pagewise", *arguments[:1]])
-    try:
-        code = _dispatch(arguments)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        print(f"\n{name}: interrupted; the same command goes on from what is complete", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # what is left in the buffer would fail once more when the interpreter ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"{name}: stopped, nobody reads its output any more", file=sys.stderr)
-        return FAILURE
+    with _terminable():
+        try:
+            code = _dispatch(arguments)
+            sys.stdout.flush()
+        except (KeyboardInterrupt, SystemExit) as stop:
+            if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:  # that is how Ray, once started, ends
+                raise
+            by_hand = type(stop) is KeyboardInterrupt
+            what, code = ("interrupted", INTERRUPTED) if by_hand else ("stopped by SIGTERM", TERMINATED)
+            print(f"\n{name}: {what}; the same command goes on from what is complete", file=sys.stderr)
+        except BrokenPipeError:
+            # what is left in the buffer would fail once more when the interpreter ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"{name}: stopped, nobody reads its output any more", file=sys.stderr)
+            return FAILURE
     return code
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated`; what handles it by itself, as `serve` and `stream`, does so meanwhile."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, lambda *_: None)  # a second one does not cut off the cleaning up
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _dispatch(arguments: list[str]) -> int:

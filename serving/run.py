@@ -26,6 +26,7 @@ from features.store.config import StoreConfig
 from features.store.embedded import EmbeddedRedis
 from features.store.redis_store import RedisStore
 from features.stream.config import StreamConfig
+from features.stream.opening import require_client
 from features.workspace import Workspace
 from models.recommend.release import check_files, read_manifest
 from serving.access import Keys
@@ -128,9 +129,10 @@ def start_background(
     Raises:
         FileNotFoundError: There is no release there, or no file of API keys.
         StoreUnavailableError: The online store does not answer.
-        ValueError: The port is taken, or the file of API keys holds something else.
+        ValueError: The port is taken, the file of API keys holds something else, or Kafka's client is not installed.
         ServiceError: The replica did not start; its reason is in the message.
     """
+    require_client(stream_config)
     read_manifest(release)
     Keys.of(serve_config.keys_file)
     _free_port(serve_config.host, serve_config.port)  # a port that is taken is told before anything is started

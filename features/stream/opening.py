@@ -31,14 +31,27 @@ def open_stream(config: StreamConfig, store_url: str, namespace: str, timeout_s:
     return RedisStream.connect(store_url, namespace=namespace, max_messages=config.max_messages, timeout_s=timeout_s)
 
 
-def _open_kafka(config: StreamConfig, namespace: str, timeout_s: float) -> EventStream:
-    assert config.servers is not None
+def require_client(config: StreamConfig) -> None:
+    """Check, before anything is started, that the stream's client can be imported.
+
+    Raises:
+        ValueError: Kafka's is not installed.
+    """
+    if config.source != KAFKA:
+        return
     try:
-        from features.stream.kafka import KafkaStream
+        import confluent_kafka  # noqa: F401
     except ModuleNotFoundError as error:
         raise ValueError(
             f"stream.source=kafka: {error.name} is not installed; pip install -r infra/requirements/kafka.txt"
         ) from error
+
+
+def _open_kafka(config: StreamConfig, namespace: str, timeout_s: float) -> EventStream:
+    assert config.servers is not None
+    require_client(config)
+    from features.stream.kafka import KafkaStream
+
     properties = {} if config.properties is None else _properties(Path(config.properties))
     return KafkaStream(config.servers, config.topic, group=namespace, timeout_s=timeout_s, properties=properties)
 

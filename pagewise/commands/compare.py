@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pagewise.console import Console
-from pagewise.invocation import announce
+from pagewise.invocation import announce, check_workspace
 from pagewise.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         raise ValueError(f"--seeds: expected {expected}, got {args.seeds}")
     if (args.source is None) == (args.study == "embeddings"):
         raise ValueError("--source: expected the data set's folder for `embeddings`, and nothing for other studies")
+    check_workspace(args.workspace, must_exist=args.study != "embeddings")  # which reads a data set of its own
     announce(args, settings, SECTIONS_OF[args.study])
     Console().say(*_STUDIES[args.study](args, settings, Console().progress))
     return 0

@@ -66,11 +66,12 @@ def standing(tables: Iterable[Table]) -> dict[str, Manifest]:
     Raises:
         CannotFoldError: One is not there, or they come from different runs.
     """
-    found: dict[str, Manifest] = {}
-    for table in tables:
-        if not table.exists():
-            raise CannotFoldError(f"there is no table {table.name} yet")
-        found[table.name] = table.manifest()
+    wanted = list(tables)
+    found = {table.name: table.manifest() for table in wanted if table.exists()}
+    if not found:
+        raise CannotFoldError("this is the first time")
+    if missing := [table.name for table in wanted if table.name not in found]:
+        raise CannotFoldError(f"there is no table {' and no table '.join(missing)}")
     if len({json.dumps(dict(manifest.inputs), sort_keys=True) for manifest in found.values()}) > 1:
         raise CannotFoldError(f"{', '.join(found)} come from different runs")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Sequence
 
@@ -68,8 +69,10 @@ def check_features(
 
     Raises:
         MissingTableError: The daily job has not run.
-        ValueError: Nothing was logged, or batch does not know the day yet.
+        ValueError: The day is none, nothing was logged, or batch does not know the day yet.
     """
+    if day is not None:
+        _require_day(day)
     return _Check(workspace, config, batch, day).run(beam_options)
 
 
@@ -189,6 +192,15 @@ def _chosen_day(log: LogSnapshot, last_events: str, day: str | None) -> str:
             f"--day {day}: batch knows events up to {known} only; run `pagewise run` first, then check again"
         )
     return day
+
+
+def _require_day(text: str) -> None:
+    try:
+        right = dt.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError(f"--day {text}: expected a day of the calendar as YYYY-MM-DD, for example 2026-01-31")
 
 
 def _files(log: LogSnapshot, table: str, first: str, last: str) -> list[str]:

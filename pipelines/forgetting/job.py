@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow.compute as pc
 
+from features.ids import ID, is_id
 from features.schemas import LOG_TABLES
 from features.store.base import USER_VIEWS, LeaseHeldError
 from features.store.config import StoreConfig
@@ -30,6 +31,8 @@ from pipelines.streaming.run import run_stream
 STREAM_TIMEOUT_S = 300.0
 """A running stream has forgotten a user once it has taken up what came before; it is waited for so long."""
 _POLL_S = 0.2
+MOST_SHOWN = 3
+"""Wrong ids that a message names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,10 +90,12 @@ def forget(
         LockedError: A daily job runs.
         StoreUnavailableError: The store does not answer; nothing was removed.
         TimeoutError: A stream runs, but has not got there in time; what was removed is gone, the rest is not.
-        ValueError: There is no id, or an empty one, which all rejected rows that cannot be read would contain.
+        ValueError: There is no id, or something that names nobody, such as the empty text, which all rejected rows
+            that cannot be read would contain.
     """
-    if not all(users) or not users:
-        raise ValueError(f"users: expected ids of one character or more, at least one id, got {list(users)}")
+    wrong = [user for user in users if not is_id(user)]
+    if wrong or not users:
+        raise ValueError(f"users: expected {ID} each, at least one, got {wrong[:MOST_SHOWN]}")
     with writing_tables(workspace), open_store(store_config, workspace) as store:
         held = store.read_blobs([(view, user) for view in USER_VIEWS for user in users])
         log_rows = _log_rows(workspace, users)

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from features.store.backfill import STREAM
-from features.store.base import LeaseLostError, StoreUnavailableError, WriterLease
+from features.store.base import LeaseHeldError, LeaseLostError, StoreUnavailableError, WriterLease
 from features.store.config import StoreConfig
 from features.store.embedded import EmbeddedRedis
 from features.store.redis_store import RedisStore
 from features.stream.config import StreamConfig
-from features.stream.opening import open_stream
+from features.stream.opening import open_stream, require_client
 from features.workspace import Workspace
 from pipelines.batch.config import PagesConfig
 from pipelines.streaming.driver import RETRY_S, StreamDriver
@@ -101,7 +101,7 @@ def run_stream(
         progress: Called after each range.
         say: Takes lines for the terminal.
         lease_s: Seconds after which another process may take over from this one, should it be killed.
-        wait_s: How long to wait for another process that takes up the stream.
+        wait_s: How long to wait for another process that takes up the stream, unless it lives on this machine.
         beam_options: Beam's own options; default: in this process.
 
     Raises:
@@ -110,6 +110,7 @@ def run_stream(
         StoreUnavailableError: Redis does not answer at the start.
         ValueError: The source needs what is not at hand or is another than the log was taken from, or a port is taken.
     """
+    require_client(stream_config)
     require_source(workspace, stream_config)
     with contextlib.ExitStack() as cleanup:
         url, embedded = store_config.url, None
@@ -164,7 +165,7 @@ def run_stream(
         ended = False
         while not ended:
             try:
-                with store.writer_lease(STREAM, lease_s, wait_s=wait_s) as lease:
+                with _lease(store, lease_s, wait_s, say) as lease:
                     growth.wake()
                     drive(lease)
                     ended = True
@@ -177,6 +178,17 @@ def run_stream(
         after = committed_log(workspace)
         counts = {name: rows - before.counts.get(name, 0) for name, rows in after.counts.items()}
         return StreamReport(counts=counts, position=after.position, log=workspace.path("stream", "log"), ranges=ranges)
+
+
+def _lease(store: RedisStore, lease_s: float, wait_s: float, say: Callable[[str], None]) -> WriterLease:
+    """Become the stream's only writer; who was killed is waited for, for who lives nobody waits."""
+    try:
+        return store.writer_lease(STREAM, lease_s)
+    except LeaseHeldError as held:
+        if held.lives_here or not wait_s:
+            raise
+        say(f"{held}; waiting for that, {wait_s:g} s at most")
+    return store.writer_lease(STREAM, lease_s, wait_s=wait_s)
 
 
 @contextlib.contextmanager

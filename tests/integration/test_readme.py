@@ -135,6 +135,7 @@ def test_simulate_and_import_write_raw_tables(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_a_workspace_without_data_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
     stages = ("validate", "features", "sequences", "train two-tower", "semantic-ids", "train genrec", "train ranker")
     for verb in (*stages, "align", "evaluate", "register", "run"):
         assert main([*verb.split(), "--workspace", str(tmp_path / "empty")]) == 2, verb

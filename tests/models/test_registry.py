@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -7,16 +8,18 @@ from pathlib import Path
 import pytest
 
 from features.workspace import Workspace
+from models.recommend.release import ReleaseError
 from models.registry import CHALLENGER, CHAMPION, CHAMPIONS, MODEL, PROMOTED_BY, ROLLED_BACK_TO, Registry, RegistryError
 
 pytestmark = pytest.mark.integration
+WEIGHTS = "genrec/weights.safetensors"
 
 
 def write_release(workspace: Workspace, name: str) -> Path:
-    """The registry looks at nothing but the manifest."""
+    """The registry looks at nothing but the manifest and the digests in it."""
     folder = workspace.local_path("releases", name)
     (folder / "genrec").mkdir(parents=True)
-    (folder / "genrec" / "weights.safetensors").write_bytes(name.encode())
+    (folder / WEIGHTS).write_bytes(name.encode())
     manifest = {
         "release_id": name,
         "generation": "000001-abc",
@@ -25,7 +28,7 @@ def write_release(workspace: Workspace, name: str) -> Path:
         "code_version": "v",
         "retrievers": ["popular"],
         "runs": {},
-        "files": {},
+        "files": {WEIGHTS: hashlib.sha256(name.encode()).hexdigest()},
         "metrics": {"hr_at_10": 0.0625},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -66,7 +69,7 @@ def test_a_registered_release_is_the_challenger_and_can_be_fetched(registry):
     folder = registry.resolve(CHALLENGER)
     assert folder == registry.workspace.local_path("releases", "bbb")
     shutil.rmtree(folder)
-    assert (registry.resolve(CHALLENGER) / "genrec" / "weights.safetensors").read_bytes() == b"bbb"
+    assert (registry.resolve(CHALLENGER) / WEIGHTS).read_bytes() == b"bbb"
     assert sorted(path.name for path in folder.parent.iterdir()) == ["aaa", "bbb"]
 
 
@@ -87,6 +90,25 @@ def test_the_first_champion_needs_nothing_the_second_a_reason(registry):
     assert tags(registry, 2)[PROMOTED_BY] == "force"
     assert registry.resolve().name == "bbb"
     assert registry.promote(2) == "force"  # it is the champion already
+
+
+def test_a_damaged_release_is_neither_registered_nor_promoted_nor_rolled_back_to(registry):
+    versions(registry, "aaa", "bbb")
+    registry.promote(1)
+    folder = registry.workspace.local_path("releases", "bbb")
+    (folder / WEIGHTS).write_bytes(b"other")
+    damage = rf"release bbb is damaged: {folder / WEIGHTS} has digest .*; delete {folder}: `pagewise serve` fetches"
+    with pytest.raises(ReleaseError, match=damage):
+        registry.register(folder)
+    with pytest.raises(ReleaseError, match=damage):
+        registry.promote(2, force=True)
+    assert registry.resolve(CHAMPION).name == "aaa"
+    shutil.rmtree(folder)  # as the message says
+    assert registry.promote(2, force=True) == "force"
+    (registry.workspace.local_path("releases", "aaa") / WEIGHTS).unlink()
+    with pytest.raises(ReleaseError, match=r"release aaa is incomplete: .*weights\.safetensors is missing"):
+        registry.rollback()
+    assert registry.resolve(CHAMPION).name == "bbb"
 
 
 def test_what_a_verdict_must_be_about(registry):

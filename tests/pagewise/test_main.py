@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -192,7 +193,42 @@ def test_verbs_that_write_tables_or_models() -> None:
 def test_a_workspace_that_must_be_there_is_not_made(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = {"forget": ["ann"], "catalogue": ["show"]}.get(verb, [])
+    more = {"forget": ["ann"], "catalogue": ["show"], "train": ["ranker"]}.get(verb, [])
     assert main([verb, *more, "--workspace", str(tmp_path / "mistyped")]) == 2
-    assert "mistyped: there is no such folder, and so nothing that others wrote" in capsys.readouterr().err
+    assert "mistyped: there is no such folder, and so nothing to work on" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_verbs_that_work_on_what_is_there() -> None:
+    without = {verb.name for verb in VERBS if not verb.reads}
+    assert without == {"demo", "simulate", "import", "compare", "replay", "stream", "doctor"}
+
+
+def test_a_study_of_a_workspace_makes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "ssl", "--workspace", str(tmp_path / "mistyped")]) == 2
+    assert "mistyped: there is no such folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ray_has_started", [False, True])
+def test_sigterm_ends_like_ctrl_c(
+    ray_has_started: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleaned = []
+
+    def run(*_: object) -> int:
+        try:
+            if ray_has_started:
+                signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+            signal.raise_signal(signal.SIGTERM)
+            return 0
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # a supervisor that has no patience
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("pagewise.commands.doctor.run", run)
+    assert main(["doctor"]) == 143
+    assert "pagewise doctor: stopped by SIGTERM; the same command goes on from" in capsys.readouterr().err
+    assert cleaned or ray_has_started
+    assert signal.getsignal(signal.SIGTERM) == before

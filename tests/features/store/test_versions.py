@@ -186,7 +186,8 @@ def test_progress_of_the_stream_is_part_of_the_freshness(store):
 def test_one_writer_at_a_time(store):
     with store.writer_lease("stream", 30):
         with pytest.raises(
-            LeaseHeldError, match=r"lease:stream is held by .*:\d+ \(host:process\); stop it, or wait 9"
+            LeaseHeldError,
+            match=r"lease:stream is held by .*:\d+ \(host:process, started 20.* UTC\), .*; stop it, or wait 9",
         ):
             store.writer_lease("stream", 9)
         store.writer_lease("backfill", 30).release()

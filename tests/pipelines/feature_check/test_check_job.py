@@ -62,6 +62,12 @@ def test_the_command_says_what_it_found_and_fails_only_when_asked_to(own_world, 
     assert main(["check-features", "--workspace", folder, "--fail-on-alert", *overrides]) == 1
 
 
+@pytest.mark.parametrize("day", ["2026-13-45", "20260131", "yesterday"])
+def test_a_day_is_one_of_the_calendar(tmp_path, capsys, day: str) -> None:
+    assert main(["check-features", "--workspace", str(tmp_path), "--day", day]) == 2
+    assert f"--day {day}: expected a day of the calendar as YYYY-MM-DD" in capsys.readouterr().err
+
+
 def test_a_day_that_cannot_be_checked_is_refused(own_world) -> None:
     with pytest.raises(ValueError, match=r"no page's features were logged; .*serve.feature_log_share above 0"):
         own_world.check()

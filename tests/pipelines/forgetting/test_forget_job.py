@@ -124,9 +124,14 @@ def test_while_a_daily_job_runs_nothing_is_removed(workspace):
     assert "ann" in workspace.table("events").read().column("user_id").to_pylist()
 
 
-@pytest.mark.parametrize("users", [[], ["ann", ""]])
-def test_nobody_is_no_person(tmp_path, users):
-    with pytest.raises(ValueError, match=rf"at least one id, got {re.escape(repr(users))}"):
+@pytest.mark.parametrize(
+    ("users", "wrong"), [([], []), (["ann", ""], [""]), (["ann", "bob\n"], ["bob\n"]), (["x" * 513], ["x" * 513])]
+)
+def test_who_is_nobody_is_told(tmp_path, users, wrong):
+    expected = (
+        rf"an id of at most 512 bytes without control characters each, at least one, got {re.escape(repr(wrong))}"
+    )
+    with pytest.raises(ValueError, match=expected):
         forget(Workspace(tmp_path), users, STORE, STREAM, PAGES, print)
 
 

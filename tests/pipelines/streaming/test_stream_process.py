@@ -28,6 +28,7 @@ from features.store.redis_store import RedisStore
 from features.stream.config import StreamConfig
 from features.stream.records import EVENTS, StreamRecord
 from features.workspace import Workspace
+from pagewise.main import main
 from pipelines.batch.config import PagesConfig
 from pipelines.streaming import folding
 from pipelines.streaming.log import Range, committed_log
@@ -141,6 +142,36 @@ def test_a_second_pipeline_is_refused(tmp_path, redis_url) -> None:
         pytest.raises(LeaseHeldError, match="stream"),
     ):
         world.take_up(tmp_path, redis_url, "second", wait_s=0.1)
+
+
+def token(process: psutil.Process, started: float) -> str:
+    """What a lease's key holds."""
+    return f"{socket.gethostname()}:{process.pid}:{started:.3f}:abc"
+
+
+def test_who_takes_up_the_stream_on_this_machine_is_told_at_once(tmp_path, redis_url, capsys) -> None:
+    other = psutil.Process(os.getppid())
+    with RedisStore(redis_url, world.store_config(redis_url, "taken")) as store:
+        store.client.set(store.keys.lease("stream"), token(other, other.create_time()), ex=600)
+    options = [f"store.url={redis_url}", "store.namespace=taken", "stream.until_empty=true"]
+    assert main(["stream", "--workspace", str(tmp_path), *options]) == 2
+    told = (
+        rf"stream is held by \S+:{other.pid} \(host:process, started 20.* UTC\), and one process writes at a time; stop"
+    )
+    assert re.search(told, capsys.readouterr().err)
+
+
+def test_who_was_killed_is_waited_for_and_that_is_said(tmp_path, redis_url) -> None:
+    said, other = list[str](), psutil.Process(os.getppid())
+    with RedisStore(redis_url, world.store_config(redis_url, "killed")) as store:
+        store.client.set(store.keys.lease("stream"), token(other, 1e9), px=500)  # its id has been used again
+    config = world.store_config(redis_url, "killed")
+    stream, stopping = StreamConfig(until_empty=True, interval_s=0.01), threading.Event()
+    report = run_stream(Workspace(tmp_path), stream, config, PagesConfig(), stopping=stopping, say=said.append)
+    assert report.ranges == 0
+    (line,) = said
+    assert f":{other.pid} (host:process, started 2001-09-09 01:46:40 UTC)" in line
+    assert line.endswith("wait 10 s after it was killed; waiting for that, 15 s at most")
 
 
 def test_a_taken_metrics_port_is_told(tmp_path, redis_url) -> None:
