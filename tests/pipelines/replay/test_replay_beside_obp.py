@@ -6,63 +6,43 @@ from typing import Any
 
 import numpy as np
 import pytest
+from obp_twins import MIPS, SLATES, judged, name_of, of_one_item
 from replay_worlds import chances, rounds_of, target
 
-from pipelines.replay.config import ReplayConfig
-from pipelines.replay.estimates import estimates_of
-from pipelines.replay.estimators import (
-    CascadeDr,
-    ClippedDr,
-    ClippedIps,
-    DirectMethod,
-    DoublyRobust,
-    Ips,
-    Rejection,
-    SelfNormalisedDr,
-    SelfNormalisedIps,
-    ShrunkDr,
-    SubGaussianIps,
-    SwitchDr,
-)
+from pipelines.replay.estimators import Rejection, SelfNormalisedIps
 from pipelines.replay.estimators.interface import Estimator
-from pipelines.replay.rounds import Rounds
-from pipelines.replay.tally import Tally
 
 ope: Any = pytest.importorskip("obp.ope", reason="obp is not installed", exc_type=ImportError)
 PAGES, ITEMS, SLOTS = 400, 6, 3
 CLUSTERS = np.array([0, 0, 1, 1, 2, 2])
-SINGLE: tuple[tuple[Estimator, Any], ...] = (
-    (Ips(), ope.InverseProbabilityWeighting()),
-    (ClippedIps(clips=(1.5,)), ope.InverseProbabilityWeighting(lambda_=1.5)),
-    (SelfNormalisedIps(), ope.SelfNormalizedInverseProbabilityWeighting()),
-    (DirectMethod(), ope.DirectMethod()),
-    (DoublyRobust(), ope.DoublyRobust()),
-    (ClippedDr(clips=(1.5,)), ope.DoublyRobust(lambda_=1.5)),
-    (SelfNormalisedDr(), ope.SelfNormalizedDoublyRobust()),
-    (SwitchDr(clips=(1.5,)), ope.SwitchDoublyRobust(lambda_=1.5)),
-    (ShrunkDr(clips=(1.5,)), ope.DoublyRobustWithShrinkage(lambda_=1.5)),
-    (SubGaussianIps(limits=(4.0,)), ope.SubGaussianInverseProbabilityWeighting(lambda_=0.25)),
-    (Ips(weights="cluster"), ope.MarginalizedInverseProbabilityWeighting(n_actions=ITEMS)),
-    (SelfNormalisedIps(weights="cluster"), ope.SelfNormalizedMarginalizedInverseProbabilityWeighting(n_actions=ITEMS)),
+ONE_ITEM = (*of_one_item(clip=1.5, limit=4.0), MIPS, SelfNormalisedIps(weights="cluster"))
+THEIRS_OF_ONE_ITEM = (
+    ope.InverseProbabilityWeighting(),
+    ope.InverseProbabilityWeighting(lambda_=1.5),
+    ope.SelfNormalizedInverseProbabilityWeighting(),
+    ope.DirectMethod(),
+    ope.DoublyRobust(),
+    ope.DoublyRobust(lambda_=1.5),
+    ope.SelfNormalizedDoublyRobust(),
+    ope.SwitchDoublyRobust(lambda_=1.5),
+    ope.DoublyRobustWithShrinkage(lambda_=1.5),
+    ope.SubGaussianInverseProbabilityWeighting(lambda_=0.25),
+    ope.MarginalizedInverseProbabilityWeighting(n_actions=ITEMS),
+    ope.SelfNormalizedMarginalizedInverseProbabilityWeighting(n_actions=ITEMS),
 )
-SLATES: tuple[tuple[Estimator, Any], ...] = (
-    (Ips(), ope.SlateStandardIPS(len_list=SLOTS)),
-    (Ips(weights="position"), ope.SlateIndependentIPS(len_list=SLOTS)),
-    (Ips(weights="prefix"), ope.SlateRewardInteractionIPS(len_list=SLOTS)),
-    (SelfNormalisedIps(), ope.SelfNormalizedSlateStandardIPS(len_list=SLOTS)),
-    (SelfNormalisedIps(weights="position"), ope.SelfNormalizedSlateIndependentIPS(len_list=SLOTS)),
-    (SelfNormalisedIps(weights="prefix"), ope.SelfNormalizedSlateRewardInteractionIPS(len_list=SLOTS)),
-    (CascadeDr(), ope.SlateCascadeDoublyRobust(len_list=SLOTS, n_unique_action=ITEMS)),
+THEIRS_OF_SLATES = (
+    ope.SlateStandardIPS(len_list=SLOTS),
+    ope.SlateIndependentIPS(len_list=SLOTS),
+    ope.SlateRewardInteractionIPS(len_list=SLOTS),
+    ope.SelfNormalizedSlateStandardIPS(len_list=SLOTS),
+    ope.SelfNormalizedSlateIndependentIPS(len_list=SLOTS),
+    ope.SelfNormalizedSlateRewardInteractionIPS(len_list=SLOTS),
+    ope.SlateCascadeDoublyRobust(len_list=SLOTS, n_unique_action=ITEMS),
 )
-
-
-def ours(estimator: Estimator, rounds: Rounds) -> float:
-    tally = Tally.of([estimator], buckets=100, slots=rounds.there_RP.shape[1]).add(rounds)
-    return estimates_of([estimator], tally, ReplayConfig(resamples=100))[0].value_b
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize(("estimator", "theirs"), SINGLE, ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize(("estimator", "theirs"), list(zip(ONE_ITEM, THEIRS_OF_ONE_ITEM, strict=True)), ids=name_of)
 def test_pages_of_one_item_equal(estimator: Estimator, theirs: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = np.arange(PAGES)
@@ -76,8 +56,8 @@ def test_pages_of_one_item_equal(estimator: Estimator, theirs: Any, seed: int) -
         return chances(chance_RI[rows, item_R][:, None], cluster_RP=(chance_RI @ same_II)[rows, item_R][:, None])
 
     logged, expected_RP = of(logged_RI), (policy_RI * predicted_RI).sum(axis=1)[:, None]
-    judged = target(of(policy_RI), expected_RP)
-    rounds = rounds_of(reward_R[:, None], logged, target(logged), judged, predicted_RI[rows, item_R][:, None])
+    challenger = target(of(policy_RI), expected_RP)
+    rounds = rounds_of(reward_R[:, None], logged, target(logged), challenger, predicted_RI[rows, item_R][:, None])
     value = theirs.estimate_policy_value(
         reward=reward_R,
         action=item_R,
@@ -90,7 +70,7 @@ def test_pages_of_one_item_equal(estimator: Estimator, theirs: Any, seed: int) -
         p_e_a=np.eye(3)[CLUSTERS][:, :, None],
         context=rng.random((PAGES, 2)),
     )
-    assert ours(estimator, rounds) == pytest.approx(value, abs=1e-9)
+    assert judged(estimator, rounds).value_b == pytest.approx(value, abs=1e-9)
 
 
 def test_replay_by_rejection_equals() -> None:
@@ -98,19 +78,19 @@ def test_replay_by_rejection_equals() -> None:
     item_R, drawn_R = rng.integers(0, ITEMS, (2, PAGES))
     reward_R = rng.random(PAGES)
     logged = chances(np.full((PAGES, 1), 1 / ITEMS))
-    judged = target(logged, drawn_RP=(item_R == drawn_R)[:, None])
-    rounds = rounds_of(reward_R[:, None], logged, target(logged, drawn_RP=True), judged)
+    challenger = target(logged, drawn_RP=(item_R == drawn_R)[:, None])
+    rounds = rounds_of(reward_R[:, None], logged, target(logged, drawn_RP=True), challenger)
     value = ope.ReplayMethod().estimate_policy_value(
         reward=reward_R,
         action=item_R,
         action_dist=np.eye(ITEMS)[drawn_R][:, :, None],
         position=np.zeros(PAGES, dtype=int),
     )
-    assert ours(Rejection(), rounds) == pytest.approx(value, abs=1e-9)
+    assert judged(Rejection(), rounds).value_b == pytest.approx(value, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize(("estimator", "theirs"), SLATES, ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize(("estimator", "theirs"), list(zip(SLATES, THEIRS_OF_SLATES, strict=True)), ids=name_of)
 def test_slates_equal(estimator: Estimator, theirs: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     conditional, position = (rng.uniform(0.2, 0.9, (2, PAGES, SLOTS)) for _ in range(2))
@@ -118,8 +98,8 @@ def test_slates_equal(estimator: Estimator, theirs: Any, seed: int) -> None:
     predicted_RPI, policy_RPI = rng.random((PAGES, SLOTS, ITEMS)), rng.dirichlet(np.ones(ITEMS), (PAGES, SLOTS))
     logged, policy = (chances(conditional[of], position[of]) for of in range(2))
     predicted_RP = np.take_along_axis(predicted_RPI, item_RP[:, :, None], axis=2)[:, :, 0]
-    judged = target(policy, 0.0, (predicted_RPI * policy_RPI).sum(axis=2))
-    rounds = rounds_of(reward_RP, logged, target(logged), judged, predicted_RP)
+    challenger = target(policy, 0.0, (predicted_RPI * policy_RPI).sum(axis=2))
+    rounds = rounds_of(reward_RP, logged, target(logged), challenger, predicted_RP)
     cascade, page = conditional.cumprod(axis=2), conditional.prod(axis=2)
     value = theirs.estimate_policy_value(
         slate_id=np.repeat(np.arange(PAGES), SLOTS),
@@ -135,4 +115,4 @@ def test_slates_equal(estimator: Estimator, theirs: Any, seed: int) -> None:
         q_hat=predicted_RPI.ravel(),
         evaluation_policy_action_dist=policy_RPI.ravel(),
     )
-    assert ours(estimator, rounds) == pytest.approx(value, abs=1e-9)
+    assert judged(estimator, rounds).value_b == pytest.approx(value, abs=1e-9)

@@ -13,41 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
+from obp_twins import of_one_item
 from replay_worlds import chances, rounds_of, target
 
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimates import estimates_of
-from pipelines.replay.estimators import (
-    ClippedDr,
-    ClippedIps,
-    DirectMethod,
-    DoublyRobust,
-    Ips,
-    SelfNormalisedDr,
-    SelfNormalisedIps,
-    ShrunkDr,
-    SubGaussianIps,
-    SwitchDr,
-)
-from pipelines.replay.estimators.interface import Estimator
+from pipelines.replay.estimators import Ips, SelfNormalisedIps
 from pipelines.replay.estimators.terms import terms_of
 from pipelines.replay.intervals import standard_error, student_quantile
 from pipelines.replay.rounds import Rounds
 from pipelines.replay.tally import Tally, terms_needed
 from pipelines.replay.values import CHALLENGER, CHAMPION, Sums, influence, value
 
-ESTIMATORS: tuple[Estimator, ...] = (
-    Ips(),
-    ClippedIps(clips=(10.0,)),
-    SelfNormalisedIps(),
-    DirectMethod(),
-    DoublyRobust(),
-    ClippedDr(clips=(10.0,)),
-    SelfNormalisedDr(),
-    SwitchDr(clips=(10.0,)),
-    ShrunkDr(clips=(10.0,)),
-    SubGaussianIps(limits=(1000.0,)),
-)
+ESTIMATORS = of_one_item(clip=10.0, limit=1000.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from obp_twins import MIPS, SLATES, judged, name_of, of_one_item
 from replay_worlds import chances, rounds_of, target
 
-from pipelines.replay.config import ReplayConfig
-from pipelines.replay.estimates import Estimate, estimates_of
-from pipelines.replay.estimators import (
-    CascadeDr,
-    ClippedDr,
-    ClippedIps,
-    DirectMethod,
-    DoublyRobust,
-    Ips,
-    Rejection,
-    SelfNormalisedDr,
-    SelfNormalisedIps,
-    ShrunkDr,
-    SubGaussianIps,
-    SwitchDr,
-)
+from pipelines.replay.estimators import Ips, Rejection
 from pipelines.replay.estimators.interface import Estimator
 from pipelines.replay.rounds import Rounds
-from pipelines.replay.tally import Tally
 
 ACTIONS = np.array([0, 1, 2, 0, 1, 2])
 REWARDS = np.array([1.0, 0, 1, 0, 1, 1])
@@ -48,58 +33,33 @@ CASCADE = (
 SLATE_ACTIONS = np.array([[0, 1, 0], [1, 0, 1], [0, 0, 1]])
 SLATE_PREDICTED = np.linspace(0.1, 0.9, 18).reshape(3, 3, 2)
 
+ONE_ITEM = (*of_one_item(clip=2.0, limit=2.0), MIPS, Rejection())
+OF_ONE_ITEM = (
+    1.5666666667, 1.0666666667, 0.7382198953, 0.4241666667, 0.7730555556, 0.6841666667,
+    0.5885645724, 0.6841666667, 0.4958637369, 0.8174603175, 1.4595588235, 0.75,
+)  # fmt: skip
+OF_SLATES = (
+    2.9047619048, 2.0269841270, 1.7809523810, 1.7941176471, 1.5804796663, 1.2554257299, 1.2812661064,
+)  # fmt: skip
+
 
 def test_the_policys_ips_weights_make_the_published_effective_sample_size() -> None:
     weights = POLICY[np.arange(6), ACTIONS] / LOGGED
     np.testing.assert_allclose(weights, [0.4, 7 / 3, 2, 1, 2, 5])
-    estimate = challenger(Ips(), toy())
+    estimate = judged(Ips(), toy())
     assert estimate.mean_weight_b == pytest.approx(weights.mean(), abs=1e-12)
     assert weights.sum() ** 2 / (weights**2).sum() == pytest.approx(4.0939288520, abs=1e-9)
     assert estimate.effective_users_b == pytest.approx(4.0939288520, rel=0.02), "few users, nearly all buckets empty"
 
 
-@pytest.mark.parametrize(
-    ("estimator", "expected"),
-    [
-        (Ips(), 1.5666666667),
-        (ClippedIps(clips=(2.0,)), 1.0666666667),
-        (SelfNormalisedIps(), 0.7382198953),
-        (DirectMethod(), 0.4241666667),
-        (DoublyRobust(), 0.7730555556),
-        (ClippedDr(clips=(2.0,)), 0.6841666667),
-        (SelfNormalisedDr(), 0.5885645724),
-        (SwitchDr(clips=(2.0,)), 0.6841666667),
-        (ShrunkDr(clips=(2.0,)), 0.4958637369),
-        (SubGaussianIps(limits=(2.0,)), 0.8174603175),
-        (Ips(weights="cluster"), 1.4595588235),
-        (Rejection(), 0.75),
-    ],
-    ids=lambda value: value.name if isinstance(value, Estimator) else "",
-)
+@pytest.mark.parametrize(("estimator", "expected"), list(zip(ONE_ITEM, OF_ONE_ITEM, strict=True)), ids=name_of)
 def test_pages_of_one_item_have_the_published_values(estimator: Estimator, expected: float) -> None:
-    assert challenger(estimator, toy()).value_b == pytest.approx(expected, abs=1e-8)
+    assert judged(estimator, toy()).value_b == pytest.approx(expected, abs=1e-8)
 
 
-@pytest.mark.parametrize(
-    ("estimator", "expected"),
-    [
-        (Ips(), 2.9047619048),
-        (Ips(weights="position"), 2.0269841270),
-        (Ips(weights="prefix"), 1.7809523810),
-        (SelfNormalisedIps(), 1.7941176471),
-        (SelfNormalisedIps(weights="position"), 1.5804796663),
-        (SelfNormalisedIps(weights="prefix"), 1.2554257299),
-        (CascadeDr(), 1.2812661064),
-    ],
-    ids=lambda value: value.name if isinstance(value, Estimator) else "",
-)
+@pytest.mark.parametrize(("estimator", "expected"), list(zip(SLATES, OF_SLATES, strict=True)), ids=name_of)
 def test_slates_have_the_published_values(estimator: Estimator, expected: float) -> None:
-    assert challenger(estimator, slates()).value_b == pytest.approx(expected, abs=1e-8)
-
-
-def challenger(estimator: Estimator, rounds: Rounds) -> Estimate:
-    tally = Tally.of([estimator], buckets=4096, slots=rounds.there_RP.shape[1]).add(rounds)
-    return estimates_of([estimator], tally, ReplayConfig(resamples=100))[0]
+    assert judged(estimator, slates()).value_b == pytest.approx(expected, abs=1e-8)
 
 
 def toy() -> Rounds:
@@ -107,8 +67,10 @@ def toy() -> Rounds:
     logged = chances(LOGGED[:, None], cluster_RP=CLUSTER_LOGGED[:, None])
     policy = chances(POLICY[rows, ACTIONS][:, None], cluster_RP=CLUSTER_POLICY[:, None])
     expected = (POLICY * PREDICTED).sum(axis=1)[:, None]
-    judged = target(policy, expected_RP=expected, expected_next_RP=expected, drawn_RP=(GREEDY == ACTIONS)[:, None])
-    return rounds_of(REWARDS[:, None], logged, target(logged, drawn_RP=True), judged, PREDICTED[rows, ACTIONS][:, None])
+    challenger = target(policy, expected_RP=expected, expected_next_RP=expected, drawn_RP=(GREEDY == ACTIONS)[:, None])
+    return rounds_of(
+        REWARDS[:, None], logged, target(logged, drawn_RP=True), challenger, PREDICTED[rows, ACTIONS][:, None]
+    )
 
 
 def slates() -> Rounds:
