@@ -31,11 +31,21 @@ def is_id(text: str) -> bool:
     return bool(text.strip()) and len(text.encode()) <= MOST_ID_BYTES and re.search(_CONTROL, text) is None
 
 
+def absent_ids(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Return where there is no id: null, the empty text, or blanks only.
+
+    Example:
+        >>> absent_ids(pa.array(["user 7", " ", None])).tolist()
+        [False, True, True]
+    """
+    return np.asarray(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(values), ""), True))
+
+
 def wrong_ids(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     r"""Return which texts are there, but too long for an id or with control characters.
 
     Args:
-        values: Strings; null and the empty text are left to who asks for an id.
+        values: Strings; null, the empty text and blanks are left to `absent_ids`.
 
     Example:
         >>> wrong_ids(pa.array(["user 7", "user\n7", None])).tolist()

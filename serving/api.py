@@ -10,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from features.ids import ID, is_id
 from features.schemas import MOST_ID_BYTES
 
+_CAME_CHARACTERS = 100
+"""So much of a value is told to whom it came from."""
 NonEmpty = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
@@ -166,7 +168,8 @@ def _describe(mistake: Mapping[str, Any]) -> str:
     if isinstance(came, bytes):  # FastAPI parses a body only if its type says JSON
         message = "expected JSON and the header Content-Type: application/json"
     place = f"{'.'.join(map(str, mistake['loc']))}: " if mistake["loc"] else ""
-    return place + message + ("" if mistake.get("type") == "missing" else f", got {str(came)[:100]!r}")
+    shown = repr(came[:_CAME_CHARACTERS]) if isinstance(came, str | bytes) else repr(came)[:_CAME_CHARACTERS]
+    return place + message + ("" if mistake.get("type") == "missing" else f", got {shown}")
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

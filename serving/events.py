@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Body, FastAPI, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from features import schemas
+from features.mistakes import REASONS, first_column, reason_of
 from features.schemas import EVENT_KINDS, LARGEST_NUMBER, PURCHASE
 from features.stream.base import EventStream, StreamFullError
 from features.stream.records import DETAIL, EVENTS, REJECTED, ROW, StreamRecord
@@ -40,17 +41,6 @@ STREAM_REST_S = 1.0
 """After an append that the stream did not take, events are refused at once for so long."""
 
 _log = logging.getLogger(__name__)
-_REASONS = {
-    "user_id": schemas.NULL_ID,
-    "item_id": schemas.NULL_ID,
-    **dict.fromkeys(("event_id", "request_id", "session_id"), schemas.BAD_ID),
-    "event": schemas.UNKNOWN_EVENT,
-    "timestamp": schemas.BAD_TIMESTAMP,
-    "propensity": schemas.BAD_PROPENSITY,
-    "value": schemas.BAD_VALUE,
-    "position": schemas.BAD_VALUE,
-}
-_SAID = sorted({*_REASONS.values()})
 
 
 class EventSpec(BaseModel):
@@ -87,12 +77,12 @@ class EventSpec(BaseModel):
             raise ValueError("expected a time from 1973 to 2099, in milliseconds since 1970 where it is a number")
         return value
 
-    @model_validator(mode="after")
-    def _price(self) -> EventSpec:
-        if self.event == PURCHASE and self.value is not None and self.value < 0:
-            expected = "value: expected a price >= 0, got {value}"
-            raise PydanticCustomError(schemas.NEGATIVE_PRICE, expected, {"value": self.value})
-        return self
+    @field_validator("value")
+    @classmethod
+    def _price(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if info.data.get("event") == PURCHASE and value is not None and value < 0:
+            raise PydanticCustomError(schemas.NEGATIVE_PRICE, "expected a price >= 0")
+        return value
 
     def row(self) -> dict[str, object]:
         """Return the columns that are given; maps as JSON, as the stream has them."""
@@ -106,7 +96,7 @@ class Verdict(BaseModel):
     """What became of one event, in the order sent."""
 
     accepted: bool
-    reason: str | None = Field(default=None, description=f"One of {', '.join(_SAID)}, ...")
+    reason: str | None = Field(default=None, description=f"One of {', '.join(REASONS)}, ...")
     detail: str | None = None
 
 
@@ -187,7 +177,7 @@ class EventIntake:
             event = EventSpec.model_validate(row)
         except ValidationError as error:
             mistakes = error.errors()
-            return Verdict(accepted=False, reason=_reason(mistakes[0]), detail=describe(mistakes))
+            return Verdict(accepted=False, reason=_reason(mistakes), detail=describe(mistakes))
         if event.timestamp > (self._clock() + 60 * self._future_minutes) * 1000:
             detail = f"timestamp: expected at most {self._future_minutes:g} minutes ahead of the clock"
             return Verdict(accepted=False, reason=schemas.IN_THE_FUTURE, detail=f"{detail}, got {event.timestamp}")
@@ -229,13 +219,14 @@ def add_events(api: FastAPI, backend: Backend) -> None:
         return EventsResponse(accepted=len(verdicts) - len(rejected), rejected=len(rejected), verdicts=verdicts)
 
 
-def _reason(mistake: ErrorDetails) -> str:
-    """Return the reason under which the pipeline would file a row with this mistake."""
+def _reason(mistakes: Sequence[ErrorDetails]) -> str:
+    """Return the reason under which the pipeline would file a row with these mistakes."""
+    by_column = {str(mistake["loc"][0]) if mistake["loc"] else "": mistake for mistake in reversed(mistakes)}
+    column = first_column(by_column)
+    mistake = by_column[column]
     if mistake["type"] == schemas.NEGATIVE_PRICE:
         return schemas.NEGATIVE_PRICE
-    column, came = str(mistake["loc"][0]) if mistake["loc"] else "", mistake["input"]
-    reason = _REASONS.get(column, schemas.MALFORMED)
-    return schemas.BAD_ID if reason == schemas.NULL_ID and isinstance(came, str) and came.strip() else reason
+    return reason_of(column, None if mistake["type"] == "missing" else mistake["input"])
 
 
 def _dead_line(verdict: Verdict, row: object) -> str:

@@ -64,11 +64,43 @@ class Exchange:
         self._receive, self._send, self._max_body = receive, send, max_body
         self._began = time.perf_counter()
         self._asked_s = self._answered_s = math.nan
-        self._received = 0
+        self._body: Message | None = None
         self._left = False
         self._over: asyncio.Future[RefusalError] = asyncio.get_running_loop().create_future()
         self._status = 0
         self._noted: dict[str, object] = {}
+
+    async def take_body(self, limit_s: float) -> bool:
+        """Wait for all of the body, so that nobody holds a place among those who are answered while it drips in.
+
+        Args:
+            limit_s: Seconds until the caller is given up.
+
+        Returns:
+            Whether the caller is still there.
+
+        Raises:
+            RefusalError: It took too long, or is too large.
+        """
+        pieces, received = [], 0
+        try:
+            async with asyncio.timeout(limit_s):
+                while (message := await self._receive())["type"] == "http.request":
+                    pieces.append(message.get("body", b""))
+                    received += len(pieces[-1])
+                    if received > self._max_body:
+                        raise too_large(received, self._max_body)
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError as error:
+            detail = f"expected all of the body within {limit_s:g} s, got {received} bytes; send it faster, or less"
+            raise RefusalError(408, "too_slow", detail) from error
+        if message["type"] == "http.disconnect":
+            self._status = LEFT
+            return False
+        self._body = {"type": "http.request", "body": b"".join(pieces), "more_body": False}
+        self._asked_s = time.perf_counter()
+        return True
 
     async def forward(self, app: App, deadline_s: float) -> None:
         """Let the application answer; whatever it does, there is an answer soon after the deadline.
@@ -128,9 +160,12 @@ class Exchange:
         }
 
     async def _receive_some(self) -> Message:
-        """Pass a piece of the body on; after the end of the exchange the application is told that everybody left."""
+        """Pass the body on; after the end of the exchange the application is told that everybody left."""
         if self._over.done():
             return {"type": "http.disconnect"}
+        if self._body is not None:
+            body, self._body = self._body, None
+            return body
         coming = asyncio.ensure_future(self._receive())
         waiting: set[asyncio.Future[Any]] = {coming, self._over}
         try:
@@ -142,12 +177,6 @@ class Exchange:
             return {"type": "http.disconnect"}
         message = coming.result()
         self._left = message["type"] == "http.disconnect"
-        self._received += len(message.get("body", b""))
-        if not self._left and not message.get("more_body", False):
-            self._asked_s = time.perf_counter()
-        if self._received > self._max_body:
-            self._end(too_large(self._received, self._max_body))
-            return {"type": "http.disconnect"}
         return message
 
     async def _send_on(self, message: Message) -> None:

@@ -107,6 +107,10 @@ class Gate:
         try:
             holder = self._holder(exchange)
             self._admit(exchange, holder)
+            if exchange.path not in PROBES:
+                if not await exchange.take_body(self._config.request_timeout_s):
+                    return
+                self._require_room()  # others may have come meanwhile
             if exchange.path == PAGES:
                 await self._let_page_in(exchange)
             else:
@@ -144,6 +148,9 @@ class Gate:
         if exchange.length > self._config.max_body_bytes:
             raise too_large(exchange.length, self._config.max_body_bytes)
         self._keep_rate(exchange, holder)
+        self._require_room()
+
+    def _require_room(self) -> None:
         if self._in_flight >= self._config.max_in_flight:
             raise RefusalError(
                 503, "overloaded", f"{self._in_flight} requests are being answered, no more are taken", RETRY_S

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated
 
-from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -18,6 +19,7 @@ from starlette.exceptions import HTTPException
 from serving.api import (
     ApiError,
     ErrorResponse,
+    Id,
     RecommendRequest,
     RecommendResponse,
     SimilarResponse,
@@ -29,6 +31,7 @@ from serving.backend import Backend
 from serving.events import add_events
 from serving.exchange import LOG_HEADER, App, Message, Receive, Scope, Send
 from serving.health import Drain
+from serving.id_paths import utf8_only
 from serving.metrics import ServiceMetrics
 from serving.users import add_users
 from serving.web_routes import add_web
@@ -85,9 +88,9 @@ def _add_pages(api: FastAPI, backend: Backend) -> None:
                 item.parts = None
         return answer
 
-    @api.get("/v1/items/{item_id:path}/similar", responses=error_responses(404, 422))
+    @api.get("/v1/items/{item_id:id}/similar", responses=error_responses(404, 422), dependencies=[Depends(utf8_only)])
     async def similar(
-        item_id: Annotated[str, Path(min_length=1)],
+        item_id: Id,
         k: Annotated[int, Query(ge=1, le=MAX_SIMILAR, description="Number of items.")] = 10,
     ) -> SimilarResponse:
         """Return items that users turn to around this one."""
@@ -166,17 +169,29 @@ def _add_errors(api: FastAPI) -> None:
     @api.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         mistakes = error.errors()
-        if any(mistake["type"] == "json_invalid" for mistake in mistakes):
-            return _error(400, "bad_json", f"the body is no JSON: {mistakes[0]['ctx']['error']}")
+        if mistakes[0]["type"] == "json_invalid":
+            place = int(mistakes[0]["loc"][1]) + 1
+            return _error(400, "bad_json", f"the body is no JSON: {mistakes[0]['ctx']['error']} at character {place}")
         return _error(422, "invalid_request", describe(mistakes))
 
     @api.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400 and isinstance(error.__cause__, ValueError | RecursionError):
+            return _error(400, "bad_json", f"the body is no JSON: {_unreadable(error.__cause__)}")
         return _error(error.status_code, _NAMES.get(error.status_code, "http_error"), str(error.detail), error.headers)
 
     @api.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> JSONResponse:
         return _error(500, "internal", f"{type(error).__name__}: the service failed, not the request; see its log")
+
+
+def _unreadable(error: ValueError | RecursionError) -> str:
+    """Say why a body is none that the parser takes, where it says so by other errors than its own."""
+    if isinstance(error, RecursionError):
+        return f"expected objects and lists nested at most some {sys.getrecursionlimit()} deep, got more"
+    if isinstance(error, UnicodeDecodeError):
+        return f"expected UTF-8, got byte 0x{error.object[error.start]:02x} at byte {error.start + 1}"
+    return str(error)
 
 
 def _error(status: int, error: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

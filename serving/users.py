@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import FastAPI, Query
+from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
 from features.schemas import EVENT_KINDS
@@ -12,6 +12,7 @@ from features.store.base import HISTORY, KnownUsers
 from models.recommend.interface import NO_ITEM
 from models.recommend.recommender import Recommender
 from serving.api import Id, error_responses
+from serving.id_paths import utf8_only
 
 if TYPE_CHECKING:
     from serving.backend import Backend
@@ -80,7 +81,7 @@ def user_response(users: KnownUsers, maker: Recommender, now: int) -> UserRespon
 def add_users(api: FastAPI, backend: Backend) -> None:
     """Add the route."""
 
-    @api.get("/v1/users/{user_id:path}", responses=error_responses(422, 503))
+    @api.get("/v1/users/{user_id:id}", responses=error_responses(422, 503), dependencies=[Depends(utf8_only)])
     async def user(
         user_id: Id,
         limit: Annotated[int, Query(ge=1, le=MOST_HISTORY, description="Newest events returned.")] = 50,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from pydantic import BaseModel
 
 from serving.api import NonEmpty, error_responses
+from serving.id_paths import utf8_only
 from serving.item_details import ItemDetails
 from serving.web_files import FILES, FOLDER, HEADERS
 
@@ -42,7 +43,7 @@ def add_web(api: FastAPI, backend: Backend) -> None:
         """Return some users with a history, in no order."""
         return UsersResponse(users=await backend.some_users(limit))
 
-    @api.get("/v1/items", responses=error_responses(422))
+    @api.get("/v1/items", responses=error_responses(422), dependencies=[Depends(utf8_only)])
     async def items(
         item_ids: Annotated[
             list[NonEmpty], Query(alias="id", min_length=1, max_length=MOST_ITEMS, description="Items.")

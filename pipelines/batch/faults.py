@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import schemas
-from features.ids import ID, wrong_ids
+from features.ids import ID, absent_ids, wrong_ids
 from features.schemas import LARGEST_NUMBER, PURCHASE, RAW_TABLES
 from pipelines.batch.arrow import Mask
 from pipelines.batch.parse import LATEST_TIME_MS, Parsed
@@ -68,7 +68,7 @@ def event_faults(parsed: Parsed) -> list[Fault]:
             where(pc.less(rows.column("position"), 0)) | unreadable(parsed, "position"),
         ),
         *bad_ids(parsed, "event_id", "request_id", "session_id"),
-        *malformed(parsed, "event_id", "request_id", "session_id", "policy", "context"),
+        *malformed(parsed, "policy", "context"),
     ]
 
 
@@ -94,14 +94,19 @@ def null_ids(parsed: Parsed, *columns: str) -> list[Fault]:
     """Return where an id is missing or is none, by column."""
     faults = []
     for column in columns:
-        empty = pc.equal(pc.utf8_trim_whitespace(parsed.rows.column(column)), "")
-        faults.append(Fault(schemas.NULL_ID, column, "an id", np.asarray(pc.fill_null(empty, True))))
+        absent = absent_ids(parsed.rows.column(column)) & ~unreadable(parsed, column)
+        faults.append(Fault(schemas.NULL_ID, column, "an id", absent))
     return [*faults, *bad_ids(parsed, *columns)]
 
 
 def bad_ids(parsed: Parsed, *columns: str) -> list[Fault]:
-    """Return where a text is too long for an id, or holds control characters, by column."""
-    return [Fault(schemas.BAD_ID, column, ID, wrong_ids(parsed.rows.column(column))) for column in columns]
+    """Return where a value is of another type, too long for an id, blank, or holds control characters, by column."""
+    faults = []
+    for column in columns:
+        ids = parsed.rows.column(column)
+        blank = absent_ids(ids) & np.asarray(ids.is_valid())
+        faults.append(Fault(schemas.BAD_ID, column, ID, wrong_ids(ids) | blank | unreadable(parsed, column)))
+    return faults
 
 
 def time_fault(parsed: Parsed, column: str, *, required: bool) -> Fault:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.ids import ID, wrong_ids
+from features.ids import ID, absent_ids, wrong_ids
 from features.schemas import BAD_ID, BAD_PROPENSITY, BAD_VALUE, MALFORMED
 from kernels.jagged import row_numbers
 from kernels.ranks import string_ranks
@@ -40,12 +40,13 @@ def served_page_faults(parsed: Parsed) -> list[Fault]:
 def _item_faults(parsed: Parsed) -> list[Fault]:
     """Return where items or candidates are not distinct ids, or an item is none of the candidates."""
     items, candidates = (_one(parsed, name) for name in ("items", "candidates"))
-    ranks_E = string_ranks(pa.concat_arrays([items.flatten(), candidates.flatten()]))
+    ids_E = pa.concat_arrays([items.flatten(), candidates.flatten()])
+    ranks_E, absent_E = string_ranks(ids_E), absent_ids(ids_E)
     rows_E = np.concatenate([row_numbers(_lengths(items)), row_numbers(_lengths(candidates))])
     keys_E = rows_E * (int(ranks_E.max(initial=0)) + 2) + ranks_E
     split = len(items.flatten())
     bad_R = [
-        _with(rows_E[part][(ranks_E[part] < 0) | _repeated(keys_E[part])], len(items))
+        _with(rows_E[part][absent_E[part] | _repeated(keys_E[part])], len(items))
         for part in (slice(split), slice(split, None))
     ]
     alien_R = _with(rows_E[:split][~np.isin(keys_E[:split], keys_E[split:])], len(items))

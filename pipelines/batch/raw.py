@@ -171,33 +171,39 @@ def _read_jsonl(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
         while block := list(itertools.islice(lines, BATCH_ROWS)):
             records, broken = [], []
             for line in block:
-                record = json_object(line)
-                if record is None:
+                try:
+                    records.append(json_object(line))
+                except ValueError:
                     broken.append(line.rstrip("\n"))
-                else:
-                    records.append(record)
             # A name that any earlier line had is a column; a later block in which it is absent has nulls there.
             names.update(dict.fromkeys(name for record in records for name in record))
             columns = {name: pa.array([_cell(record.get(name)) for record in records], pa.string()) for name in names}
             yield RawBatch(pa.table(columns), broken, path)
 
 
-def json_object(line: str) -> dict[str, Any] | None:
-    r"""Return the JSON object of one line, None where the line is none.
+def json_object(line: str) -> dict[str, Any]:
+    r"""Return the JSON object of one line.
 
     Half of a surrogate pair (a text cut in the middle of an emoji) is no text that Arrow can hold: it becomes `?`.
 
+    Raises:
+        ValueError: The line is none.
+
     Example:
-        >>> json_object('{"title": "cut \\ud83d"}'), json_object("[1]")
-        ({'title': 'cut ?'}, None)
+        >>> json_object('{"title": "cut \\ud83d"}')
+        {'title': 'cut ?'}
     """
     try:
         record = json.loads(line)
         if _HALF_PAIR.search(line):
             record = json.loads(json.dumps(record, ensure_ascii=False).encode(errors="replace"))
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected a JSON object, got no JSON: {error.msg} at character {error.pos + 1}") from error
+    except RecursionError as error:
+        raise ValueError("expected a JSON object, got one that is nested too deeply to be read") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a JSON object, got a JSON {type(record).__name__}")
+    return record
 
 
 def _cell(value: Any) -> str | None:

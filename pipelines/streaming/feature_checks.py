@@ -11,7 +11,7 @@ import pyarrow as pa
 from features import schemas
 from features.schemas import FEATURES_READ
 from pipelines.batch.arrow import Mask
-from pipelines.batch.checks import Checked, dead_letters
+from pipelines.batch.checks import Checked
 from pipelines.batch.parse import parse_columns
 from pipelines.batch.raw import RawBatch
 from pipelines.streaming.page_checks import SOURCE, TIMES, Fault, absurd_times, dead_rows, shown_faults
@@ -32,7 +32,7 @@ _AS_SENT = pa.schema(
 
 def check_features(batch: RawBatch) -> Checked:
     """Apply the contract of `FEATURES_READ`; a row with several faults is filed under the first."""
-    dead = [dead_letters(TABLE, schemas.MALFORMED, [None] * len(batch.broken_lines), SOURCE, batch.broken_lines)]
+    dead = [schemas.DEAD_LETTERS.empty_table()]
     if not batch.rows.num_rows:
         return Checked(FEATURES_READ.empty_table(), dead[0])
     rows = parse_columns(batch.rows, _AS_SENT, SOURCE).rows

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import schemas
-from features.ids import ID, wrong_ids
+from features.ids import ID, absent_ids, wrong_ids
 from features.schemas import EVENT_KINDS, EVENTS, IMPRESSION, LARGEST_NUMBER, PAGES
 from pipelines.batch.arrow import Mask
 from pipelines.batch.checks import Checked, dead_letters
@@ -38,7 +38,7 @@ def check_pages(batch: RawBatch) -> Checked:
 
     Columns that tell what happened to a page are filled in: nothing has, so far.
     """
-    dead = [dead_letters("pages", schemas.MALFORMED, [None] * len(batch.broken_lines), SOURCE, batch.broken_lines)]
+    dead = [schemas.DEAD_LETTERS.empty_table()]
     if not batch.rows.num_rows:
         return Checked(PAGES.empty_table(), dead[0])
     parsed = parse_columns(batch.rows, _AS_SERVED, SOURCE)
@@ -97,16 +97,11 @@ def shown_faults(rows: pa.Table, per_item: Sequence[str]) -> list[Fault]:
     """
     shown = np.asarray(pc.fill_null(pc.list_value_length(rows.column("items")), 0))
     faults = [
-        *((schemas.NULL_ID, name, "an id", _true(pc.equal(rows.column(name), ""), True)) for name in _IDS),
+        *((schemas.NULL_ID, name, "an id", absent_ids(rows.column(name))) for name in _IDS),
         *((schemas.BAD_ID, name, ID, wrong_ids(rows.column(name))) for name in _IDS),
         (schemas.BAD_TIMESTAMP, "timestamp", TIMES, np.asarray(absurd_times(rows.column("timestamp"), absent=True))),
         (schemas.MALFORMED, "items", "at least one item", shown == 0),
-        (
-            schemas.NULL_ID,
-            "items",
-            "ids",
-            _any(rows.column("items"), lambda ids: pc.fill_null(pc.equal(ids, ""), True)),
-        ),
+        (schemas.NULL_ID, "items", "ids", _any(rows.column("items"), absent_ids)),
     ]
     faults.append((schemas.BAD_ID, "items", f"of each {ID}", _any(rows.column("items"), wrong_ids)))
     for name in per_item:
@@ -157,10 +152,6 @@ def _any(lists: pa.ChunkedArray, bad: Callable[[pa.Array], pa.Array | Mask]) -> 
     if len(values):
         found[np.asarray(pc.list_parent_indices(array))[np.asarray(bad(values))]] = True
     return found
-
-
-def _true(condition: pa.ChunkedArray, absent: bool) -> Mask:
-    return np.asarray(pc.fill_null(condition, absent))
 
 
 def dead_rows(table: str, reason: str, rows: pa.Table, bad: Mask, column: str, expected: str) -> pa.Table:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.json as pajson
 
 from features import schemas
+from features.mistakes import REQUIRED_IDS, first_column, is_absent, reason_of
 from features.schemas import EVENTS, FEATURES_READ, ITEMS, PAGES, TIMESTAMP
 from features.stream import records
 from features.stream.config import StreamConfig
@@ -27,6 +28,8 @@ from pipelines.streaming.page_checks import SOURCE, check_pages, dead_rows
 
 _HOUR_MS, _MINUTE_MS = 3_600_000, 60_000
 _SCHEMAS = {records.EVENTS: EVENTS, records.PAGES: PAGES, records.ITEMS: ITEMS, records.FEATURES: FEATURES_READ}
+_CAME_CHARACTERS = 100
+"""So much of a value that does not fit is told."""
 _REJECTED = f'"{records.REJECTED}"'.encode()
 _CHECKS = {records.PAGES: check_pages, records.FEATURES: check_features}
 
@@ -42,13 +45,15 @@ def check_messages(table: str, lines: bytes) -> Checked:
         Good rows in the table's schema, and dead letters of the others.
     """
     if table not in _SCHEMAS:
-        return Checked(pa.table({}), dead_letters(table, schemas.MALFORMED, [None], SOURCE, [_text(lines)]))
+        detail = f"expected a table of {', '.join(_SCHEMAS)}, got {table!r}"
+        return Checked(pa.table({}), dead_letters(table, schemas.MALFORMED, [detail], SOURCE, [_text(lines)]))
     lines, rejected = _rejected(table, lines)
     if not lines.strip():
         return Checked(_SCHEMAS[table].empty_table(), rejected)
-    batch = parse_lines(lines, _SCHEMAS[table])
+    parsed = parse_lines(table, lines)
+    batch = RawBatch(parsed.rows, [], SOURCE)
     checked = _CHECKS[table](batch) if table in _CHECKS else check_rows(table, batch)
-    return dataclasses.replace(checked, dead=pa.concat_tables([checked.dead, rejected]))
+    return dataclasses.replace(checked, dead=pa.concat_tables([checked.dead, parsed.dead, rejected]))
 
 
 def _rejected(table: str, lines: bytes) -> tuple[bytes, pa.Table]:
@@ -73,28 +78,33 @@ def _told(line: bytes) -> tuple[str, str | None, str] | None:
     except ValueError:
         return None
     names = {records.REJECTED, records.DETAIL, records.ROW}
-    if told is None or told.keys() != names or told[records.REJECTED] not in schemas.REASONS:
+    if told.keys() != names or told[records.REJECTED] not in schemas.REASONS:
         return None
     detail, row = told[records.DETAIL], told[records.ROW]
     well = isinstance(row, str) and isinstance(detail, str | None)
     return (told[records.REJECTED], detail, row) if well else None
 
 
-def parse_lines(lines: bytes, schema: pa.Schema) -> RawBatch:
-    """Parse JSON lines: all at once where they fit the schema, else halves of them, down to the lines to blame."""
+def parse_lines(table: str, lines: bytes) -> Checked:
+    """Parse JSON lines: all at once where they fit the schema, else halves of them, down to the lines to blame.
+
+    Returns:
+        Rows of JSON's types, whose values have still to be checked, and dead letters of lines that do not fit.
+    """
+    plain = _plain(_SCHEMAS[table])
     if _is_for_arrow(lines):
         try:
-            return RawBatch(_parse(lines, _plain(schema)), [], SOURCE)
+            return Checked(_parse(lines, plain), schemas.DEAD_LETTERS.empty_table())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             pass  # the second is pyarrow's class for a JSON type that it does not convert
     middle = lines.find(b"\n", len(lines) // 2)
     if middle < 0:
         middle = lines.rfind(b"\n")
     if middle < 0:
-        return _parse_one(lines, schema)
-    parts = [parse_lines(part, schema) for part in (lines[:middle], lines[middle + 1 :]) if part.strip()]
-    rows = pa.concat_tables([_plain(schema).empty_table(), *(part.rows for part in parts)])
-    return RawBatch(rows, [line for part in parts for line in part.broken_lines], SOURCE)
+        return _parse_one(table, lines)
+    parts = [parse_lines(table, part) for part in (lines[:middle], lines[middle + 1 :]) if part.strip()]
+    rows = pa.concat_tables([plain.empty_table(), *(part.rows for part in parts)])
+    return Checked(rows, pa.concat_tables([schemas.DEAD_LETTERS.empty_table(), *(part.dead for part in parts)]))
 
 
 def check_times(table: str, rows: pa.Table, taken: Range, config: StreamConfig) -> Checked:
@@ -149,31 +159,60 @@ def _parse(lines: bytes, plain: pa.Schema) -> pa.Table:
     return rows.select(plain.names)
 
 
-def _parse_one(line: bytes, schema: pa.Schema) -> RawBatch:
-    """Parse a line that Arrow does not read; with unknown columns, or values of another type, it is no row."""
-    text, plain = _text(line), _plain(schema)
+def _parse_one(table: str, line: bytes) -> Checked:
+    """Parse a line that Arrow does not read; it is filed by its first column with a value of another type."""
     try:
         record = json_object(line.decode())
-        if record is not None:
-            return RawBatch(_fitted(record, plain), [], SOURCE)
+    except UnicodeDecodeError as error:
+        return _dead_line(table, schemas.MALFORMED, f"expected UTF-8, got byte 0x{line[error.start]:02x}", line)
+    except ValueError as error:
+        return _dead_line(table, schemas.MALFORMED, str(error), line)
+    schema = _SCHEMAS[table]
+    cells = {field.name: _fitted(record.get(field.name), field.type) for field in schema}
+    wrong = {name for name, cell in cells.items() if cell is None}
+    if not (wrong or record.keys() - cells.keys()):
+        return Checked(pa.table(cells, _plain(schema)), schemas.DEAD_LETTERS.empty_table())
+    absent = {name for name in REQUIRED_IDS if name in schema.names and is_absent(record.get(name))}
+    column = first_column([*sorted(wrong | absent), *sorted(record.keys() - cells.keys())])
+    expected = f"one of the columns {', '.join(schema.names)}"
+    if column in schema.names:
+        expected = "an id" if column in absent else _expected(schema.field(column).type)
+    came = repr(record.get(column))[:_CAME_CHARACTERS]
+    return _dead_line(table, reason_of(column, record.get(column)), f"{column}: expected {expected}, got {came}", line)
+
+
+def _dead_line(table: str, reason: str, detail: str, line: bytes) -> Checked:
+    letter = dead_letters(table, reason, [detail], SOURCE, [_text(line)])
+    return Checked(_plain(_SCHEMAS[table]).empty_table(), letter)
+
+
+def _fitted(value: Any, kind: pa.DataType) -> pa.Array | None:
+    """Return the cell, None where a value is of another type."""
+    if pa.types.is_map(kind) and isinstance(value, dict | list):
+        value = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool) and not pa.types.is_boolean(kind):  # Arrow would take it for a number
+        return None
+    if pa.types.is_list(kind) and isinstance(value, str):  # Arrow would take it for a list of its letters
+        return None
+    try:
+        return pa.array([value], _plain_type(kind))
     except (ValueError, TypeError, OverflowError, pa.ArrowException):
-        pass
-    return RawBatch(plain.empty_table(), [text], SOURCE)
+        return None
 
 
-def _fitted(record: dict[str, Any], plain: pa.Schema) -> pa.Table:
-    unknown = record.keys() - set(plain.names)
-    if unknown:
-        raise ValueError(f"unknown columns {', '.join(sorted(unknown))}")
-    values = []
-    for field in plain:
-        value = record.get(field.name)
-        if pa.types.is_string(field.type) and isinstance(value, dict | list):
-            value = json.dumps(value, ensure_ascii=False)
-        if pa.types.is_list(field.type) and isinstance(value, str):  # Arrow would take it for a list of its letters
-            raise ValueError(f"{field.name} is a text, not a list")
-        values.append(pa.array([value], field.type))
-    return pa.Table.from_arrays(values, schema=plain)
+def _expected(kind: pa.DataType) -> str:
+    """Say what a column's values are in JSON."""
+    if kind == TIMESTAMP:
+        return "whole milliseconds since 1970"
+    if pa.types.is_map(kind):
+        return "names and values"
+    if pa.types.is_list(kind):
+        return f"a list, of each {_expected(kind.value_type)}"
+    if pa.types.is_boolean(kind):
+        return "true or false"
+    if pa.types.is_integer(kind):
+        return "a whole number"
+    return "a number" if pa.types.is_floating(kind) else "a text"
 
 
 def _text(line: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from features.ids import is_id, wrong_ids
+from features.ids import absent_ids, is_id, wrong_ids
 from features.schemas import MOST_ID_BYTES
 
 
@@ -31,6 +31,7 @@ def test_length_counts_bytes_and_controls_are_refused(text: str, good: bool) -> 
 
 def test_blanks_are_no_id_of_anybody():
     assert [is_id(text) for text in ("", " ", "\u00a0")] == [False] * 3
+    assert absent_ids(pa.array(["", " ", "\u00a0", None, " a "])).tolist() == [True] * 4 + [False]
 
 
 def test_slices_and_nothing() -> None:

@@ -230,6 +230,56 @@ def test_large_bodies_are_refused_whether_they_say_how_large_they_are_or_not(tmp
     assert refusal(told) == refusal(untold) == (413, "too_large", None)
 
 
+def test_a_body_that_drips_in_holds_nobodys_place(tmp_path):
+    async def run() -> None:
+        more = asyncio.Event()
+
+        async def drops():
+            yield b"{"
+            await more.wait()
+            yield b"}"
+
+        one_at_once = gate(tmp_path, max_in_flight=1, max_batch=1, request_timeout_s=30)
+        async with client_of(one_at_once) as client:
+            slow = asyncio.create_task(client.post("/v1/recommend", content=drops()))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert (await client.post("/v1/recommend", content=b"{}")).status_code == 200
+            more.set()
+            assert (await slow).json()["bytes"] == 2
+
+    asyncio.run(run())
+
+
+def test_a_body_that_never_ends_is_given_up(tmp_path):
+    async def run() -> httpx.Response:
+        async def first_drop():
+            yield b"{"
+            await asyncio.Event().wait()
+
+        async with client_of(gate(tmp_path, request_timeout_s=0.05)) as client:
+            return await client.post("/v1/recommend", content=first_drop())
+
+    answer = asyncio.run(run())
+    assert refusal(answer) == (408, "too_slow", None)
+    assert "within 0.05 s, got 1 bytes" in answer.json()["detail"]
+
+
+def test_a_caller_who_leaves_before_the_body_is_there_is_noted(tmp_path):
+    left = gate(tmp_path, log_file=str(tmp_path / "requests.jsonl"))
+
+    async def run() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/v1/recommend", "headers": []}
+
+        async def receive():
+            return {"type": "http.disconnect"}
+
+        await left(scope, receive, lambda message: pytest.fail(f"nobody is there for {message}"))
+
+    asyncio.run(run())
+    assert json.loads((tmp_path / "requests.jsonl").read_text())["status"] == 499
+
+
 def test_too_many_requests_of_one_address_are_refused_and_others_are_not(tmp_path):
     limited = gate(tmp_path, rate_per_s=0.1)
     first, second = ask(limited, ASK, ASK)

@@ -68,11 +68,11 @@ def test_explain_adds_score_parts(call):
     [
         ({}, "body.user_id: Field required"),
         ({"user_id": ""}, "body.user_id: String should have at least 1 character, got ''"),
-        ({"user_id": 7}, "body.user_id: Input should be a valid string, got '7'"),
-        ({"user_id": "u0", "page_size": 0}, "body.page_size: Input should be greater than or equal to 1, got '0'"),
+        ({"user_id": 7}, "body.user_id: Input should be a valid string, got 7"),
+        ({"user_id": "u0", "page_size": 0}, "body.page_size: Input should be greater than or equal to 1, got 0"),
         ({"user_id": "u0", "page_size": 51}, "page_size: expected 1 to 50, got 51"),
         ({"user_id": "u0", "page_size": "5"}, "body.page_size: Input should be a valid integer, got '5'"),
-        ({"user_id": "u0", "pagesize": 5}, "body.pagesize: Extra inputs are not permitted, got '5'"),
+        ({"user_id": "u0", "pagesize": 5}, "body.pagesize: Extra inputs are not permitted, got 5"),
         (
             {"user_id": "u0", "filters": {"colour": "red"}},
             "body.filters.colour: Extra inputs are not permitted, got 'red'",
@@ -116,9 +116,20 @@ def test_all_mistakes_of_a_request_are_named(call):
     assert response.json()["detail"].count("body.") == 2
 
 
-def test_broken_json_is_400(call):
-    response = call("POST", "/v1/recommend", content=b"{nope", headers={"content-type": "application/json"})
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"{nope", "Expecting property name enclosed in double quotes at character 2"),
+        (b'{"user_id": "a\xff"}', "expected UTF-8, got byte 0xff at byte 15"),
+        (b"[" * 100_000, "expected objects and lists nested at most some"),
+        (b'{"page_size": ' + b"1" * 5000 + b"}", "Exceeds the limit"),
+    ],
+    ids=["no JSON", "no UTF-8", "too deep", "too long a number"],
+)
+def test_broken_json_is_400(call, body, detail):
+    response = call("POST", "/v1/recommend", content=body, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]) == (400, "bad_json")
+    assert response.json()["detail"].startswith(f"the body is no JSON: {detail}")
 
 
 def test_a_body_that_does_not_say_it_is_json(call):
@@ -135,6 +146,9 @@ def test_a_body_that_does_not_say_it_is_json(call):
         ("GET", "/nowhere", 404, "not_found"),
         ("GET", "/v1/recommend", 405, "method_not_allowed"),
         ("GET", "/v1/items/zz/similar", 404, "unknown_item"),
+        ("GET", "/v1/items/a%0Ab/similar", 422, "invalid_request"),
+        ("GET", "/v1/items/%FF/similar", 422, "invalid_request"),
+        ("GET", "/v1/items?id=%FF", 422, "invalid_request"),
         ("GET", "/v1/items/i00/similar?k=0", 422, "invalid_request"),
         ("GET", "/v1/items/i00/similar?k=x", 422, "invalid_request"),
     ],
@@ -143,6 +157,10 @@ def test_other_errors_are_json_too(call, method, path, status, error):
     response = call(method, path)
     assert (response.status_code, response.json()["error"]) == (status, error)
     assert response.json()["detail"]
+
+
+def test_an_unknown_item_is_named(call):
+    assert call("GET", "/v1/items/zz/similar").json()["detail"].startswith("item 'zz' is not in the catalogue")
 
 
 def test_similar(call):
@@ -162,8 +180,8 @@ def test_metrics_count_requests_by_route_not_by_path(call):
     call("GET", "/v1/items/zz/similar")
     call("GET", "/nowhere/17")
     text = call("GET", "/metrics").text
-    assert 'pagewise_requests_total{route="/v1/items/{item_id:path}/similar",status="200"} 1.0' in text
-    assert 'pagewise_requests_total{route="/v1/items/{item_id:path}/similar",status="404"} 1.0' in text
+    assert 'pagewise_requests_total{route="/v1/items/{item_id:id}/similar",status="200"} 1.0' in text
+    assert 'pagewise_requests_total{route="/v1/items/{item_id:id}/similar",status="404"} 1.0' in text
     assert 'pagewise_requests_total{route="unmatched",status="404"} 1.0' in text
     assert "nowhere" not in text
 

@@ -61,10 +61,17 @@ def test_every_id_that_events_may_have_can_be_asked_for(over_http, name):
     assert over_http(f"/v1/users/{quote(name, safe='')}").json()["user_id"] == name
 
 
-@pytest.mark.parametrize("name", ["a\tb", "x" * 513, "\u00e9" * 257, " "])
+@pytest.mark.parametrize("name", ["a\tb", "a\nb", "\n", "x" * 513, "\u00e9" * 257, " "])
 def test_other_ids_are_refused_with_the_reason(over_http, name):
     answer = over_http(f"/v1/users/{quote(name, safe='')}")
     assert (answer.status_code, answer.json()["error"]) == (422, "invalid_request")
+    assert answer.json()["detail"].startswith("path.user_id: ")
+
+
+def test_an_address_that_is_no_utf8_names_nobody(over_http):
+    answer = over_http("/v1/users/a%ff")
+    assert (answer.status_code, answer.json()["error"]) == (422, "invalid_request")
+    assert answer.json()["detail"] == "the address: expected percent-encoded UTF-8, got %FF at byte 12"
 
 
 def test_without_the_store_503(release):

@@ -59,22 +59,30 @@ def test_a_bad_row_says_why_and_spares_the_others(change, reason, detail) -> Non
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "reason", "detail"),
     [
-        b"no row",
-        b"[1]",
-        b'{"user_id": "a',
-        b'{"user_id": "a", "item": "b"}',
-        b'{"timestamp": "noon"}',
-        b'{"value": {}}',
+        (b"no row", "malformed", "expected a JSON object, got no JSON: Expecting value at character 1"),
+        (b"[1]", "malformed", "expected a JSON object, got a JSON list"),
+        (b'{"user_id": "a', "malformed", "got no JSON: Unterminated string starting at at character 13"),
+        (b"[" * 100_000, "malformed", "nested too deeply"),
+        (b'{"user_id": "a", "item_id": "b", "item": "b"}', "malformed", "item: expected one of the columns event_id,"),
+        (b'{"user_id": "a", "item": "b"}', "null_id", "item_id: expected an id, got None"),
+        (b'{"timestamp": "noon"}', "null_id", "user_id: expected an id, got None"),
+        (b'{"user_id": {}}', "bad_id", "user_id: expected a text, got {}"),
+        (
+            b'{"user_id": "a", "item_id": "b", "timestamp": "noon", "value": {}}',
+            "bad_timestamp",
+            "timestamp: expected whole milliseconds since 1970, got 'noon'",
+        ),
     ],
 )
-def test_a_line_that_is_no_row_is_kept_as_it_came(line: bytes) -> None:
+def test_a_line_that_is_no_row_is_kept_as_it_came(line: bytes, reason: str, detail: str) -> None:
     good = json.dumps(CLICK).encode()
     checked = check_messages(EVENTS, b"\n".join([good, line, good, b"", good]))
     assert checked.rows.num_rows == 3
     (letter,) = checked.dead.to_pylist()
-    assert (letter["reason"], letter["row"]) == ("malformed", line.decode())
+    assert (letter["reason"], letter["row"]) == (reason, line.decode())
+    assert detail in letter["detail"]
 
 
 @pytest.mark.parametrize("text", [b"null", b"null\nnull", b"null\n%s", b" null %s"])
@@ -105,7 +113,7 @@ def test_what_the_service_rejected_keeps_its_reason() -> None:
     letters = {letter["row"]: (letter["reason"], letter["detail"]) for letter in checked.dead.to_pylist()}
     assert letters[row] == ("null_id", "user_id: expected an id")
     assert letters["{}"] == ("negative_price", None)
-    assert [letters[line.decode()][0] for line in strange] == ["malformed", "malformed"]
+    assert [letters[line.decode()][0] for line in strange] == ["null_id", "null_id"]
 
 
 def test_maps_may_come_as_objects_too() -> None:
@@ -157,6 +165,9 @@ def test_a_served_page_is_completed() -> None:
     ("change", "reason", "column"),
     [
         ({"request_id": None}, "null_id", "request_id"),
+        ({"user_id": " \u00a0"}, "null_id", "user_id"),
+        ({"user_id": 5}, "bad_id", "user_id"),
+        ({"items": ["tea", " "]}, "null_id", "items"),
         ({"timestamp": None}, "bad_timestamp", "timestamp"),
         ({"items": []}, "malformed", "items"),
         ({"items": ["tea", None]}, "null_id", "items"),
