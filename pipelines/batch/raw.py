@@ -172,7 +172,7 @@ def _read_jsonl(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
             records, broken = [], []
             for line in block:
                 try:
-                    records.append(json_object(line))
+                    records.append(read_object(line))
                 except ValueError:
                     broken.append(line.rstrip("\n"))
             # A name that any earlier line had is a column; a later block in which it is absent has nulls there.
@@ -181,7 +181,20 @@ def _read_jsonl(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
             yield RawBatch(pa.table(columns), broken, path)
 
 
-def json_object(line: str) -> dict[str, Any]:
+def json_object(line: str) -> dict[str, Any] | None:
+    """Return the JSON object of one line as `read_object` does, None where the line is none.
+
+    Example:
+        >>> json_object("[1]") is None
+        True
+    """
+    try:
+        return read_object(line)
+    except ValueError:
+        return None
+
+
+def read_object(line: str) -> dict[str, Any]:
     r"""Return the JSON object of one line.
 
     Half of a surrogate pair (a text cut in the middle of an emoji) is no text that Arrow can hold: it becomes `?`.
@@ -190,7 +203,7 @@ def json_object(line: str) -> dict[str, Any]:
         ValueError: The line is none.
 
     Example:
-        >>> json_object('{"title": "cut \\ud83d"}')
+        >>> read_object('{"title": "cut \\ud83d"}')
         {'title': 'cut ?'}
     """
     try:

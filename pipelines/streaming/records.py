@@ -21,7 +21,7 @@ from features.stream import records
 from features.stream.config import StreamConfig
 from pipelines.batch.arrow import milliseconds
 from pipelines.batch.checks import Checked, check_rows, dead_letters
-from pipelines.batch.raw import RawBatch, json_object
+from pipelines.batch.raw import RawBatch, read_object
 from pipelines.streaming.feature_checks import check_features
 from pipelines.streaming.log import Range
 from pipelines.streaming.page_checks import SOURCE, check_pages, dead_rows
@@ -74,7 +74,7 @@ def _rejected(table: str, lines: bytes) -> tuple[bytes, pa.Table]:
 def _told(line: bytes) -> tuple[str, str | None, str] | None:
     """Return reason, detail and row that the line of a rejected row tells; None where it is another line."""
     try:
-        told = json_object(line.decode())
+        told = read_object(line.decode())
     except ValueError:
         return None
     names = {records.REJECTED, records.DETAIL, records.ROW}
@@ -162,7 +162,7 @@ def _parse(lines: bytes, plain: pa.Schema) -> pa.Table:
 def _parse_one(table: str, line: bytes) -> Checked:
     """Parse a line that Arrow does not read; it is filed by its first column with a value of another type."""
     try:
-        record = json_object(line.decode())
+        record = read_object(line.decode())
     except UnicodeDecodeError as error:
         return _dead_line(table, schemas.MALFORMED, f"expected UTF-8, got byte 0x{line[error.start]:02x}", line)
     except ValueError as error:
