@@ -34,6 +34,7 @@ from pipelines.replay.estimates import Estimate
 from pipelines.replay.estimators import primary, standard_estimators
 from pipelines.replay.estimators.weights import Weights
 from pipelines.replay.intervals import student_quantile
+from pipelines.replay.pseudo_inverse import MOST_PAIRS, PSEUDO_INVERSE
 from pipelines.replay.slices import SWAPS
 from pipelines.replay.usable import BAD
 from pipelines.replay.weight_sums import POLICIES, WeightReport
@@ -90,6 +91,12 @@ def decider(estimates: Sequence[Estimate], config: ReplayConfig) -> Estimate:
     """
     known = {one.name: one for one in estimates}
     name = primary(config.estimator, slots=2 if "iips_dr" in known else 1)
+    if name == PSEUDO_INVERSE and name not in known:
+        raise ValueError(
+            f"estimator: {name} expects pages of at most {MOST_PAIRS} pairs of position and candidate, whose log names "
+            "the candidates, their scores, epsilon and temperature; some of these pages have more or lack them: let "
+            "another estimator decide, or begin where the log has all (replay.since)"
+        )
     if name not in known:
         raise ValueError(f"estimator: expected an estimate of {name}, got {', '.join(known) or 'none'}")
     return known[name]

@@ -131,10 +131,13 @@ def effective_users(formula: Formula, sums: Sums, policy: int, tally: Tally) -> 
 def bias_bound(formula: Formula, sums: Sums, largest_4: Floats) -> float:
     """Return the most that shrunk weights may shift the difference: lost weight times the largest thing weighed.
 
-    Weights are 1 on average, so their shrunk mean tells how much was lost, for either policy: `sum_v (1 - mean w_v)`.
+    Weights are 1 on average, so their shrunk mean tells how much was lost, for either policy: `sum_v (1 - mean w_v)`;
+    weights that stay as they are lose nothing, whatever their mean is by chance.
     """
     bound = 0.0
     for term, weight in zip(formula.weighted, formula.weights, strict=True):
+        if term.shrink is None:
+            continue
         known = float(sums.known(weight).sum())
         means = [float(sums.term(weight, policy).sum()) / known for policy in (CHAMPION, CHALLENGER)]
         lost = sum(max(1.0 - mean, 0.0) for mean in means)

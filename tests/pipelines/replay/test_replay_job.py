@@ -128,6 +128,13 @@ def test_propensities_that_nobody_logged_are_estimated_and_marked(workspace, tmp
     assert any("the log has no propensities; they were estimated" in note for note in report.notes)
 
 
+def test_the_pseudo_inverse_of_pages_with_too_many_pairs_is_refused(workspace, tmp_path):
+    """Three slots of 134 candidates are 402 pairs."""
+    logs = write_logs(tmp_path / "logs", logged_pages(12, 4, items=140, candidates=134))
+    with pytest.raises(ValueError, match="pi expects pages of at most 400 pairs of position and candidate"):
+        replay(workspace, options(logs, "uniform", estimator="pi", reward_model="none"))
+
+
 def test_one_user_with_all_the_weight_forbids_a_verdict(workspace, tmp_path, pages, better):
     log = [{**page, "user_id": "user 0"} if row >= 300 else page for row, page in enumerate(pages)]
     report = run(workspace, tmp_path / "logs", log, better)

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from replay_worlds import chances, rounds_of, target
 
-from pipelines.replay.estimators import standard_estimators
+from pipelines.replay.config import ReplayConfig
+from pipelines.replay.estimates import estimates_of
+from pipelines.replay.estimators import ClippedIps, standard_estimators
 from pipelines.replay.estimators.interface import Formula
 from pipelines.replay.estimators.terms import terms_of
 from pipelines.replay.rounds import Floats, Rounds, Target
+from pipelines.replay.tally import Tally
 
 ITEMS, SLOTS, CONTEXTS = 3, 2, 2
 CLUSTER = np.array([0, 0, 1])
@@ -194,3 +198,13 @@ def pseudo_inverse(logged_R: Floats, policy_R: Floats, listed: list[tuple[int, t
         shown_D = policy_R[rows] * CONTEXTS @ pages_D
         weights_R[rows] = pages_D @ np.linalg.pinv(gamma_DD, rcond=1e-12) @ shown_D
     return weights_R
+
+
+def test_weights_that_nothing_shrinks_cost_no_bias_whatever_their_mean_is_by_chance() -> None:
+    rounds, _, _ = world(of_the_own_item)
+    shrunk = (ClippedIps(clips=(math.inf,)), ClippedIps(clips=(0.5,)))
+    tally = Tally.of(shrunk, buckets=100, slots=SLOTS).add(rounds)
+    whole, clipped = estimates_of(shrunk, tally, ReplayConfig(resamples=100))
+    assert whole.bias_bound == 0.0
+    assert clipped.bias_bound is not None
+    assert clipped.bias_bound > 0.0
