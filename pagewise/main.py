@@ -15,17 +15,13 @@ import os
 import select
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from pagewise import __version__
+from pagewise.stopping import Stopping
 
 OK, FAILURE, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came: whatever cleans up after Ctrl-C does so after it, too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,43 +111,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = " ".join(["pagewise", *arguments[:1]])
-    with _terminable():
-        try:
-            code = _dispatch(arguments)
+    stopping = Stopping()
+    try:
+        with stopping:
+            code = _dispatch(arguments, stopping)
             sys.stdout.flush()
-        except (KeyboardInterrupt, SystemExit) as stop:
-            if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:  # that is how Ray, once started, ends
-                raise
-            by_hand = type(stop) is KeyboardInterrupt
-            what, code = ("interrupted", INTERRUPTED) if by_hand else ("stopped by SIGTERM", TERMINATED)
-            print(f"\n{name}: {what}; the same command goes on from what is complete", file=sys.stderr)
-        except BrokenPipeError:
-            # what is left in the buffer would fail once more when the interpreter ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            print(f"{name}: stopped, nobody reads its output any more", file=sys.stderr)
-            return FAILURE
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:  # that is how Ray, once started, ends
+            raise
+        by_hand = isinstance(stop, KeyboardInterrupt) and stopping.came is not signal.SIGTERM
+        what, code = ("interrupted", INTERRUPTED) if by_hand else ("stopped by SIGTERM", TERMINATED)
+        print(f"\n{name}: {what}; the same command goes on from what is complete", file=sys.stderr)
+    except BrokenPipeError:
+        # what is left in the buffer would fail once more when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"{name}: stopped, nobody reads its output any more", file=sys.stderr)
+        return FAILURE
     return code
 
 
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated`; what handles it by itself, as `serve` and `stream`, does so meanwhile."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        signal.signal(number, lambda *_: None)  # a second one does not cut off the cleaning up
-        raise Terminated
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _dispatch(arguments: list[str]) -> int:
+def _dispatch(arguments: list[str], stopping: Stopping) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return OK if arguments else USAGE
@@ -162,7 +141,7 @@ def _dispatch(arguments: list[str]) -> int:
     if verb is None:
         print(_unknown_verb(arguments[0]), file=sys.stderr)
         return USAGE
-    return _run_verb(verb, arguments[1:])
+    return _run_verb(verb, arguments[1:], stopping)
 
 
 def usage() -> str:
@@ -188,7 +167,7 @@ def _unknown_verb(name: str) -> str:
     return f"pagewise: there is no command {name!r}; {hint}"
 
 
-def _run_verb(verb: Verb, arguments: list[str]) -> int:
+def _run_verb(verb: Verb, arguments: list[str], stopping: Stopping) -> int:
     from pagewise import invocation
 
     command: invocation.Command = importlib.import_module(f"pagewise.commands.{verb.module}")
@@ -201,6 +180,8 @@ def _run_verb(verb: Verb, arguments: list[str]) -> int:
         with invocation.turn(args) if verb.writes else contextlib.nullcontext():
             return command.run(args, settings)
     except Exception as error:
+        if stopping.came is not None:  # Beam makes an error of its own of whatever it is interrupted by
+            raise KeyboardInterrupt from error
         if isinstance(error, BrokenPipeError) and _output_is_closed():
             raise
         return _report(verb.name, error, args.debug)

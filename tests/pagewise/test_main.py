@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -208,27 +207,3 @@ def test_a_study_of_a_workspace_makes_none(tmp_path: Path, capsys: pytest.Captur
     assert main(["compare", "ssl", "--workspace", str(tmp_path / "mistyped")]) == 2
     assert "mistyped: there is no such folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("ray_has_started", [False, True])
-def test_sigterm_ends_like_ctrl_c(
-    ray_has_started: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cleaned = []
-
-    def run(*_: object) -> int:
-        try:
-            if ray_has_started:
-                signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
-            signal.raise_signal(signal.SIGTERM)
-            return 0
-        finally:
-            signal.raise_signal(signal.SIGTERM)  # a supervisor that has no patience
-            cleaned.append(True)
-
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("pagewise.commands.doctor.run", run)
-    assert main(["doctor"]) == 143
-    assert "pagewise doctor: stopped by SIGTERM; the same command goes on from" in capsys.readouterr().err
-    assert cleaned or ray_has_started
-    assert signal.getsignal(signal.SIGTERM) == before
