@@ -6,12 +6,13 @@ Legend: `R` rows of `sequences`, `P` pages, `X` page entries (events), `B` cases
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from features.schemas import HISTORY_CODES, NO_POSITIVE, NO_SEMANTIC_ID, POSITIVE_CODES, SEEN, SPLITS
 from features.semantic_ids import Catalogue
@@ -21,6 +22,8 @@ from models.recommend.interface import RequestBatch
 from models.recommend.known import columns_of_pages
 
 Ints = npt.NDArray[np.int64]
+_ROWS = 16_384
+"""Rows of `sequences` that are flattened at a time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,7 +139,7 @@ def cases_from_table(
     of_split = pc.equal(sequences.column("split"), split)
     users = pc.unique(sequences.filter(of_split).column("user_id")).sort()
     log = _flatten(sequences.filter(pc.is_in(sequences.column("user_id"), value_set=users)), catalogue, users, split)
-    history = _History(log)
+    history = _History([_entries(log)])
     relevant, left_out = _relevant_entries(log, history, len(catalogue), exclude_seen)
     if not len(relevant):
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "none"
@@ -167,14 +170,24 @@ def cases_from_table(
 class PastRequests:
     """Histories of all users, from which requests of any moment of the past can be made.
 
+    Impressions are dropped while reading; a history entry takes 33 bytes, a user their id.
+
     Args:
         sequences: Rows of `sequences`, all splits.
         catalogue: Numbers the items.
     """
 
-    def __init__(self, sequences: pa.Table, catalogue: Catalogue) -> None:
-        self._users = pc.unique(sequences.column("user_id")).sort()
-        self._history = _History(_flatten(sequences, catalogue, self._users, SPLITS[-1]))
+    def __init__(self, sequences: ds.Dataset, catalogue: Catalogue) -> None:
+        self._users = pc.unique(sequences.to_table(columns=["user_id"]).column("user_id")).sort()
+        parts = (pa.Table.from_batches([batch]) for batch in sequences.to_batches(batch_size=_ROWS, batch_readahead=1))
+        self._history = _History(
+            [_entries(_flatten(part, catalogue, self._users, SPLITS[-1])) for part in parts if part.num_rows]
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held."""
+        return int(self._users.nbytes) + self._history.nbytes
 
     def at(self, user_ids: pa.Array, times_B: Ints, max_history: int) -> RequestBatch:
         """Return what users might have asked at moments: their histories lie strictly before.
@@ -237,19 +250,53 @@ def _flatten(sequences: pa.Table, catalogue: Catalogue, users: pa.Array, split: 
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Entries:
+    """History entries in the order of the log."""
+
+    users: Ints
+    items: Ints
+    events: npt.NDArray[np.int8]
+    times: Ints
+    page_times: Ints
+    split_ranks: Ints
+
+
+def _entries(log: _Log) -> _Entries:
+    rows = np.flatnonzero(np.isin(log.event_X, HISTORY_CODES) & (log.item_X >= 0))
+    pages = log.page_X[rows]
+    return _Entries(
+        users=log.user_P[pages],
+        items=log.item_X[rows],
+        events=log.event_X[rows],
+        times=log.time_X[rows],
+        page_times=log.time_P[pages],
+        split_ranks=log.split_rank_P[pages],
+    )
+
+
 class _History:
     """All history entries in order of user, then time, with a search for "this user's, strictly before this moment"."""
 
-    def __init__(self, log: _Log) -> None:
-        entries = np.flatnonzero(np.isin(log.event_X, HISTORY_CODES) & (log.item_X >= 0))
-        pages = log.page_X[entries]
-        users, times = log.user_P[pages], log.time_X[entries]
-        order = np.lexsort((entries, log.split_rank_P[pages], log.time_P[pages], times, users))
-        self.items = log.item_X[entries[order]]
-        self.events = log.event_X[entries[order]]
+    def __init__(self, parts: Sequence[_Entries]) -> None:
+        none = np.zeros(0, dtype=np.int64)
+
+        def joined(name: str) -> Ints:
+            return np.concatenate([none, *(getattr(part, name) for part in parts)])
+
+        users, times = joined("users"), joined("times")
+        # stable: what is equal stays in the order of the log
+        order = np.lexsort((joined("split_ranks"), joined("page_times"), times, users))
+        self.items = joined("items")[order]
+        self.events = joined("events").astype(np.int8)[order]
         self.times = times[order]
         self._distinct_times = np.unique(times)
         self._keys = self._key(users[order], self.times)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held."""
+        return sum(one.nbytes for one in (self.items, self.events, self.times, self._distinct_times, self._keys))
 
     def before(self, users: Ints, times: Ints) -> tuple[Ints, Ints]:
         """Return start and end of each user's entries strictly before each time."""

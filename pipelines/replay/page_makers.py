@@ -50,7 +50,7 @@ class PageMakerPolicy:
 
     def __init__(self, maker: Recommender, workspace: Workspace, *, own: bool) -> None:
         self._maker, self._own = maker, own
-        self._past = PastRequests(workspace.table("sequences").read(), maker.catalogue)
+        self._past = PastRequests(workspace.table("sequences").dataset(), maker.catalogue)
         self._known = KnownThen(workspace)
 
     def about(self, batch: LoggedBatch) -> ItsCandidates:

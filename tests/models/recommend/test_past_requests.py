@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 
 from features.schemas import CLICK, DISLIKE, EVENT_CODE, IMPRESSION, ITEMS, SEQUENCES, TEST, TRAIN
@@ -28,6 +29,13 @@ def _row(user: str, split: str, items: list[str], events: list[str], times: list
     }
 
 
+ROWS = [
+    _row("ann", TRAIN, ["a", "b"], [CLICK, IMPRESSION], [10, 20]),
+    _row("ann", TEST, ["c", "gone"], [DISLIKE, CLICK], [30, 40]),
+    _row("bob", TRAIN, ["b"], [CLICK], [15]),
+]
+
+
 @pytest.fixture(scope="module")
 def catalogue() -> Catalogue:
     return Catalogue(["a", "b", "c"], np.array([[0], [1], [2]]), (3,))
@@ -35,12 +43,7 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(scope="module")
 def past(catalogue: Catalogue) -> PastRequests:
-    rows = [
-        _row("ann", TRAIN, ["a", "b"], [CLICK, IMPRESSION], [10, 20]),
-        _row("ann", TEST, ["c", "gone"], [DISLIKE, CLICK], [30, 40]),
-        _row("bob", TRAIN, ["b"], [CLICK], [15]),
-    ]
-    return PastRequests(pa.Table.from_pylist(rows, SEQUENCES), catalogue)
+    return PastRequests(ds.dataset(pa.Table.from_pylist(ROWS, SEQUENCES)), catalogue)
 
 
 def test_histories_lie_strictly_before_the_moment(past: PastRequests) -> None:
@@ -48,6 +51,16 @@ def test_histories_lie_strictly_before_the_moment(past: PastRequests) -> None:
     histories = np.split(requests.history_items, requests.history_offsets[1:-1])
     assert [items.tolist() for items in histories] == [[], [0], [1], [0, 2]]
     assert requests.history_times.tolist() == [10, 15, 10, 30]
+
+
+def test_histories_do_not_hang_on_how_many_rows_are_read_at_a_time(
+    catalogue: Catalogue, past: PastRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.recommend.requests._ROWS", 1)
+    single = PastRequests(ds.dataset(pa.Table.from_pylist(ROWS, SEQUENCES)), catalogue)
+    asked = pa.array(["ann", "bob"]), np.array([100, 100]), 50
+    assert single.at(*asked).history_items.tolist() == past.at(*asked).history_items.tolist() == [0, 2, 1]
+    assert single.nbytes == past.nbytes
 
 
 def test_only_the_newest_entries_are_kept_and_nobody_has_none(past: PastRequests) -> None:

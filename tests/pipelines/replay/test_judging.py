@@ -113,7 +113,7 @@ def test_a_release_is_asked_as_the_service_asks_it(world: tuple[Workspace, str])
     pages = logged(6, 3, 9)
     rounds = _rounds(workspace, pages, challenger=release)
     maker = load_release(workspace.local_path("releases", release)).recommender
-    past = PastRequests(workspace.table("sequences").read(), maker.catalogue)
+    past = PastRequests(workspace.table("sequences").dataset(), maker.catalogue)
     for number, row in enumerate(pages.to_pylist()):
         allowed = np.isin(maker.catalogue.item_ids.to_pylist(), row["candidates"])
         request = past.at(pa.array([row["user_id"]]), np.array([5 * 86_400_000 + number]), 200)
@@ -133,7 +133,7 @@ def test_a_release_is_asked_as_the_service_asks_it(world: tuple[Workspace, str])
 def test_the_release_that_made_the_log_has_the_logged_chances(world: tuple[Workspace, str]) -> None:
     workspace, release = world
     maker = load_release(workspace.local_path("releases", release)).recommender
-    past = PastRequests(workspace.table("sequences").read(), maker.catalogue)
+    past = PastRequests(workspace.table("sequences").dataset(), maker.catalogue)
     users, times = [f"u{number}" for number in range(8)], 5 * 86_400_000 + np.arange(8)
     made = maker.pages(past.at(pa.array(users), times, 200), 3, np.arange(8, dtype=np.uint64))
     rows = [
