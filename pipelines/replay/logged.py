@@ -93,7 +93,8 @@ def read_batch(pages: pa.Table, config: ReplayConfig) -> LoggedBatch:
     propensities_RP = np.ones(shape)
     propensities_RP[place] = _values_beside(pages, "propensities", lengths_R)
     rewards_RP = np.zeros(shape)
-    rewards_RP[place] = rewards(_kinds(pages, lengths_R), _values_beside(pages, "values", lengths_R), config)
+    paid_X = _values_beside(pages, "values", lengths_R, strange=np.inf)
+    rewards_RP[place] = rewards(_kinds(pages, lengths_R), paid_X, config)
     candidate_lengths_R = _lengths(candidates)
     return LoggedBatch(
         pages=pages,
@@ -131,9 +132,10 @@ def rewards(kinds_X: Ints, values_X: Floats, config: ReplayConfig) -> Floats:
     happened = {
         **{name: (kinds_X >= EVENT_CODE[name]) & ~disliked_X for name in (CLICK, CART, PURCHASE)},
         DISLIKE: disliked_X,
-        VALUE: np.nan_to_num(values_X, nan=0.0),
+        VALUE: np.where(np.isnan(values_X), 0.0, values_X),
     }
-    total_X: Floats = sum((weight * happened[name] for name, weight in config.reward.items()), np.zeros(len(kinds_X)))
+    counting = {name: weight for name, weight in config.reward.items() if weight}
+    total_X: Floats = sum((weight * happened[name] for name, weight in counting.items()), np.zeros(len(kinds_X)))
     return total_X
 
 
@@ -178,8 +180,11 @@ def _lengths(lists: pa.ListArray) -> npt.NDArray[np.int64]:
     return np.asarray(pc.fill_null(pc.list_value_length(lists), 0), dtype=np.int64)
 
 
-def _values_beside(pages: pa.Table, name: str, lengths_R: Ints) -> Floats:
-    """Return a number for every entry of other lists of the same pages, nan where there is none."""
+def _values_beside(pages: pa.Table, name: str, lengths_R: Ints, strange: float = np.nan) -> Floats:
+    """Return a number for every entry of other lists of the same pages, nan where there is none.
+
+    What was logged as nan becomes `strange`: infinite, where nothing at all would be an answer.
+    """
     lists = _lists(pages, name)
     own_R = _lengths(lists)
     wrong = np.flatnonzero((own_R != lengths_R) & (own_R > 0))
@@ -189,8 +194,9 @@ def _values_beside(pages: pa.Table, name: str, lengths_R: Ints) -> Floats:
             f"page {page!r}: {name}: expected one per item, {lengths_R[wrong[0]]}, got {own_R[wrong[0]]}; "
             f"{len(wrong):,} of {len(lengths_R):,} pages are so"
         )
+    logged = lists.flatten().cast(pa.float64())
     values_X = np.full(int(lengths_R.sum()), np.nan)
-    values_X[np.repeat(own_R > 0, lengths_R)] = np.asarray(pc.fill_null(lists.flatten().cast(pa.float64()), np.nan))
+    values_X[np.repeat(own_R > 0, lengths_R)] = pc.fill_null(pc.if_else(pc.is_nan(logged), strange, logged), np.nan)
     return values_X
 
 

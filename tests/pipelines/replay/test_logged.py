@@ -32,6 +32,14 @@ def test_a_propensity_that_is_missing_is_nan() -> None:
     assert np.isnan(propensities_RP).tolist() == [[False, True], [True, True]]
 
 
+def test_a_value_that_was_logged_as_nan_is_too_much_for_any_reward() -> None:
+    """Null means that nothing was paid; a shop's mistake must not."""
+    rows = [page(0, ["a", "b"], events=["purchase", "click"], values=[np.nan, None]), page(1, ["a"], values=[4.0])]
+    rewards_RP = read_batch(table(rows), ReplayConfig(reward={"value": 0.5})).rewards_RP
+    assert rewards_RP.tolist() == [[np.inf, 0.0], [2.0, 0.0]]
+    assert np.isfinite(read_batch(table(rows), CLICKS).rewards_RP).all()
+
+
 def test_candidates_are_named_or_not() -> None:
     rows = [page(0, ["a"], candidates=["b", "a"], candidate_scores=[2.0, 1.0]), page(1, ["a"])]
     batch = read_batch(table(rows), CLICKS)
