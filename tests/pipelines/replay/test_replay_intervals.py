@@ -109,7 +109,7 @@ def test_cuped_leaves_the_variance_that_the_covariate_does_not_explain() -> None
     outcome = 0.7 * before + math.sqrt(1 - 0.49) * rng.normal(size=100_000) + 3
     cuped = Cuped.of(outcome, before)
     assert cuped.theta == pytest.approx(0.7, abs=0.01)
-    assert cuped.variance_ratio == pytest.approx(0.51, abs=0.005)
+    assert cuped.variance_ratio == pytest.approx(0.5102, abs=1e-4), "1 - 0.7^2, and the chance of this seed"
     adjusted = cuped.adjusted(outcome, before)
     assert adjusted.mean() == pytest.approx(outcome.mean(), abs=1e-12)
     assert adjusted.var() / outcome.var() == pytest.approx(cuped.variance_ratio, rel=1e-9)
@@ -135,6 +135,16 @@ def test_half_the_effect_needs_four_times_the_users() -> None:
     assert needed_users(1000, 0.5, -effect / 2, 0.95) == pytest.approx(4000, abs=1)
     with pytest.raises(ValueError, match=r"expected an effect other than 0 and a finite se, got 0.0 and 0.5"):
         needed_users(1000, 0.5, 0.0, 0.95)
+
+
+def test_whoever_may_always_look_needs_more_users() -> None:
+    """After 10,000 users the always-valid interval reaches 3.0354 standard errors, the fixed one 1.96."""
+    effect = minimum_detectable_effect(0.5, 0.95, always_valid_users=10_000)
+    assert effect == pytest.approx(0.5 * (3.035402 + 0.841621), abs=1e-5)
+    assert needed_users(10_000, 0.5, effect, 0.95, always_valid=True) == pytest.approx(10_000, abs=1)
+    few = needed_users(10_000, 0.5, 4 * effect, 0.95, always_valid=True)
+    shrunk_se = 0.5 * np.sqrt(10_000 / few)
+    assert minimum_detectable_effect(shrunk_se, 0.95, always_valid_users=few) == pytest.approx(4 * effect, rel=1e-3)
 
 
 def test_the_sample_ratio_test_tells_a_broken_split() -> None:
