@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from features import schemas
 
 REQUIRED_IDS = ("user_id", "item_id")
+ID_COLUMNS = (*REQUIRED_IDS, "event_id", "request_id", "session_id")
 _REASONS = {
     **dict.fromkeys(REQUIRED_IDS, schemas.BAD_ID),
     "event": schemas.UNKNOWN_EVENT,
@@ -14,7 +15,7 @@ _REASONS = {
     "propensity": schemas.BAD_PROPENSITY,
     "value": schemas.BAD_VALUE,
     "position": schemas.BAD_VALUE,
-    **dict.fromkeys(("event_id", "request_id", "session_id"), schemas.BAD_ID),
+    **dict.fromkeys(ID_COLUMNS[2:], schemas.BAD_ID),
     "price": schemas.BAD_VALUE,
     "available_from": schemas.BAD_TIMESTAMP,
 }

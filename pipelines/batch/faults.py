@@ -14,7 +14,20 @@ from features.schemas import LARGEST_NUMBER, PURCHASE, RAW_TABLES
 from pipelines.batch.arrow import Mask
 from pipelines.batch.parse import LATEST_TIME_MS, Parsed
 
-RAW_TYPES: dict[str, str] = {field.name: str(field.type) for schema in RAW_TABLES.values() for field in schema}
+_IN_TEXT = "; in CSV and other text as JSON, such as"
+_EXPECTED: dict[pa.DataType, str] = {
+    pa.list_(pa.string()): f'a list of texts{_IN_TEXT} ["a", "b"]',
+    pa.list_(pa.float32()): f"a list of numbers{_IN_TEXT} [0.5, 0.25]",
+    pa.list_(pa.float64()): f"a list of numbers{_IN_TEXT} [0.5, 0.25]",
+    schemas.STRING_MAP: f'names and values{_IN_TEXT} {{"a": "b"}}',
+    pa.bool_(): "true or false",
+    pa.string(): "a text",
+}
+EXPECTED: dict[str, str] = {
+    field.name: _EXPECTED.get(field.type, str(field.type)) for schema in RAW_TABLES.values() for field in schema
+}
+EXPECTED["category"] += " or joined by ' > '"
+"""What a column's values should be where they cannot be read at all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +146,7 @@ def too_large(numbers: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray
 def malformed(parsed: Parsed, *columns: str) -> list[Fault]:
     """Return where a value could not be read, by column."""
     return [
-        Fault(schemas.MALFORMED, column, f"a value of type {RAW_TYPES[column]}", parsed.unreadable[column])
+        Fault(schemas.MALFORMED, column, EXPECTED[column], parsed.unreadable[column])
         for column in columns
         if column in parsed.unreadable
     ]

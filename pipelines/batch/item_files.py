@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 
 from features.schemas import ITEMS
 from features.workspace import Workspace
-from pipelines.batch.checks import Checked, check_rows, keep_first
+from pipelines.batch.checks import Checked, check_rows, keep_first, without_places
 from pipelines.batch.raw import FORMATS, read_batches
 
 
@@ -30,10 +30,10 @@ def checked_items(path: Path) -> Checked:
         raise FileNotFoundError(f"no file of items at {path}")
     if not path.name.endswith(FORMATS):
         raise ValueError(f"{path}: expected a file of items whose name ends with {', '.join(FORMATS)}")
-    checked = [check_rows("items", batch) for batch in read_batches(pafs.LocalFileSystem(), str(path.absolute()))]
-    rows = pa.concat_tables([ITEMS.empty_table(), *(part.rows for part in checked)])
-    unique = keep_first("items", rows)
-    return Checked(unique.rows, pa.concat_tables([*(part.dead for part in checked), unique.dead]))
+    checked = [check_rows("items", batch, 0) for batch in read_batches(pafs.LocalFileSystem(), str(path.absolute()))]
+    good = [part.rows for part in checked if part.rows.num_rows]
+    unique = keep_first("items", pa.concat_tables(good) if good else ITEMS.empty_table(), [str(path)])
+    return Checked(without_places(unique.rows), pa.concat_tables([*(part.dead for part in checked), unique.dead]))
 
 
 def keep_refused(workspace: Workspace, dead: pa.Table) -> list[str]:

@@ -14,7 +14,7 @@ from features.schemas import BAD_ID, BAD_PROPENSITY, BAD_VALUE, MALFORMED
 from kernels.jagged import row_numbers
 from kernels.ranks import string_ranks
 from pipelines.batch.arrow import Ints, Mask
-from pipelines.batch.faults import Fault, malformed, null_ids, time_fault, unreadable, where
+from pipelines.batch.faults import EXPECTED, Fault, malformed, null_ids, time_fault, unreadable, where
 from pipelines.batch.parse import Parsed
 
 _NAMES = ("items", "candidates")
@@ -26,6 +26,7 @@ def served_page_faults(parsed: Parsed) -> list[Fault]:
     return [
         *null_ids(parsed, "user_id", "request_id"),
         time_fault(parsed, "timestamp", required=True),
+        *_list_faults(parsed),
         *_item_faults(parsed),
         _propensity_fault(parsed),
         *(_lengths_fault(parsed, name, "items", "item") for name in ("propensities", "sources", "scores")),
@@ -34,6 +35,15 @@ def served_page_faults(parsed: Parsed) -> list[Fault]:
         _range_fault(parsed, "epsilon", "a share from 0 to 1", 1.0),
         _range_fault(parsed, "temperature", "a finite number >= 0", np.finfo(np.float64).max),
         *malformed(parsed, *texts),
+    ]
+
+
+def _list_faults(parsed: Parsed) -> list[Fault]:
+    """Return where lists could not be read."""
+    reasons = {"items": MALFORMED, "propensities": BAD_PROPENSITY}
+    return [
+        Fault(reasons.get(name, BAD_VALUE), name, EXPECTED[name], unreadable(parsed, name))
+        for name in ("items", "propensities", "sources", "scores", "candidates", "candidate_scores")
     ]
 
 
@@ -55,7 +65,7 @@ def _item_faults(parsed: Parsed) -> list[Fault]:
     return [
         Fault(MALFORMED, "items", "distinct item ids, at least one", empty_R | bad_R[0]),
         *(Fault(BAD_ID, name, f"of each {ID}", _with(_wrong_rows(_one(parsed, name)), len(items))) for name in _NAMES),
-        Fault(BAD_VALUE, "candidates", "distinct item ids", bad_R[1] | unreadable(parsed, "candidates")),
+        Fault(BAD_VALUE, "candidates", "distinct item ids", bad_R[1]),
         Fault(BAD_VALUE, "candidates", "every item of the page among them", alien_R & known_R),
     ]
 
@@ -66,13 +76,13 @@ def _propensity_fault(parsed: Parsed) -> Fault:
     wrong_E = ~good_E & np.asarray(column.flatten().is_valid())
     wrong_R = _with(row_numbers(_lengths(column))[wrong_E], len(column))
     expected = "probabilities in (0, 1], null where one is not known"
-    return Fault(BAD_PROPENSITY, "propensities", expected, wrong_R | unreadable(parsed, "propensities"))
+    return Fault(BAD_PROPENSITY, "propensities", expected, wrong_R)
 
 
 def _lengths_fault(parsed: Parsed, name: str, other: str, what: str) -> Fault:
     column = _one(parsed, name)
     differs_R = (_lengths(column) != _lengths(_one(parsed, other))) & np.asarray(column.is_valid())
-    return Fault(BAD_VALUE, name, f"one value per {what}", differs_R | unreadable(parsed, name))
+    return Fault(BAD_VALUE, name, f"one value per {what}", differs_R)
 
 
 def _score_fault(parsed: Parsed, name: str) -> Fault:

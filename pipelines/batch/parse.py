@@ -1,8 +1,9 @@
 """Raw columns of any type -> columns of a table's schema; a cell that cannot be read becomes null and is remembered.
 
 Times may be Arrow timestamps or dates (without a zone: UTC), ISO 8601 text (without an offset: UTC), or numbers since
-1970: below 10**11 seconds, from there on milliseconds. Lists and maps may be text: JSON, or for lists levels joined by
-" > ". Booleans may be true/false/1/0. An empty text in a nullable column is null in every format, as it is in CSV.
+1970: below 10**11 seconds, from there on milliseconds. Lists and maps may be text: JSON, or for a category its
+levels joined by " > ". Booleans may be true/false/1/0. An empty text in a nullable column is null in every format, as
+it is in CSV.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.events import CATEGORY
 from features.schemas import TIMESTAMP
 from pipelines.batch.arrow import Mask
 
@@ -48,7 +50,7 @@ def parse_columns(raw: pa.Table, schema: pa.Schema, source: str) -> Parsed:
             columns.append(pa.nulls(raw.num_rows, field.type))
             continue
         values = raw.column(field.name).combine_chunks()
-        parsed = parse_values(values, field.type)
+        parsed = parse_values(values, field.type, _to_path if field.name == CATEGORY else None)
         lost = np.asarray(pc.and_(values.is_valid(), parsed.is_null()))
         if lost.any():
             unreadable[field.name] = lost
@@ -71,8 +73,13 @@ def check_columns(names: list[str], schema: pa.Schema, source: str) -> None:
         )
 
 
-def parse_values(values: pa.Array, target: pa.DataType) -> pa.Array:
+def parse_values(values: pa.Array, target: pa.DataType, convert: Callable[[Any], Any] | None = None) -> pa.Array:
     """Convert one column, null where a cell cannot be read.
+
+    Args:
+        values: Of any type.
+        target: Type of the result.
+        convert: Reads one cell where Arrow cannot cast; None for the usual way of the type.
 
     Example:
         >>> parse_values(pa.array(["3", "x", None]), pa.int32()).to_pylist()
@@ -89,7 +96,7 @@ def parse_values(values: pa.Array, target: pa.DataType) -> pa.Array:
             return values.cast(target)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass  # the second is pyarrow's class for a cast that it does not have: cell by cell, then
-    convert = _CONVERTERS[target]
+    convert = convert or _CONVERTERS[target]
     return pa.array([None if value is None else convert(value) for value in values.to_pylist()], target)
 
 
@@ -165,9 +172,15 @@ def _to_text(value: Any) -> str | None:
     return None if isinstance(value, dict | list) else str(value)
 
 
+def _to_path(value: Any) -> list[str] | None:
+    if isinstance(value, str) and not value.startswith("["):
+        return [level.strip() for level in value.split(" > ")]
+    return _to_list(value)
+
+
 def _to_list(value: Any) -> list[str] | None:
     if isinstance(value, str):
-        value = _from_json(value) if value.startswith("[") else [level.strip() for level in value.split(" > ")]
+        value = _from_json(value)
     return [str(level) for level in value] if isinstance(value, list) else None
 
 

@@ -9,15 +9,18 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from features.mistakes import ID_COLUMNS
 from features.workspace import MANIFEST, Workspace, is_own_name
+from pipelines.batch.arrow import Ints, Mask
 
 BATCH_ROWS = 32_768
 """Rows of one Beam element: large enough that Beam costs nothing per row, small enough for caches."""
@@ -31,11 +34,23 @@ class UnreadableFileError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class RawBatch:
-    """Some rows of one file, as they came, and the lines of it that could not be read as rows at all."""
+    """Some rows of one file, as they came, and the lines of it that could not be read as rows at all.
+
+    Attributes:
+        rows: With the file's own columns.
+        broken_lines: The lines.
+        source: The file.
+        numbers: Which row of the file each is, from 1; a CSV file's header is its row 1, JSON lines count as lines.
+        broken_details: Of each broken line, what is wrong with it, and where it is.
+        no_texts: Of columns of ids in JSON, where the value is neither a text nor a number.
+    """
 
     rows: pa.Table
     broken_lines: list[str]
     source: str
+    numbers: Ints | None = None
+    broken_details: Sequence[str] = ()
+    no_texts: Mapping[str, Mask] = dataclasses.field(default_factory=dict)
 
 
 def raw_files(workspace: Workspace, name: str) -> list[str]:
@@ -112,7 +127,7 @@ def read_batches(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
     suffix = next(suffix for suffix in readers if path.removesuffix(".gz").endswith(suffix))
     try:
         if filesystem.get_file_info(path).size == 0:
-            raise pa.ArrowInvalid("the file is empty (0 bytes)")
+            raise _empty(path)
         yield from readers[suffix](filesystem, path)
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         raise UnreadableFileError(
@@ -121,10 +136,25 @@ def read_batches(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
         ) from error
 
 
+def _empty(path: str) -> UnreadableFileError:
+    return UnreadableFileError(
+        f"{path}: the file is empty (0 bytes): expected rows, or in CSV a header at least; "
+        "write it again, or move it away"
+    )
+
+
+def at_row(detail: str, number: int) -> str:
+    """Add to what is wrong with a row which row of its file it is."""
+    return f"{detail} (row {number})"
+
+
 def _read_parquet(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
+    read = 0
     with filesystem.open_input_file(path) as handle:
         for batch in pq.ParquetFile(handle).iter_batches(BATCH_ROWS):
-            yield RawBatch(pa.Table.from_batches([batch]), [], path)
+            numbers = np.arange(read + 1, read + 1 + batch.num_rows)
+            read += batch.num_rows
+            yield RawBatch(pa.Table.from_batches([batch]), [], path, numbers)
 
 
 def refuse_repeated(names: list[str], path: object) -> None:
@@ -140,12 +170,17 @@ def _open_stream(filesystem: pafs.FileSystem, path: str) -> pa.NativeFile:
 
 def _read_csv(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
     with _open_stream(filesystem, path) as stream:
-        names = next(csv.reader([io.TextIOWrapper(stream, encoding="utf-8-sig").readline()]))
+        names = next(csv.reader([io.TextIOWrapper(stream, encoding="utf-8-sig").readline()]), [])
+    if not names:
+        raise _empty(path)
     refuse_repeated(names, path)
-    broken: list[str] = []
+    broken: list[Any] = []
+    skipped: list[int] = []
+    last = 1
 
     def keep(row: Any) -> str:
-        broken.append(row.text)
+        broken.append(row)
+        skipped.append(row.number)
         return "skip"
 
     with _open_stream(filesystem, path) as stream:
@@ -159,26 +194,63 @@ def _read_csv(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
         )
         for batch in reader:
             found, broken[:] = list(broken), []
-            yield RawBatch(pa.Table.from_batches([batch]), found, path)
-    if broken:
-        yield RawBatch(pa.table({name: pa.array([], pa.string()) for name in names}), broken, path)
+            numbers = _numbers_between(last, batch.num_rows, skipped)
+            last = int(numbers[-1]) if len(numbers) else last
+            # the reader is ahead: some are still to be left out when the next batch is counted
+            skipped[:] = [number for number in skipped if number > last]
+            yield _csv_batch(pa.Table.from_batches([batch]), found, path, numbers)
+    if broken or last == 1:
+        nothing = pa.table({name: pa.array([], pa.string()) for name in names})
+        yield _csv_batch(nothing, broken, path, np.zeros(0, np.int64))
+
+
+def _csv_batch(rows: pa.Table, broken: list[Any], path: str, numbers: Ints) -> RawBatch:
+    details = [
+        at_row(f"expected {row.expected_columns} cells as in the header, got {row.actual_columns}", row.number)
+        for row in broken
+    ]
+    return RawBatch(rows, [row.text for row in broken], path, numbers, details)
+
+
+def _numbers_between(last: int, size: int, left_out: list[int]) -> Ints:
+    """Return the next numbers after `last` but those left out.
+
+    Example:
+        >>> _numbers_between(1, 3, [3, 9]).tolist()
+        [2, 4, 5]
+    """
+    numbers = np.arange(last + 1, last + 1 + size + len(left_out))
+    return numbers[~np.isin(numbers, left_out)][:size]
 
 
 def _read_jsonl(filesystem: pafs.FileSystem, path: str) -> Iterator[RawBatch]:
     with _open_stream(filesystem, path) as stream:
-        lines = (line for line in io.TextIOWrapper(stream, encoding="utf-8-sig") if line.strip())
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig")
+        lines = ((number, line) for number, line in enumerate(text, 1) if line.strip())
         names: dict[str, None] = {}
         while block := list(itertools.islice(lines, BATCH_ROWS)):
-            records, broken = [], []
-            for line in block:
+            records, numbers, broken, details = [], [], [], []
+            for number, line in block:
                 try:
                     records.append(read_object(line))
-                except ValueError:
+                    numbers.append(number)
+                except ValueError as error:
                     broken.append(line.rstrip("\n"))
+                    details.append(at_row(str(error), number))
             # A name that any earlier line had is a column; a later block in which it is absent has nulls there.
             names.update(dict.fromkeys(name for record in records for name in record))
             columns = {name: pa.array([_cell(record.get(name)) for record in records], pa.string()) for name in names}
-            yield RawBatch(pa.table(columns), broken, path)
+            places = np.array(numbers, np.int64)
+            yield RawBatch(pa.table(columns), broken, path, places, details, _no_texts(records, names))
+
+
+def _no_texts(records: list[dict[str, Any]], names: Collection[str]) -> dict[str, Mask]:
+    found = {}
+    for name in set(ID_COLUMNS).intersection(names):
+        odd = np.array([isinstance(record.get(name), dict | list | bool) for record in records], bool)
+        if odd.any():
+            found[name] = odd
+    return found
 
 
 def json_object(line: str) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from pipelines.batch.increment import (
     standing,
 )
 from pipelines.batch.raw import FORMATS, RawBatch, file_digests, fingerprint, raw_files
+from pipelines.batch.unread import unread_files
 from pipelines.streaming.log import LogSnapshot, committed_log, empty_log
 
 REJECTS = "import_rejects"
@@ -139,7 +140,7 @@ def between_positions(batch: RawBatch, source: Source) -> RawBatch:
         return batch
     position = batch.rows.column(STREAM_POSITION)
     wanted = pc.and_(pc.greater(position, source.after), pc.less_equal(position, source.upto))
-    return RawBatch(batch.rows.filter(wanted).drop_columns([STREAM_POSITION]), batch.broken_lines, batch.source)
+    return RawBatch(batch.rows.filter(wanted).drop_columns([STREAM_POSITION]), [], batch.source)
 
 
 def clean_before(workspace: Workspace) -> dict[str, Manifest]:
@@ -172,5 +173,7 @@ def _require_tables(workspace: Workspace, present: list[str]) -> None:
         folders = " and ".join(workspace.table(name).root for name in missing)
         raise FileNotFoundError(
             f"no {' and no '.join(missing)} table: expected files ({', '.join(FORMATS)}) in {folders}; "
-            "put your data there, or run `pagewise simulate` or `pagewise import`"
+            + "; ".join(
+                ["put your data there, or run `pagewise simulate` or `pagewise import`", *unread_files(workspace)]
+            )
         )

@@ -11,18 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 
 from features.schemas import CLEAN_TABLES, DUPLICATE, ITEM_LOG
 from features.workspace import FileEntry, Workspace
-from pipelines.batch.checks import duplicates
+from pipelines.batch.checks import PLACE, duplicates
 from pipelines.batch.config import BatchConfig
 from pipelines.batch.increment import BEFORE, CLEAN, FRESH_TABLES, CannotFoldError, date_of, merged_entries
 from pipelines.batch.merge import ADDED, REMOVED, MergeByDay
-from pipelines.batch.raw_inputs import REJECTS, RawInputs, Source, clean_before, logged_items
+from pipelines.batch.raw_inputs import OPTIONAL, REJECTS, RawInputs, Source, clean_before, logged_items
 from pipelines.batch.runner import Counted, Summary
 from pipelines.batch.stage import check_equal, dropped_counts, make_report, run_stage
 from pipelines.batch.transforms import COUNTS, DEAD, ROWS, CountRows, ReadTable, WriteByDay
+from pipelines.batch.unread import unread_files
 from pipelines.batch.validate_transforms import (
     REPLACED,
     FreshRows,
@@ -31,13 +33,15 @@ from pipelines.batch.validate_transforms import (
     WriteDeadLetters,
 )
 from pipelines.report import StageReport
+from pipelines.streaming.page_checks import SOURCE
 
 
 def validate(workspace: Workspace, config: BatchConfig, beam_options: Sequence[str] = ()) -> StageReport:
     """Check raw tables row by row: `clean_events`, `clean_items`, `clean_users`, `clean_served_pages`, `dead_letters`.
 
     Where there are no `users` any more, a `clean_users` of an earlier run becomes empty. Where nothing but events and
-    served pages were added since the last run, only these are read; the result is the same.
+    served pages were added since the last run, only these are read; the result is the same. (Of equal rows in
+    two files the dead letter names the new file, in a run over everything that whose name comes later.)
 
     Args:
         workspace: Holds the raw tables `events`, `items` and perhaps `users` and `served_pages`, committed or as plain
@@ -55,7 +59,7 @@ def validate(workspace: Workspace, config: BatchConfig, beam_options: Sequence[s
         counts, note = job.fold()
     except CannotFoldError as reason:
         counts, note = job.compute(), f"all rows were read: {reason}"
-    notes = [note, *_time_span(workspace)]
+    notes = [note, *_time_span(workspace), *unread_files(workspace)]
     written = [*(CLEAN_TABLES[name] for name in job.raw.sources), "dead_letters"]
     return make_report("validate", workspace, counts, started, written, notes)
 
@@ -150,7 +154,7 @@ class _Validation:
         newer, older = logged_items(self.workspace, self.raw.log)
         validated = ValidateTable(uri, name, self.raw.sources[name], self.shards, newer)
         checked = pipeline | f"validate {name}" >> validated
-        dead = pipeline | "older records" >> beam.Create([duplicates(name, older, "the newest of the stream was kept")])
+        dead = pipeline | "older records" >> beam.Create([_older(name, older)])
         counts = [Counted(f"{name}.in", newer.num_rows + older.num_rows)]
         counts.append(Counted(f"{name}.dropped.{DUPLICATE}", older.num_rows))
         logged = pipeline | "counts of the log" >> beam.Create(counts)
@@ -186,6 +190,12 @@ class _Validation:
         return {**total, **own}
 
 
+def _older(name: str, rows: pa.Table) -> pa.Table:
+    """Make dead letters of records of the stream that newer ones stand for."""
+    places = pa.array(np.zeros(rows.num_rows, np.int64))
+    return duplicates(name, rows.append_column(PLACE, places), "the newest of the stream was kept", [SOURCE])
+
+
 def _counted(summary: Summary, name: str, table: str | None = None) -> dict[str, int]:
     """Return the counts of a raw table as its manifest has them."""
     rows = summary.rows(table or CLEAN_TABLES[name])
@@ -215,7 +225,7 @@ def _dropped(counts: Mapping[str, int]) -> int:
 
 
 def _require_rows(name: str, counts: Mapping[str, int], files: list[str]) -> None:
-    if not counts.get("in"):
+    if not counts.get("in") and name not in OPTIONAL:
         raise ValueError(
             f"table {name!r} has no rows: expected at least one in {', '.join(files[:3])}; write data there, "
             "or run `pagewise simulate` or `pagewise import`"

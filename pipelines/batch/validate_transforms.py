@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, TaggedOutput
 
-from features.schemas import CLEAN_TABLES, DEAD_LETTERS
+from features.schemas import CLEAN_TABLES, DEAD_LETTERS, RAW_TABLES
 from features.workspace import Table
 from kernels.hashing import HashArray, hash_strings
 from pipelines.batch.arrow import decode
-from pipelines.batch.checks import KEYS, Checked, check_rows, duplicates, keep_first
+from pipelines.batch.checks import KEYS, PLACE, Checked, check_rows, duplicates, keep_first, without_places
 from pipelines.batch.increment import FRESH_TABLES
 from pipelines.batch.raw import read_batches
 from pipelines.batch.raw_inputs import Source, between_positions
@@ -31,6 +31,7 @@ from pipelines.batch.transforms import (
     sorted_rows,
     split_by_shard,
 )
+from pipelines.streaming.page_checks import SOURCE
 
 REPLACED = "replaced"
 _NEW, _OLD = "new", "old"
@@ -46,7 +47,7 @@ class CheckFiles(beam.PTransform):
     def expand(self, start: beam.Pipeline) -> beam.pvalue.DoOutputsTuple:
         """Create sources, read and check each."""
         checked = beam.FlatMap(_check_file, self.uri, self.table).with_outputs(DEAD, COUNTS, main=ROWS)
-        return start | "files" >> beam.Create(self.sources) | "read and check" >> checked
+        return start | "files" >> beam.Create(list(enumerate(self.sources))) | "read and check" >> checked
 
 
 class KeepFirst(beam.PTransform):
@@ -55,12 +56,13 @@ class KeepFirst(beam.PTransform):
     Args:
         table: Its name.
         shards: Parts into which ids are hashed.
+        files: Where rows came from, by the number that their places tell.
         newer: Rows, one per id, that take the place of others.
     """
 
-    def __init__(self, table: str, shards: int, newer: pa.Table | None = None) -> None:
+    def __init__(self, table: str, shards: int, files: Sequence[str], newer: pa.Table | None = None) -> None:
         super().__init__()
-        self.table, self.shards, self.newer = table, shards, newer
+        self.table, self.shards, self.files, self.newer = table, shards, files, newer
 
     def expand(self, rows: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         """Shard by id, sort each shard, keep the first of each id."""
@@ -69,7 +71,7 @@ class KeepFirst(beam.PTransform):
             kind: part | f"{kind} by id" >> beam.FlatMap(split_by_shard, KEYS[self.table], self.shards)
             for kind, part in ((_NEW, newer), (_OLD, rows))
         }
-        kept = beam.FlatMap(_keep_first, self.table).with_outputs(DEAD, COUNTS, main=ROWS)
+        kept = beam.FlatMap(_keep_first, self.table, self.files).with_outputs(DEAD, COUNTS, main=ROWS)
         return pieces | "ids" >> beam.CoGroupByKey() | "keep first" >> kept
 
 
@@ -110,7 +112,7 @@ class ValidateTable(beam.PTransform):
     def expand(self, start: beam.Pipeline) -> dict[str, beam.PCollection]:
         """Check rows, drop repeated ids, write."""
         checked = start | "check" >> CheckFiles(self.uri, self.table, self.sources)
-        unique = checked[ROWS] | "unique" >> KeepFirst(self.table, self.shards, self.newer)
+        unique = checked[ROWS] | "unique" >> KeepFirst(self.table, self.shards, _names(self.sources), self.newer)
         clean = CLEAN_TABLES[self.table]
         if self.table in FRESH_TABLES:
             tables = unique[ROWS] | "drop shard" >> beam.Values()
@@ -155,7 +157,7 @@ class FreshRows(beam.PTransform):
                 (_OLD, start | "clean files" >> beam.Create(self.clean) | "same ids" >> same),
             )
         }
-        kept = beam.FlatMap(_keep_fresh, self.table).with_outputs(DEAD, COUNTS, main=ROWS)
+        kept = beam.FlatMap(_keep_fresh, self.table, _names(self.sources)).with_outputs(DEAD, COUNTS, main=ROWS)
         fresh = pieces | "ids" >> beam.CoGroupByKey() | "keep fresh" >> kept
         return {
             ROWS: fresh[ROWS],
@@ -176,31 +178,42 @@ class RowsOf(beam.PTransform):
         return dead | "choose" >> beam.Map(_rows_of_tables, self.tables, self.among)
 
 
-def _check_file(source: Source, uri: str, table: str) -> Iterator[pa.Table | TaggedOutput]:
+def _names(sources: Sequence[Source]) -> list[str]:
+    """Name each source for dead letters; what files the stream's log has today says nothing."""
+    return [source.path if source.upto is None else SOURCE for source in sources]
+
+
+def _check_file(numbered: tuple[int, Source], uri: str, table: str) -> Iterator[pa.Table | TaggedOutput]:
+    file, source = numbered
     for batch in read_batches(open_workspace(uri).filesystem, source.path):
         batch = between_positions(batch, source)
         size = batch.rows.num_rows + len(batch.broken_lines)
         yield TaggedOutput(COUNTS, Counted(f"{table}.in", size))
-        yield from _outputs(check_rows(table, batch), table)
+        checked = check_rows(table, batch, file)
+        yield from _dead_outputs(checked, table)
+        if checked.rows.num_rows:
+            yield checked.rows
 
 
 def _keep_first(
-    shard: tuple[int, Mapping[str, Iterable[bytes]]], table: str
+    shard: tuple[int, Mapping[str, Iterable[bytes]]], table: str, files: Sequence[str]
 ) -> Iterator[tuple[int, pa.Table] | TaggedOutput]:
     key, (newer, old) = shard[0], (list(shard[1][kind]) for kind in (_NEW, _OLD))
-    kept = keep_first(table, decode(old)) if old else Checked(decode(newer).slice(0, 0), DEAD_LETTERS.empty_table())
+    nothing = Checked(RAW_TABLES[table].empty_table(), DEAD_LETTERS.empty_table())
+    kept = keep_first(table, decode(old), files) if old else nothing
     if newer:
-        kept = _replaced(kept, decode(newer), table)
+        kept = _replaced(kept, decode(newer), table, files)
     for output in _outputs(kept, table):
         yield output if isinstance(output, TaggedOutput) else (key, output)
 
 
-def _replaced(kept: Checked, newer: pa.Table, table: str) -> Checked:
+def _replaced(kept: Checked, newer: pa.Table, table: str, files: Sequence[str]) -> Checked:
     """Let rows take the place of those of their ids."""
     again = pc.is_in(kept.rows.column(KEYS[table]), value_set=newer.column(KEYS[table]).combine_chunks())
-    rows = pa.concat_tables([kept.rows.filter(pc.invert(again)), newer.cast(kept.rows.schema)]).combine_chunks()
+    others = without_places(kept.rows.filter(pc.invert(again)))
+    rows = pa.concat_tables([others, newer.cast(others.schema)]).combine_chunks()
     rows = rows.take(pc.sort_indices(rows, [(KEYS[table], "ascending")]))
-    dead = duplicates(table, kept.rows.filter(again), "the newest of the stream was kept")
+    dead = duplicates(table, kept.rows.filter(again), "the newest of the stream was kept", files)
     return Checked(rows, pa.concat_tables([kept.dead, dead]))
 
 
@@ -220,17 +233,20 @@ def _rows_of_ids(path: str, uri: str, key: str, hashes: list[HashArray]) -> Iter
             yield file.read().filter(pa.array(found))
 
 
-def _keep_fresh(shard: tuple[int, Mapping[str, Iterable[bytes]]], table: str) -> Iterator[pa.Table | TaggedOutput]:
+def _keep_fresh(
+    shard: tuple[int, Mapping[str, Iterable[bytes]]], table: str, files: Sequence[str]
+) -> Iterator[pa.Table | TaggedOutput]:
     new, old = (list(shard[1][kind]) for kind in (_NEW, _OLD))
     if not new:
         return
     rows, key = decode(new), KEYS[table]
     if not old:
-        yield from _outputs(keep_first(table, rows), table)
+        yield from _outputs(keep_first(table, rows, files), table)
         return
-    standing = decode(old).cast(rows.schema)
+    standing = decode(old)
+    standing = standing.append_column(PLACE, pa.nulls(standing.num_rows, pa.int64())).cast(rows.schema)
     standing = standing.filter(pc.is_in(standing.column(key), value_set=rows.column(key).combine_chunks()))
-    kept = keep_first(table, pa.concat_tables([standing, rows]).combine_chunks())
+    kept = keep_first(table, pa.concat_tables([standing, rows]).combine_chunks(), files)
     known = pc.is_in(kept.rows.column(key), value_set=standing.column(key).combine_chunks())
     again = kept.rows.filter(known)
     same = again.equals(standing.take(pc.sort_indices(standing, [(key, "ascending")])).cast(again.schema))
@@ -245,7 +261,11 @@ def _rows_of_tables(dead: pa.Table, tables: list[str], among: bool) -> pa.Table:
 
 def _outputs(checked: Checked, table: str) -> Iterator[pa.Table | TaggedOutput]:
     if checked.rows.num_rows:
-        yield checked.rows
+        yield without_places(checked.rows)
+    yield from _dead_outputs(checked, table)
+
+
+def _dead_outputs(checked: Checked, table: str) -> Iterator[TaggedOutput]:
     if checked.dead.num_rows:
         yield TaggedOutput(DEAD, checked.dead)
         for reason in checked.dead.column("reason").value_counts().to_pylist():

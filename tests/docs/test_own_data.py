@@ -34,3 +34,14 @@ def test_the_example_of_a_served_page_passes(tmp_path: Path) -> None:
     checked = check_rows("served_pages", batch)
     assert checked.dead.to_pylist() == []
     assert checked.rows.num_rows == 1
+
+
+def test_the_example_of_items_in_a_csv_passes(tmp_path: Path) -> None:
+    found = re.search(r"^```csv\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    path = tmp_path / "items.csv"
+    path.write_text(found[1])
+    [batch] = read_batches(Workspace(tmp_path).filesystem, str(path))
+    checked = check_rows("items", batch)
+    assert checked.dead.to_pylist() == []
+    assert checked.rows.column("category").to_pylist() == [["Toys", "Cars"]] * 2

@@ -93,10 +93,10 @@ def test_days_one_by_one_equal_all_at_once(tmp_path, seed):
     write_file(workspace, "items", "items.csv", ITEMS)
     first = len(parts) - 2
     for number in range(first):
-        put(workspace, f"{number}", parts[number])
+        put(workspace, f"{number:02}", parts[number])
     run(workspace)
     for number in range(first, len(parts)):
-        put(workspace, f"{number}", parts[number])
+        put(workspace, f"{number:02}", parts[number])
         notes = run(workspace)
         assert not any(note.startswith("all ") for note in notes), notes
     assert_equals_full_run(workspace)

@@ -75,7 +75,7 @@ def check(workspace: Workspace, *rows: dict[str, Any]) -> Checked:
         ),
         ({"epsilon": 1.5}, "bad_value", "epsilon: expected a share from 0 to 1, got '1.5'"),
         ({"temperature": -1}, "bad_value", "temperature: expected a finite number >= 0, got '-1'"),
-        ({"context": "at home"}, "malformed", "context: expected a value of type map"),
+        ({"context": "at home"}, "malformed", "context: expected names and values; in CSV"),
     ],
 )
 def test_a_bad_page_becomes_a_dead_letter(workspace, change, reason, detail):
@@ -164,14 +164,14 @@ def test_days_one_by_one_equal_all_at_once(tmp_path, seed):
     workspace = Workspace(tmp_path)
     write_file(workspace, "items", "items.csv", ITEMS)
     last = max(len(parts), len(page_parts))
-    put(workspace, "first", [row for part in parts[: last - 3] for row in part])
-    put_pages(workspace, "first", [row for part in page_parts[: last - 3] for row in part])
+    put(workspace, "00-first", [row for part in parts[: last - 3] for row in part])
+    put_pages(workspace, "00-first", [row for part in page_parts[: last - 3] for row in part])
     run(workspace, stages=TO_PAGES)
     for number in range(last - 3, last):
         if number < len(parts):
-            put(workspace, f"{number}", parts[number])
+            put(workspace, f"{number:02}", parts[number])
         if number < len(page_parts):
-            put_pages(workspace, f"{number}", page_parts[number])
+            put_pages(workspace, f"{number:02}", page_parts[number])
         notes = run(workspace, stages=TO_PAGES)
         assert not any(note.startswith("all ") for note in notes), notes
     tables = ("clean_events", "clean_served_pages", "dead_letters", "pages", "item_statistics")

@@ -16,6 +16,7 @@ from pipelines.batch.checks import Checked, check_rows
 from pipelines.batch.config import BatchConfig
 from pipelines.batch.jobs import validate
 from pipelines.batch.raw import RawBatch, UnreadableFileError, read_batches
+from pipelines.batch.unread import unread_files
 
 pytestmark = pytest.mark.integration
 
@@ -70,7 +71,8 @@ def check_csv(workspace, lines):
         ("u1,i1,click,0,,-1,,,", "bad_value", "position: expected a whole number >= 0, got '-1'"),
         ("u1,i1,click,0,,1.5,,,", "bad_value", "got '1.5'"),
         ("u1,i1,click,0,,,,,{broken", "malformed", "got '{broken'"),
-        ("u1,i1,click", "malformed", None),
+        ("u1,i1,click", "malformed", "expected 9 cells as in the header, got 3 (row 3)"),
+        ("u1,i1,click,0,,,,often,", "bad_value", "got 'often' (row 3)"),
     ],
 )
 def test_a_bad_event_becomes_a_dead_letter(workspace, line, reason, detail):
@@ -78,7 +80,7 @@ def test_a_bad_event_becomes_a_dead_letter(workspace, line, reason, detail):
     assert checked.rows.num_rows == 1
     [row] = checked.dead.to_pylist()
     assert (row["table"], row["reason"]) == ("events", reason)
-    assert row["detail"] is None if detail is None else detail in row["detail"]
+    assert detail in row["detail"]
 
 
 def test_rows_in_equal_rows_out_plus_rejected(workspace):
@@ -172,7 +174,9 @@ def test_of_repeated_event_ids_the_earliest_is_kept_whatever_the_order(workspace
         [kept] = clean(workspace)
         assert (kept["event"], kept["value"]) == ("cart", 0.0)
         assert report.counts["events.dropped.duplicate"] == 3
-    assert dead(workspace)[0][2] == "event_id 'same' occurs more than once; the first row was kept"
+    letters = clean(workspace, "dead_letters")
+    assert {row["source"].split("/")[-1] for row in letters} == {"0.parquet", "1.parquet"}
+    assert all(row["detail"].startswith("event_id 'same' occurs more than once; the first row was") for row in letters)
 
 
 def test_an_event_without_id_is_named_by_its_content_and_repeats_are_dropped(workspace):
@@ -220,8 +224,11 @@ def test_a_table_without_rows_is_refused(workspace):
 
 
 @pytest.mark.parametrize("name", ["part.parquet", "part.csv.gz", "part.jsonl.gz"])
-@pytest.mark.parametrize("kept", [0.0, 0.6])
-def test_a_truncated_file_is_refused_by_name(workspace, name, kept):
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [(0.0, r"the file is empty \(0 bytes\)"), (0.6, "expected a complete .* file.*truncated or corrupt")],
+)
+def test_a_truncated_file_is_refused_by_name(workspace, name, kept, message):
     path = write_file(workspace, "events", name, b"")
     lines = [json.dumps(event(f"u{number}", "i1", "click", number)) for number in range(2000)]
     if name.endswith("parquet"):
@@ -233,7 +240,7 @@ def test_a_truncated_file_is_refused_by_name(workspace, name, kept):
     else:
         content = gzip.compress("\n".join(lines).encode())
     write_file(workspace, "events", name, content[: int(len(content) * kept)])
-    with pytest.raises(UnreadableFileError, match=rf"{name}: expected a complete .* file.*truncated or corrupt"):
+    with pytest.raises(UnreadableFileError, match=rf"{name}: {message}"):
         list(read_batches(workspace.filesystem, path))
 
 
@@ -315,3 +322,111 @@ def test_users_that_are_gone_leave_no_clean_users(workspace):
     workspace.filesystem.delete_file(path)
     validate_csv(workspace, GOOD)
     assert clean(workspace, "clean_users") == []
+
+
+def rows_read(workspace, table, name, content):
+    """Row and detail of each dead letter of one file, and how many rows were good."""
+    path = write_file(workspace, table, name, content)
+    checked = [check_rows(table, batch) for batch in read_batches(workspace.filesystem, path)]
+    letters = pa.concat_tables(part.dead for part in checked).to_pylist()
+    return sum(part.rows.num_rows for part in checked), [(row["reason"], row["detail"]) for row in letters]
+
+
+def test_rows_of_a_csv_are_counted_as_a_table_program_does(workspace, monkeypatch):
+    bad, short = "u1,i1,nod,0,,,,,\n", "u1\n"
+    good, found = rows_read(workspace, "events", "a.csv", HEADER + GOOD + short + bad + GOOD * 100_000 + bad + short)
+    assert good == 100_001
+    rows = sorted(int(detail.rsplit("(row ", 1)[1].rstrip(")")) for _, detail in found)
+    assert rows == [3, 4, 100_005, 100_006]
+
+
+def test_rows_of_json_lines_are_its_lines(workspace):
+    line = json.dumps({"user_id": "u1", "item_id": "i1", "event": "click", "timestamp": 0})
+    lines = [line, "", "nonsense", line.replace('"u1"', "{}"), line.replace('"i1"', "7"), line.replace('"u1"', "true")]
+    good, found = rows_read(workspace, "events", "a.jsonl", "\n".join(lines))
+    assert good == 2
+    assert [(reason, detail.rsplit("(", 1)[1]) for reason, detail in found] == [
+        ("malformed", "row 3)"),
+        ("bad_id", "row 4)"),
+        ("bad_id", "row 6)"),
+    ]
+    assert found[0][1].startswith("expected a JSON object, got no JSON: Expecting value at character 1")
+
+
+def test_rows_of_parquet_are_counted_from_one(workspace, monkeypatch):
+    monkeypatch.setattr("pipelines.batch.raw.BATCH_ROWS", 2)
+    path = write_file(workspace, "events", "a.parquet", b"")
+    rows = [event("u1", "i1", "click" if number != 4 else "nod", number) for number in range(6)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=EVENTS), path)
+    dead = [check_rows("events", batch).dead.to_pylist() for batch in read_batches(workspace.filesystem, path)]
+    assert [row["detail"][-7:] for part in dead for row in part] == ["(row 5)"]
+
+
+def test_a_repeated_row_tells_its_file_and_row(workspace):
+    write_file(workspace, "events", "b.csv", HEADER + GOOD)
+    write_file(workspace, "users", "users.csv", "user_id\n")
+    validate_csv(workspace, "u2,i1,click,0,,,,,\n" + GOOD)  # of an equal row, that of the first file is kept
+    [letter] = clean(workspace, "dead_letters")
+    assert letter["source"].endswith("events/events.csv")
+    assert letter["detail"].endswith("the first row was kept (row 3)")
+    assert clean(workspace, "clean_users") == []  # a header alone is a table without rows, where it need not be there
+
+
+def test_a_header_alone_is_checked_too(workspace):
+    path = write_file(workspace, "users", "users.csv", "user\n")
+    [batch] = read_batches(workspace.filesystem, path)
+    with pytest.raises(ValueError, match=r"users\.csv: missing columns: user_id; unknown columns: user"):
+        check_rows("users", batch)
+
+
+def test_a_packed_file_of_nothing_is_empty(workspace):
+    path = write_file(workspace, "users", "users.csv.gz", gzip.compress(b""))
+    with pytest.raises(UnreadableFileError, match=r"users\.csv\.gz: the file is empty"):
+        list(read_batches(workspace.filesystem, path))
+
+
+@pytest.mark.parametrize(
+    ("cell", "detail"),
+    [
+        ('"[""Toys"', """category: expected a list of texts; in CSV and other text as JSON, such as ["a", "b"] or"""),
+        ("Toys > Cars", None),
+        ('"[""Toys"", ""Cars""]"', None),
+    ],
+)
+def test_a_list_in_a_csv(workspace, cell, detail):
+    good, found = rows_read(workspace, "items", "items.csv", f"item_id,title,category\ni1,One,{cell}\n")
+    assert (good, len(found)) == ((1, 0) if detail is None else (0, 1))
+    assert detail is None or found[0][1].startswith(detail)
+
+
+def test_a_list_of_items_in_a_csv_is_json(workspace):
+    content = "request_id,user_id,timestamp,items,scores\nr1,u1,0,i1;i2,\nr2,u1,0,[7],1;2\n"
+    good, found = rows_read(workspace, "served_pages", "pages.csv", content)
+    assert good == 0
+    assert found == [
+        (
+            "malformed",
+            'items: expected a list of texts; in CSV and other text as JSON, such as ["a", "b"], got \'i1;i2\' (row 2)',
+        ),
+        (
+            "bad_value",
+            "scores: expected a list of numbers; in CSV and other text as JSON, such as [0.5, 0.25], got '1;2' (row 3)",
+        ),
+    ]
+
+
+def test_files_that_nobody_reads_are_named(workspace):
+    for table, name in (("served_pages", "x.txt"), ("pages", "mine.csv"), ("event", "a.csv"), ("event", "b.csv")):
+        write_file(workspace, table, name, "a\n")
+    write_file(workspace, "events", ".hidden.txt", "a\n")
+    write_file(workspace, "events", "a.csv", HEADER + GOOD)
+    warnings = unread_files(workspace)
+    assert [line.split("tables/", 1)[1] for line in warnings] == [
+        "event/a.csv and 1 more: your files belong into tables/ events, items, users, served_pages",
+        "pages/mine.csv: Pagewise makes this table itself; pages that you showed belong into tables/served_pages",
+        "served_pages/x.txt: expected names that end with .parquet, .jsonl, .jsonl.gz, .csv, .csv.gz",
+    ]
+    with pytest.raises(FileNotFoundError, match=r"no items table: .*warning: not read: \S*/event/a\.csv and 1 more"):
+        validate(workspace, CONFIG)
+    write_file(workspace, "items", "items.csv", "item_id,title\ni1,One\n")
+    assert set(warnings) < set(validate(workspace, CONFIG).notes)
