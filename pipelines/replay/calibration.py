@@ -19,6 +19,8 @@ BIN_EDGES: Floats = 10.0 ** (np.arange(-50, 0) / 10)
 BINS = len(BIN_EDGES) + 1
 LEAST_EXPECTED = 5.0
 """Cells in which fewer are expected are left out: chi-square needs about so many (Cochran 1954)."""
+LEAST_FREEDOM = 1e-6
+"""Bins with less freedom hold all probability on all pages: their counts are certain but for rounding."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,9 +156,9 @@ class BinCounts:
     def test(self) -> ChiSquare:
         """Return the test over all slots and bins."""
         shown, expected, squares = self._sums_PC3.reshape(-1, 3).T
-        enough = expected >= LEAST_EXPECTED
-        shown, expected, squares = shown[enough], expected[enough], squares[enough]
-        return ChiSquare.of((shown - expected) ** 2 / expected, 1 - squares / expected)
+        freedom = 1 - np.divide(squares, expected, out=np.ones_like(squares), where=expected > 0)
+        enough = (expected >= LEAST_EXPECTED) & (freedom >= LEAST_FREEDOM)
+        return ChiSquare.of(((shown - expected)[enough] ** 2 / expected[enough]), freedom[enough])
 
     def _add(self, sums_PC3: Floats) -> None:
         missing = max(0, len(sums_PC3) - len(self._sums_PC3))

@@ -10,6 +10,9 @@ Their levels, and why:
 - `promise`: the estimator that decides must promise something; a reward model alone does not.
 - `mean_weight`: a policy's chances add up to 1, so its weights' mean is 1. Refused where chance does not explain the
   distance (`SIGNIFICANCE` over all slots together, Bonferroni) and it is larger than what `outside` admits anyway.
+- `propensities`: rates of showing by position stand in for propensities that a log lacks. Where what was shown depended
+  on the user they are wrong, all other gates pass, and the sign of the difference may be the other one; so it takes
+  whoever knows the logging policy to say that it did not (`replay.trust_estimated`).
 - `calibration_*`: refused below `SIGNIFICANCE` (`ChiSquare.gate_p`): of a thousand right logs one is refused.
 - `skew`: chances recomputed from logged float32 scores differ by some 1e-6; a thousandth is another policy.
 - `a_a`: whoever made the logs, judged as if they were B, has weights of exactly 1 and a difference of exactly 0; else
@@ -80,7 +83,7 @@ def checks(
     """
     deciding = decider(estimates, config)
     found = [*input_checks(report.bad), *_amount(report, deciding, config, users), *_weights(report, deciding, config)]
-    return [*found, *_propensities(report), *_consistency(report, estimates, config)]
+    return [*found, *_propensities(report, config), *_consistency(report, estimates, config)]
 
 
 def decider(estimates: Sequence[Estimate], config: ReplayConfig) -> Estimate:
@@ -194,7 +197,17 @@ def _mean_weight(one: WeightReport, config: ReplayConfig) -> Check:
     )
 
 
-def _propensities(report: DiagnosticsReport) -> Iterator[Check]:
+def _propensities(report: DiagnosticsReport, config: ReplayConfig) -> Iterator[Check]:
+    yield Check(
+        name="propensities",
+        passed=config.trust_estimated or not report.estimated,
+        value=float(report.estimated),
+        threshold=0,
+        says="estimated from rates of showing, wrong where what was shown depended on the user: log them, or set "
+        "replay.trust_estimated=true where it did not"
+        if report.estimated
+        else "as logged",
+    )
     for name, test in report.calibration.items():
         says = (
             f"chi-square {test.statistic:.3f} with {test.df:.1f} degrees of freedom; whatever the contexts, "

@@ -67,6 +67,9 @@ class ReplayConfig:
     """A user with a larger share of all weight forbids a verdict."""
     max_outside: float = 0.05
     """A larger share of a policy's probability on what the logs could not show forbids a verdict."""
+    trust_estimated: bool = False
+    """Decide although the log has no propensities, by its rates of showing: right only where what was shown did not
+    depend on the user (a fixed list, a lottery). A log of a personalised policy then gives verdicts that are wrong."""
     slice_discovery_rate: float = 0.05
     """False discovery rate (Benjamini-Hochberg) at which differences of slices are called real."""
 

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from pipelines.replay.intervals import always_valid_factor
 from pipelines.replay.rounds import Floats
 
 POWER = 0.8
 """Chance to see an effect of the minimum detectable size."""
+_ROUNDS = 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,17 +53,47 @@ class Cuped:
         return np.asarray(outcome_N - self.theta * (covariate_N - self.mean))
 
 
-def minimum_detectable_effect(se: float, confidence: float, power: float = POWER) -> float:
-    """Return the true difference whose interval lies above 0 with this chance: `(z_(1-alpha/2) + z_power) se`.
+def interval_quantile(users: int, confidence: float, *, always_valid: bool) -> float:
+    """Return how many standard errors an interval of many users reaches to either side of the difference.
+
+    Args:
+        users: So many.
+        confidence: Two-sided.
+        always_valid: Whether it is the interval that holds however often one looks.
+
+    Example:
+        >>> [round(interval_quantile(10_000, 0.95, always_valid=always), 4) for always in (False, True)]
+        [1.96, 3.0354]
+    """
+    if always_valid:
+        return math.sqrt(users) * always_valid_factor(users, confidence)
+    return float(stats.norm.ppf((1 + confidence) / 2))
+
+
+def minimum_detectable_effect(
+    se: float, confidence: float, power: float = POWER, *, always_valid_users: int | None = None
+) -> float:
+    """Return the true difference whose interval lies above 0 with this chance: `(reach + z_power) se`.
+
+    Args:
+        se: Standard error of the difference.
+        confidence: Of the interval, two-sided; of a fixed one, `reach` is `z_(1-alpha/2)`.
+        power: The chance.
+        always_valid_users: Users after whom the always-valid interval is asked; None for the fixed one.
 
     Example:
         >>> round(minimum_detectable_effect(1.0, 0.95), 4)
         2.8016
+        >>> round(minimum_detectable_effect(1.0, 0.95, always_valid_users=10_000), 4)
+        3.8771
     """
-    return float(stats.norm.ppf((1 + confidence) / 2) + stats.norm.ppf(power)) * se
+    quantile = interval_quantile(always_valid_users or 0, confidence, always_valid=always_valid_users is not None)
+    return (quantile + float(stats.norm.ppf(power))) * se
 
 
-def needed_users(users: int, se: float, effect: float, confidence: float, power: float = POWER) -> int:
+def needed_users(
+    users: int, se: float, effect: float, confidence: float, power: float = POWER, *, always_valid: bool = False
+) -> int:
     """Return how many users make an effect detectable, when so many gave this standard error; more pages alike.
 
     Raises:
@@ -69,7 +101,17 @@ def needed_users(users: int, se: float, effect: float, confidence: float, power:
     """
     if not effect or not math.isfinite(se):
         raise ValueError(f"needed users: expected an effect other than 0 and a finite se, got {effect} and {se}")
-    return math.ceil(users * (minimum_detectable_effect(se, confidence, power) / effect) ** 2)
+
+    def enough(count: int) -> int:
+        """Return how many are needed if the interval reaches as far as that of so many."""
+        after = count if always_valid else None
+        detectable = minimum_detectable_effect(se, confidence, power, always_valid_users=after)
+        return math.ceil(users * (detectable / effect) ** 2)
+
+    needed = enough(users)
+    for _ in range(_ROUNDS if always_valid else 0):  # the reach in standard errors hardly depends on the users
+        needed = enough(needed)
+    return needed
 
 
 def sample_ratio_p_value(counts_M: Sequence[int], shares_M: Sequence[float]) -> float:

@@ -25,7 +25,7 @@ from pipelines.replay.checks import EFFECTIVE, Check, decider
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimates import Estimate
 from pipelines.replay.intervals import student_quantile
-from pipelines.replay.planning import minimum_detectable_effect, needed_users
+from pipelines.replay.planning import interval_quantile, minimum_detectable_effect, needed_users
 
 Decision = Literal["ship", "do_not_ship", "not_enough_evidence"]
 SHIP: Decision = "ship"
@@ -158,7 +158,7 @@ def decide(
     ]
     decided = bool(toward) and not failed and not against
     missing = _missing(failed, against, users) + (
-        [] if toward else [_more_users(found.difference, low, high, config, users)]
+        [] if toward else [_more_users(found, low, high, config, users, always_valid=always_valid)]
     )
     return Verdict(
         verdict=(SHIP if toward > 0 else DO_NOT_SHIP) if decided else NOT_ENOUGH,
@@ -233,15 +233,23 @@ def _for_effective(failed: Sequence[Check], users: int) -> list[int]:
     return [math.ceil(users * needed) - users] if short else []
 
 
-def _more_users(difference: float, low: float, high: float, config: ReplayConfig, users: int) -> str:
+def _more_users(
+    found: Estimate, low: float, high: float, config: ReplayConfig, users: int, *, always_valid: bool
+) -> str:
     """Say how many users would decide, if more of them gave the same difference and variance."""
-    effect, reach = difference - config.margin, (high - low) / 2
-    if not effect or not math.isfinite(reach):
+    bias = found.bias_bound or 0.0  # which no number of users takes away
+    effect, reach = abs(found.difference - config.margin) - bias, (high - low) / 2 - bias
+    if effect <= 0 or not math.isfinite(reach):
         return "users: no number of them can be named, since the difference lies on the margin or its error is unknown"
-    se = reach / student_quantile(users, config.confidence)
-    smallest = minimum_detectable_effect(se, config.confidence)
-    more = needed_users(users, se, effect, config.confidence) - users
+    se = reach / (
+        interval_quantile(users, config.confidence, always_valid=True)
+        if always_valid
+        else student_quantile(users, config.confidence)
+    )
+    after = users if always_valid else None
+    smallest = minimum_detectable_effect(se, config.confidence, always_valid_users=after)
+    more = needed_users(users, se, effect, config.confidence, always_valid=always_valid) - users
     return (
         f"users: {more:,} more than these {users:,} would show a difference from the margin as small as "
-        f"{abs(effect):.4g} four times out of five; these show one of {smallest:.4g}"
+        f"{effect:.4g} four times out of five; these show one of {smallest:.4g}"
     )

@@ -329,6 +329,16 @@ def test_a_page_that_is_no_evidence_is_left_out_under_its_reason(what: str, valu
     assert reason in BAD
 
 
+def test_uniform_logs_of_any_number_of_candidates_are_calibrated() -> None:
+    """All candidates share one bin, which holds all probability up to rounding: nothing is left to test."""
+    for candidates in (65, *range(2, 1000)):
+        chances_RPN = np.full((200, 1, candidates), 1 / candidates)
+        bins = BinCounts()
+        bins.add(chances_RPN[:, :, 0], np.repeat(bin_masses(chances_RPN[:1]), 200, axis=0), np.ones((200, 1), bool))
+        found = bins.test()
+        assert (found.cells, found.gate_p) == (0, 1.0), candidates
+
+
 def test_slots_without_an_item_are_never_bad_and_a_page_counts_once() -> None:
     logged = chances([[0.5, np.nan], [np.nan, np.nan]])
     rounds = rounds_of([[0, 9.0], [5.0, 0]], logged, target(chances(np.ones((2, 2)))), target(chances(np.ones((2, 2)))))

@@ -18,6 +18,8 @@ from pipelines.replay.checks import Check, checks, decider, side, weights_kind
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.diagnostics import Diagnostics
 from pipelines.replay.estimates import Estimate, estimates
+from pipelines.replay.intervals import always_valid_factor
+from pipelines.replay.planning import needed_users
 from pipelines.replay.rounds import Rounds
 from pipelines.replay.tally import Tally
 from pipelines.replay.usable import usable
@@ -147,6 +149,19 @@ def test_it_says_how_many_more_users_would_decide() -> None:
     needed = 500 * (2.80158 * (0.2 / 1.96472) / 0.1) ** 2
     assert line.startswith(f"users: {int(np.ceil(needed)) - 500:,} more than these 500 would show a difference")
     assert "as small as 0.1 four times out of five; these show one of 0.2852" in line
+
+
+def test_the_always_valid_interval_needs_more_users_to_decide() -> None:
+    """It reaches 0.25 to either side, and as many standard errors as 500 users give it."""
+    verdict = judged(estimate(), always_valid=True)
+    se = 0.25 / (np.sqrt(500) * always_valid_factor(500, 0.95))
+    more = needed_users(500, se, 0.2, 0.95, always_valid=True) - 500
+    assert verdict.missing[0].startswith(f"users: {more:,} more than these 500 would show")
+    assert f"these show one of {se * (0.25 / se + 0.841621):.4g}" in verdict.missing[0]
+
+
+def test_what_shrinking_may_have_cost_goes_away_with_no_number_of_users() -> None:
+    assert "no number of them can be named" in judged(estimate(bias_bound=0.2)).missing[0]
 
 
 def test_it_says_how_many_more_users_make_the_effective_sample_large_enough() -> None:
@@ -281,6 +296,14 @@ def test_one_impossible_number_forbids_a_verdict(values: dict[str, float], gate:
     verdict = replayed(with_values(pages(), **values))
     assert (verdict.verdict, failed(verdict)) == ("not_enough_evidence", [gate])
     assert any(says in line for line in verdict.because)
+
+
+def test_estimated_propensities_forbid_a_verdict_unless_they_are_trusted() -> None:
+    rounds = dataclasses.replace(pages(), propensities_estimated=True)
+    verdict = replayed(rounds)
+    assert (verdict.verdict, failed(verdict)) == ("not_enough_evidence", ["propensities"])
+    assert any("set replay.trust_estimated=true where it did not" in line for line in verdict.because)
+    assert replayed(rounds, dataclasses.replace(CONFIG, trust_estimated=True)).verdict == "ship"
 
 
 def test_repeated_pages_forbid_a_verdict() -> None:
