@@ -115,7 +115,7 @@ def test_an_empty_title_passes_as_in_validation_and_a_missing_one_does_not(tmp_p
     file.write_text("\n".join(map(json.dumps, rows)))
     checked = checked_items(file)
     assert checked.rows["item_id"].to_pylist() == ["n1"]
-    assert checked.dead["detail"].to_pylist() == ["title: expected a title, got None"] * 2
+    assert checked.dead["detail"].to_pylist() == [f"title: expected a title, got None (row {row})" for row in (2, 3)]
 
 
 @pytest.mark.parametrize(
