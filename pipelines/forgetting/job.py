@@ -31,8 +31,6 @@ from pipelines.streaming.run import run_stream
 STREAM_TIMEOUT_S = 300.0
 """A running stream has forgotten a user once it has taken up what came before; it is waited for so long."""
 _POLL_S = 0.2
-MOST_SHOWN = 3
-"""Wrong ids that a message names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,12 +88,13 @@ def forget(
         LockedError: A daily job runs.
         StoreUnavailableError: The store does not answer; nothing was removed.
         TimeoutError: A stream runs, but has not got there in time; what was removed is gone, the rest is not.
-        ValueError: There is no id, or something that names nobody, such as the empty text, which all rejected rows
-            that cannot be read would contain.
+        ValueError: There is no id, or a blank one, which all rejected rows that cannot be read would contain.
     """
-    wrong = [user for user in users if not is_id(user)]
-    if wrong or not users:
-        raise ValueError(f"users: expected {ID} each, at least one, got {wrong[:MOST_SHOWN]}")
+    blank = [user for user in users if not user.strip()]
+    if blank or not users:
+        raise ValueError(f"users: expected at least one id, none of them blank, got {blank or list(users)}")
+    if rejected := [user for user in users if not is_id(user)]:
+        say(f"no stage accepts {len(rejected):,} of these ids (expected {ID} each): only rejected rows may hold them")
     with writing_tables(workspace), open_store(store_config, workspace) as store:
         held = store.read_blobs([(view, user) for view in USER_VIEWS for user in users])
         log_rows = _log_rows(workspace, users)

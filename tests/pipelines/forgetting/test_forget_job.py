@@ -124,15 +124,30 @@ def test_while_a_daily_job_runs_nothing_is_removed(workspace):
     assert "ann" in workspace.table("events").read().column("user_id").to_pylist()
 
 
-@pytest.mark.parametrize(
-    ("users", "wrong"), [([], []), (["ann", ""], [""]), (["ann", "bob\n"], ["bob\n"]), (["x" * 513], ["x" * 513])]
-)
-def test_who_is_nobody_is_told(tmp_path, users, wrong):
-    expected = (
-        rf"an id of at most 512 bytes without control characters each, at least one, got {re.escape(repr(wrong))}"
-    )
-    with pytest.raises(ValueError, match=expected):
+@pytest.mark.parametrize(("users", "blank"), [([], []), (["ann", ""], [""]), (["ann", " "], [" "])])
+def test_nobody_is_no_person(tmp_path, users, blank):
+    with pytest.raises(ValueError, match=rf"at least one id, none of them blank, got {re.escape(repr(blank))}"):
         forget(Workspace(tmp_path), users, STORE, STREAM, PAGES, print)
+
+
+def test_who_was_never_accepted_is_forgotten_in_rejected_rows(workspace):
+    """An id that breaks the rule is in no table, but in what was rejected for it."""
+    long, said = "x" * 600, []
+    with EmbeddedRedis(workspace.local_path("store")) as server:
+        send(server.url, [click(long, "i2", 5)])
+        take_up(workspace)
+    before = rejected(workspace)
+    assert sum(long in row for row in before) == 1
+    forget(workspace, [long], STORE, STREAM, PAGES, said.append)
+    assert said[0] == (
+        "no stage accepts 1 of these ids (expected an id of at most 512 bytes without control characters each): "
+        "only rejected rows may hold them"
+    )
+    assert rejected(workspace) == [row for row in before if long not in row]
+
+
+def rejected(workspace):
+    return committed_log(workspace).read(workspace, "stream_dead_letters").column("row").to_pylist()
 
 
 def test_the_command_names_what_it_did_and_mistakes(workspace, tmp_path, capsys):
