@@ -133,7 +133,7 @@ def load_arms(
     *,
     arm: str = CHAMPION,
     share: float,
-    salt: str,
+    salt: str | None,
 ) -> Arms:
     """Load both releases; a challenger that cannot be loaded is logged, and everybody gets the champion.
 
@@ -143,7 +143,7 @@ def load_arms(
         make: Makes a service of a release and the name of its arm.
         arm: Name of the champion's arm.
         share: See `Arms`.
-        salt: See `Arms`.
+        salt: See `Arms`; None for the challenger's release id, so that each experiment draws users of its own.
 
     Raises:
         FileNotFoundError: There is no champion.
@@ -155,4 +155,5 @@ def load_arms(
             other = make(load_release(challenger), CHALLENGER)
         except Exception:  # whatever is wrong with a challenger, nobody need go without a page for it
             _log.exception("challenger %s cannot be loaded; everybody gets the champion", challenger)
-    return Arms(serving, other, share=share, salt=salt)
+    drawn_by = "" if other is None else other.release.manifest.release_id
+    return Arms(serving, other, share=share, salt=drawn_by if salt is None else salt)

@@ -62,8 +62,9 @@ class ServeConfig:
     challenger_share: float = 0.0
     """Share of the users, 0 to 1, that get their pages from the challenger, if there is one; 0 does not load it."""
 
-    challenger_salt: str = "1"
-    """Draws these users, by a hash; another text draws others."""
+    challenger_salt: str | None = None
+    """Draws these users, by a hash; another text draws others. With null it is the challenger's release id: each
+    challenger gets users of its own, who do not still feel the one before."""
 
     feature_log_share: float = 0.01
     """Share of the pages, 0 to 1, for which what was read of user and items is logged, for `pagewise check-features`: a

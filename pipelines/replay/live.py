@@ -21,8 +21,10 @@ from pipelines.replay.config import ReplayConfig
 from pipelines.replay.rounds import Bools, Floats, Hashes, Ints
 from pipelines.replay.usable import REWARD_OUT_OF_RANGE, reward_range
 
-NO_ARM, BOTH_ARMS = "no_arm", "both_arms"
-"""Why a page of the time of the split does not count: it says no arm; its user had pages of both."""
+NO_ARM, BOTH_ARMS, OTHER_RELEASE = "no_arm", "both_arms", "other_release"
+"""Why a page of the time of the split does not count: it says no arm; its user had pages of both; another release than
+the arm's made it."""
+_NONE, _OTHER = -1, -2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class LivePages:
 
     Attributes:
         users_R: Hash of each page's user.
-        arms_R: 0 for champion, 1 for challenger, -1 for none; of no account before the split.
+        arms_R: 0 for champion, 1 for challenger, -1 for none, -2 for another release; of no account before the split.
         before_R: Whether the page is older than the split.
         rewards_R: Reward of the page, all items together.
         items_R: Shown items.
@@ -46,18 +48,22 @@ class LivePages:
     items_R: Ints
 
     @classmethod
-    def of(cls, pages: pa.Table, rewards_R: Floats, starts_ms: int) -> Self:
+    def of(cls, pages: pa.Table, rewards_R: Floats, starts_ms: int, releases: tuple[str | None, str | None]) -> Self:
         """Read rows of `pages`.
 
         Args:
             pages: All final pages of some users.
             rewards_R: Reward of each page.
             starts_ms: When the split began, milliseconds since 1970 UTC.
+            releases: Of champion and challenger; pages of an arm by another release do not count.
         """
         arms = pc.index_in(pages.column("arm"), value_set=pa.array([CHAMPION, CHALLENGER]))
+        arms_R = np.asarray(pc.fill_null(arms, _NONE), dtype=np.int64)
+        expected = pa.array([release or "" for release in releases]).take(pa.array(np.maximum(arms_R, 0)))
+        its_own_R = np.asarray(pc.equal(pc.fill_null(pages.column("release"), ""), expected))
         return cls(
             users_R=hash_strings(pages.column("user_id")),
-            arms_R=np.asarray(pc.fill_null(arms, -1), dtype=np.int64),
+            arms_R=np.where((arms_R >= 0) & ~its_own_R, _OTHER, arms_R),
             before_R=milliseconds(pages.column("timestamp")) < starts_ms,
             rewards_R=rewards_R,
             items_R=np.asarray(pc.list_value_length(pages.column("items")), dtype=np.int64),
@@ -125,7 +131,8 @@ class LiveSums:
         possible_R = np.isfinite(pages.rewards_R) & (pages.rewards_R >= low) & (pages.rewards_R <= high)
         armed_R = pages.before_R | (pages.arms_R >= 0)
         self.left_out[REWARD_OUT_OF_RANGE] += int((~possible_R).sum())
-        self.left_out[NO_ARM] += int((possible_R & ~armed_R).sum())
+        for reason, code in ((NO_ARM, _NONE), (OTHER_RELEASE, _OTHER)):
+            self.left_out[reason] += int((possible_R & ~armed_R & (pages.arms_R == code)).sum())
         return pages.take(possible_R & armed_R)
 
     def _arms(self, pages: LivePages, user_R: Ints, users: int) -> Ints:

@@ -30,8 +30,10 @@ from pipelines.replay.transforms import Repeated
 from pipelines.replay.verdict import Compared
 from pipelines.replay.verdicts import FOLDER
 
-COLUMNS = ("request_id", "user_id", "timestamp", "arm", "items", "events", "event_times", "values", "context")
+_OF_PAGE = ("request_id", "user_id", "timestamp", "arm", "release", "context")
+COLUMNS = (*_OF_PAGE, "items", "events", "event_times", "values")
 """What of a page a read-out looks at."""
+_Arm = tuple[str, str | None]
 _SHARD_ROWS = 1 << 19
 """Pages of a shard of users, about: they are in memory together."""
 
@@ -43,13 +45,15 @@ class Split:
     Attributes:
         challenger: Release of the newest page of a challenger.
         champion: Release of the newest page of a champion.
-        starts_ms: The challenger's first page.
-        others: Releases of other champions since then.
+        starts_ms: From when on both were arms.
+        quiet_ms: From when on, until `starts_ms`, no challenger had an arm: no user was treated unlike others.
+        others: Arm and release of the others since `starts_ms`, in words.
     """
 
     challenger: str | None
     champion: str | None
     starts_ms: int
+    quiet_ms: int
     others: tuple[str, ...]
 
 
@@ -59,8 +63,8 @@ def find_split(logs: LoggedPages) -> Split:
     Raises:
         ValueError: No page says that a challenger made it.
     """
-    first: dict[tuple[str, str | None], int] = {}
-    last: dict[tuple[str, str | None], int] = {}
+    first: dict[_Arm, int] = {}
+    last: dict[_Arm, int] = {}
     filesystem = Workspace(logs.uri).filesystem
     for path in logs.files:
         for part in read_pages(filesystem, path, ["timestamp", "arm", "release"]):
@@ -79,10 +83,17 @@ def find_split(logs: LoggedPages) -> Split:
             f"expected pages of both arms, got none of the {missing}; a split is made by `pagewise serve` with "
             "serve.challenger_share above 0 and a registered challenger"
         )
-    starts = first[challenger]
-    others = sorted(str(release) for arm, release in last if arm == CHAMPION and release != champion[1]
-                    and last[arm, release] >= starts)  # fmt: skip
-    return Split(challenger=challenger[1], champion=champion[1], starts_ms=starts, others=tuple(others))
+    starts = max(first[challenger], first[champion])
+    earlier = [last[key] + 1 for key in last if key[0] == CHALLENGER and first[key] < starts]
+    others = sorted(f"{arm} {release}" for arm, release in last if arm in newest and last[arm, release] >= starts
+                    and (arm, release) not in (challenger, champion))  # fmt: skip
+    return Split(
+        challenger=challenger[1],
+        champion=champion[1],
+        starts_ms=starts,
+        quiet_ms=min(max(earlier, default=0), starts),
+        others=tuple(others),
+    )
 
 
 def replay_live(
@@ -111,7 +122,7 @@ def replay_live(
     uri = workspace.root if workspace.is_local else workspace.uri
     path = ("runs", "replay_sums", f"{digest}.npz")
     with running_pipeline(beam_options) as pipeline:
-        _ = pipeline | SumArms(logs, config, split.starts_ms) | "write" >> beam.Map(_write, uri, path)
+        _ = pipeline | SumArms(logs, config, split) | "write" >> beam.Map(_write, uri, path)
     sums = unpacked(workspace.read_bytes(*path), LiveSums(config))
     now = dt.datetime.now(dt.UTC)
     compared = Compared(challenger=split.challenger or CHALLENGER, champion=split.champion, inputs=digest, time=now)
@@ -125,12 +136,12 @@ class SumArms(beam.PTransform):
     Args:
         logs: The pages.
         config: Of the read-out.
-        starts_ms: When the split began.
+        split: Which pages are of which arm.
     """
 
-    def __init__(self, logs: LoggedPages, config: ReplayConfig, starts_ms: int) -> None:
+    def __init__(self, logs: LoggedPages, config: ReplayConfig, split: Split) -> None:
         super().__init__()
-        self.logs, self.config, self.starts_ms = logs, config, starts_ms
+        self.logs, self.config, self.split = logs, config, split
 
     def expand(self, start: beam.Pipeline) -> beam.PCollection:
         """Read, shard by user, add up."""
@@ -141,7 +152,7 @@ class SumArms(beam.PTransform):
             | "files" >> beam.Create(self.logs.files)
             | "read" >> beam.FlatMap(_read, self.logs, shards, beam.pvalue.AsList(repeated))
             | "users" >> beam.GroupByKey()
-            | "sum" >> beam.Map(_sum, self.config, self.starts_ms)
+            | "sum" >> beam.Map(_sum, self.config, self.split)
             | "together" >> beam.CombineGlobally(_Merge(self.config))
         )
 
@@ -175,12 +186,14 @@ def _read(
         yield from split_by_shard(pages, "user_id", shards)
 
 
-def _sum(shard: tuple[int, Iterable[bytes]], config: ReplayConfig, starts_ms: int) -> LiveSums:
+def _sum(shard: tuple[int, Iterable[bytes]], config: ReplayConfig, split: Split) -> LiveSums:
     pages = decode(shard[1])
+    pages = pages.filter(pa.array(milliseconds(pages.column("timestamp")) >= split.quiet_ms))
     whole = pa.table({name: pages.column(name) if name in COLUMNS else pa.nulls(len(pages), PAGES.field(name).type)
                       for name in PAGES.names})  # fmt: skip
     rewards_R = read_batch(whole, config).rewards_RP.sum(axis=1)
-    return LiveSums(config).add(LivePages.of(pages, rewards_R, starts_ms))
+    releases = (split.champion, split.challenger)
+    return LiveSums(config).add(LivePages.of(pages, rewards_R, split.starts_ms, releases))
 
 
 def _write(sums: LiveSums, uri: str, path: Sequence[str]) -> None:
@@ -194,11 +207,11 @@ def _report(
     notes = [
         f"a live split, read out from what both arms really earned; it began at {began:%Y-%m-%d %H:%M} UTC",
         "the interval that decides is the always valid one: this may be read at any time and as often as one likes",
-        f"CUPED leaves {readout.variance_ratio:.0%} of the variance",
+        _cuped_words(readout, split),
         *(f"{count:,} pages were left out: {reason}" for reason, count in sorted(readout.left_out.items())),
     ]
     if split.others:
-        notes.append(f"the champion changed during the split; pages of {', '.join(split.others)} count as its own")
+        notes.append(f"other releases had an arm meanwhile, whose pages are left out: {', '.join(split.others)}")
     digest = readout.verdict.compared.inputs
     return ReplayReport(
         question=Question(
@@ -218,11 +231,20 @@ def _report(
         verdict=readout.verdict,
         estimates=readout.estimates,
         diagnostics=None,
-        detectable=minimum_detectable_effect(readout.estimates[-1].se, config.confidence),
+        detectable=minimum_detectable_effect(
+            readout.estimates[-1].se, config.confidence, always_valid_users=sum(readout.users)
+        ),
         notes=tuple(notes),
         seconds=seconds,
         folder=workspace.path(FOLDER, folder_name(logs, digest)),
     )
+
+
+def _cuped_words(readout: LiveReadout, split: Split) -> str:
+    if len(readout.estimates) > 1:
+        return f"CUPED leaves {readout.variance_ratio:.0%} of the variance"
+    since = " since another challenger had an arm" if split.quiet_ms else ""
+    return f"no CUPED: these users have no reward before the split{since}"
 
 
 def _contender(arm: str, release: str | None, readout: LiveReadout, place: int) -> Contender:

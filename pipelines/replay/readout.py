@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from scipy import stats
+
 from pipelines.replay.checks import SIGNIFICANCE, Check, at_least, at_most, input_checks
 from pipelines.replay.config import ITEM, USER, ReplayConfig
 from pipelines.replay.estimates import Estimate, intervals_of
@@ -154,6 +156,7 @@ def _estimate(name: str, values_A: Floats, effect_G: Floats, users: int, config:
 def _checks(sums: LiveSums, sums_GA5: Floats, config: ReplayConfig, p: float) -> Iterator[Check]:
     yield from input_checks({REWARD_OUT_OF_RANGE: sums.left_out[REWARD_OUT_OF_RANGE]}, (REWARD_OUT_OF_RANGE,))
     pages_GA, users_A = sums_GA5[:, :, 1], sums_GA5[:, :, 3].sum(axis=0)
+    yield from _alike_before(sums_GA5)
     says = f"{users_A[0]:,.0f} and {users_A[1]:,.0f} users, p = {p:.3g} of so uneven a split if all is right"
     yield at_least("sample_ratio", p, SIGNIFICANCE, says)
     share = sums.crossed / (sums.crossed + users_A.sum())
@@ -164,3 +167,17 @@ def _checks(sums: LiveSums, sums_GA5: Floats, config: ReplayConfig, p: float) ->
         heaviest = float(pages_GA[:, arm].max() / pages_GA[:, arm].sum())
         says = f"{heaviest:.2%} of the pages of {name} are one user's"
         yield at_most(f"weight_share_{name}", heaviest, config.max_weight_share, says)
+
+
+def _alike_before(sums_GA5: Floats) -> Iterator[Check]:
+    """Yield a gate: users drawn at random do not differ before the split by more than chance."""
+    means_A, effects_GA = _ratio(sums_GA5[:, :, 4], sums_GA5[:, :, 3])
+    effect_G = effects_GA[:, 1] - effects_GA[:, 0]
+    if effect_G.any():
+        z = (means_A[1] - means_A[0]) / float(standard_error(effect_G[None])[0])
+        p = float(2 * stats.norm.sf(abs(z)))
+        says = (
+            f"before the split the same users earned {means_A[0]:.4g} (champion) and {means_A[1]:.4g} each, "
+            f"p = {p:.3g} of such a difference of users drawn at random"
+        )
+        yield at_least("alike_before", p, SIGNIFICANCE, says)

@@ -91,6 +91,16 @@ def test_a_challenger_that_cannot_be_loaded_leaves_the_champion(release_folder, 
     assert arms.version().challenger is None
 
 
+def test_each_challenger_draws_users_of_its_own(release_folder, next_release_folder, make):
+    drawn, users = [], [f"u{n}" for n in range(40)]
+    for champion, challenger in ((release_folder, next_release_folder), (next_release_folder, release_folder)):
+        arms = load_arms(champion, challenger, make, share=0.5, salt=None)
+        answers = arms.recommend([RecommendRequest(user_id=user) for user in users])
+        drawn.append([answer.page.arm == "challenger" for answer in answers])
+        assert drawn[-1] == in_share(users, 0.5, challenger.name)
+    assert drawn[0] != drawn[1]
+
+
 def test_without_a_share_the_challenger_is_not_loaded(release_folder, next_release_folder, make):
     assert len(load_arms(release_folder, next_release_folder, make, share=0.0, salt="").services) == 1
     assert len(load_arms(release_folder, next_release_folder, make, share=0.1, salt="").services) == 2

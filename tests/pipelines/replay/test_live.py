@@ -18,7 +18,7 @@ from pipelines.replay.readout import LiveReadout, read_out
 from pipelines.replay.verdict import Compared
 
 COMPARED = Compared(challenger="r2", champion="r1", inputs="x", time=datetime.datetime.now(datetime.UTC))
-NO, CHAMPION, CHALLENGER = -1, 0, 1
+OTHER, NO, CHAMPION, CHALLENGER = -2, -1, 0, 1
 
 
 def pages_of(rows: list[tuple[int, int, bool, float]], items: int = 1) -> LivePages:
@@ -123,11 +123,11 @@ def test_users_of_both_arms_are_counted_and_do_not_count() -> None:
 
 
 def test_what_does_not_count() -> None:
-    """A page without an arm, one of a user who was never in the split, and a reward that cannot be."""
-    others = pages_of([(7, NO, False, 1.0), (8, NO, True, 1.0), (1, CHAMPION, False, 2.0)])
+    """A page without an arm, of a user never in the split, of another release, and with a reward that cannot be."""
+    others = pages_of([(7, NO, False, 1.0), (8, NO, True, 1.0), (1, CHAMPION, False, 2.0), (1, OTHER, False, 1.0)])
     found = read(with_more(others))
     assert found.estimates == read(SMALL).estimates
-    assert found.left_out == {"no_arm": 1, "reward_out_of_range": 1}
+    assert found.left_out == {"no_arm": 1, "other_release": 1, "reward_out_of_range": 1}
     assert "reward_out_of_range" in failed(found)
 
 
@@ -144,6 +144,17 @@ def test_cuped_takes_off_what_the_time_before_explains() -> None:
     assert found.variance_ratio == pytest.approx(cuped.se**2 / means.se**2)
     assert found.variance_ratio < 0.8
     assert abs(cuped.difference - 0.05) < 3 * cuped.se
+
+
+def test_arms_that_differ_before_the_split_give_no_verdict() -> None:
+    """The challenger's users earned a tenth more before anybody treated them: they were not drawn at random."""
+    pages = split(20_000, seed=6, before=True)
+    arm_U = np.zeros(20_000, dtype=np.int64)
+    arm_U[pages.users_R[pages.arms_R == CHALLENGER].astype(np.int64)] = 1
+    more_R = pages.before_R & (arm_U[pages.users_R.astype(np.int64)] == 1)
+    rewards_R = np.where(more_R & (np.arange(len(more_R)) % 50 == 0), 1.0, pages.rewards_R)
+    assert failed(read(dataclasses.replace(pages, rewards_R=rewards_R))) == ["alike_before"]
+    assert failed(read(pages)) == []
 
 
 def test_without_a_time_before_the_means_decide() -> None:
@@ -224,17 +235,19 @@ def test_rows_of_the_table_pages() -> None:
             "user_id": user,
             "timestamp": time,
             "arm": arm,
+            "release": {"champion": "r1", "challenger": "r2"}.get(str(arm)),
             "items": ["i"] * items,
             "events": ["impression"] * items,
             "event_times": [time] * items,
         }
 
     rows = [row("a", 1, "champion", 2), row("a", 3, "challenger", 1), row("b", 3, "other", 1), row("b", 4, None, 0)]
+    rows.append(row("c", 5, "champion", 1) | {"release": "r0"})
     starts = int(datetime.datetime(2026, 1, 3, tzinfo=datetime.UTC).timestamp() * 1000)
-    found = LivePages.of(pa.Table.from_pylist(rows, schema=PAGES), np.array([1.0, 0, 0, 0]), starts)
-    assert found.arms_R.tolist() == [CHAMPION, CHALLENGER, NO, NO]
-    assert found.before_R.tolist() == [True, False, False, False]
-    assert found.items_R.tolist() == [2, 1, 1, 0]
+    found = LivePages.of(pa.Table.from_pylist(rows, schema=PAGES), np.array([1.0, 0, 0, 0, 0]), starts, ("r1", "r2"))
+    assert found.arms_R.tolist() == [CHAMPION, CHALLENGER, NO, NO, OTHER]
+    assert found.before_R.tolist() == [True, False, False, False, False]
+    assert found.items_R.tolist() == [2, 1, 1, 0, 1]
     assert found.users_R[0] == found.users_R[1] != found.users_R[2]
 
 

@@ -96,3 +96,44 @@ def test_an_uneven_split_gives_no_verdict(workspace, tmp_path):
     report = replay_live(workspace, written(tmp_path / "logs", pages(lift=0.3), 1), challenger_share=0.4)
     assert report.verdict.verdict == "not_enough_evidence"
     assert [check.name for check in report.verdict.checks if not check.passed] == ["sample_ratio"]
+
+
+def earlier_split(rows: list[dict], until: int) -> list[dict]:
+    """Return the pages where the challenger's users were another challenger's until a moment."""
+    arms = {row["user_id"]: row["arm"] for row in rows[-USERS:]}
+    own = [row["timestamp"] < until and arms[row["user_id"]] == "challenger" for row in rows]
+    earlier = {"arm": "challenger", "release": "older"}
+    return [row | (earlier if mine else {}) for row, mine in zip(rows, own, strict=True)]
+
+
+def test_the_time_before_holds_no_other_split_of_the_same_users(workspace, tmp_path):
+    """Until then another challenger had the same users: what it did to them is no covariate."""
+    rows = pages(lift=0.0)
+    del rows[3 * USERS]  # the only page between the two
+    until_then = earlier_split(rows, BEGINS)
+    found = replay_live(workspace, written(tmp_path / "until", until_then, 2), challenger_share=0.5)
+    assert [one.name for one in found.estimates] == ["means"]
+    assert any("no CUPED" in note and "another challenger" in note for note in found.notes)
+    a_while_ago = earlier_split(rows, USERS)
+    found = replay_live(workspace, written(tmp_path / "ago", a_while_ago, 2), challenger_share=0.5)
+    spared = [row for row in rows if row["timestamp"] >= USERS]
+    expected = replay_live(workspace, written(tmp_path / "spared", spared, 2), challenger_share=0.5)
+    assert [one.difference for one in found.estimates] == [one.difference for one in expected.estimates]
+
+
+def test_only_pages_of_the_two_newest_releases_count(workspace, tmp_path):
+    """The champion changed a third into the split, and another challenger was served at its beginning."""
+    rows = pages(lift=0.0)
+    before = [row["arm"] == "champion" and row["timestamp"] < BEGINS + 4 * USERS for row in rows]
+    rows = [row | ({"release": "former"} if early else {}) for row, early in zip(rows, before, strict=True)]
+    rows += [row | {"request_id": f"s{row['request_id']}", "release": "rival"} for row in rows[-2 * USERS : -USERS]]
+    found = replay_live(workspace, written(tmp_path / "logs", rows, 2), challenger_share=0.5)
+    assert found.question.counted == 2 * USERS
+    assert "other_release" in " ".join(found.notes)
+    assert any("left out: challenger rival, champion rival" in note for note in found.notes)
+
+
+def test_the_detectable_effect_is_that_of_the_interval_that_decides(workspace, tmp_path):
+    found = replay_live(workspace, written(tmp_path / "logs", pages(lift=0.1), 1), challenger_share=0.5)
+    reach = found.verdict.difference - found.verdict.low
+    assert found.detectable == pytest.approx(reach + 0.8416 * found.primary.se, rel=1e-3)
