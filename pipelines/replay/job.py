@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from features.workspace import Workspace
 from pipelines.batch.runner import running_pipeline
-from pipelines.replay.checks import checks, decider
+from pipelines.replay.checks import checks, decider, weights_kind
 from pipelines.replay.config import ReplayConfig
-from pipelines.replay.estimates import estimates
+from pipelines.replay.estimates import Estimate, estimates
 from pipelines.replay.estimators import primary
 from pipelines.replay.judging import JudgeJob, prepare, unseen_from
 from pipelines.replay.logs import LoggedPages, counted_pages, survey
@@ -107,6 +107,12 @@ def judged(
             "(docs/replay.md says how to log them)"
         )
     said = estimates(sums.tally, config, seed)
+    marginals_known = logs.slots == 1 or not sums.unknown
+    config = dataclasses.replace(
+        config, estimator=primary(config.estimator, logs.slots, marginals_known=marginals_known)
+    )
+    if not marginals_known:
+        said = [_without_marginals(one) for one in said]
     gates = checks(found, said, config, users=users)
     compared = Compared(
         challenger=job.challenger.release_id or job.challenger.name,
@@ -151,6 +157,17 @@ def _write(sums: ReplaySums, uri: str, path: Sequence[str]) -> None:
     Workspace(uri).write_bytes(sums.to_bytes(), *path)
 
 
+def _without_marginals(one: Estimate) -> Estimate:
+    """Return an estimate that promises nothing where it weighs slots whatever stands before them."""
+    if weights_kind(one.name) not in ("position", "cluster"):
+        return one
+    assumption = (
+        "what stands before a slot changes nothing: how likely the logging policy fills a slot whatever stands before "
+        "it does not follow from this log, and the chances given the slots before stand in for it"
+    )
+    return dataclasses.replace(one, promise="none", assumption=assumption)
+
+
 def _not_a_release(policy: NamedPolicy) -> str | None:
     """Return the name of a policy; none where it stands for a champion that is not there yet."""
     return None if policy.kind == "logged" else policy.name
@@ -187,5 +204,6 @@ def _notes(job: JudgeJob, sums: ReplaySums) -> Iterator[str]:
     if sums.unknown:
         yield (
             f"{sums.unknown:,} shown items stand on pages whose log lacks candidates, scores, epsilon or temperature "
-            "(or made with caps or diversity): their weights by position are those given the slots before"
+            "(or made with caps or diversity): how likely a slot is filled whatever stands before it is not known, and "
+            "estimators that ask for it decide nothing"
         )

@@ -63,14 +63,20 @@ def standard_estimators(slots: int) -> tuple[Estimator, ...]:
     return _OF_PAGES if slots == 1 else _OF_PAGES + _OF_SLOTS
 
 
-def primary(estimator: str, slots: int) -> str:
+def primary(estimator: str, slots: int, *, marginals_known: bool = True) -> str:
     """Return the name of the estimator that decides: the chosen one, `auto` for `ips` or, on longer pages, `iips_dr`.
+
+    Args:
+        estimator: As it was asked for.
+        slots: Of the longest page.
+        marginals_known: Whether it is known how likely the logging policy puts an item into a slot whatever stands
+            before it, as `iips_dr` asks; else `auto` stands for `cascade_dr`, which asks for the logged chances only.
 
     Raises:
         ValueError: There is none of this name.
     """
     if estimator == "auto":
-        return "ips" if slots == 1 else "iips_dr"
+        return "ips" if slots == 1 else "iips_dr" if marginals_known else "cascade_dr"
     names = [known.name for known in standard_estimators(slots)]
     if estimator not in names:
         raise ValueError(f"estimator: expected auto or one of {', '.join(names)}, got {estimator!r}")

@@ -22,8 +22,9 @@ from pipelines.replay.config import ReplayConfig
 from pipelines.replay.diagnostics import Diagnostics
 from pipelines.replay.estimates import estimates
 from pipelines.replay.job import replay
-from pipelines.replay.judging import Judge, Skew, prepare
+from pipelines.replay.judging import Judge, prepare
 from pipelines.replay.report import ReplayReport
+from pipelines.replay.skew import Skew
 from pipelines.replay.tally import Tally
 from pipelines.replay.transforms import JudgedPages, ReplaySums
 from pipelines.replay.usable import usable
@@ -126,6 +127,24 @@ def test_propensities_that_nobody_logged_are_estimated_and_marked(workspace, tmp
     report = run(workspace, tmp_path / "logs", log, better)
     assert report.diagnostics.estimated
     assert any("the log has no propensities; they were estimated" in note for note in report.notes)
+
+
+def test_without_the_logs_scores_only_the_chances_given_the_slots_before_decide(workspace, tmp_path, pages, better):
+    """How likely the log fills a slot whatever stands before is not known then; on pages of one item it is."""
+    blind = [{name: value for name, value in page.items() if name != "candidate_scores"} for page in pages]
+    logs = write_logs(tmp_path / "blind", blind)
+    report = replay(workspace, options(logs, better))
+    assert report.primary.name == "cascade_dr"
+    for one in report.estimates:
+        of_positions = one.name.startswith(("iips", "sniips")) or one.name in ("mips", "snmips")
+        assert not of_positions or (one.promise, "does not follow from this log" in one.assumption) == ("none", True)
+    asked = replay(workspace, options(logs, better, estimator="iips_dr"))
+    assert "promise" in [check.name for check in asked.verdict.checks if not check.passed]
+    assert replay(workspace, options(write_logs(tmp_path / "whole", pages), better)).primary.name == "iips_dr"
+    alone = [
+        page | {name: page[name][:1] for name in ("items", "propensities", "events", "event_times")} for page in blind
+    ]
+    assert replay(workspace, options(write_logs(tmp_path / "alone", alone), better)).primary.name == "ips"
 
 
 def test_the_pseudo_inverse_of_pages_with_too_many_pairs_is_refused(workspace, tmp_path):
