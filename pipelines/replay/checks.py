@@ -14,7 +14,9 @@ Their levels, and why:
   on the user they are wrong, all other gates pass, and the sign of the difference may be the other one; so it takes
   whoever knows the logging policy to say that it did not (`replay.trust_estimated`).
 - `calibration_*`: refused below `SIGNIFICANCE` (`ChiSquare.gate_p`): of a thousand right logs one is refused.
-- `skew`: chances recomputed from logged float32 scores differ by some 1e-6; a thousandth is another policy.
+- `skew_share`, `skew_largest`: chances recomputed from logged float32 scores differ by some 1e-6 of their size. Where
+  one in a hundred differs by more than `skew.ROUNDING`, or a single one by a twentieth, another policy, other
+  candidates or other scores made these pages. Relative differences are what weights are off by.
 - `a_a`: whoever made the logs, judged as if they were B, has weights of exactly 1 and a difference of exactly 0; else
   the arithmetic itself, or a marginal that was made for it, is wrong.
 - `permutation`: with A and B swapped for random users there is no difference, and the interval must hold 0 as often as
@@ -43,7 +45,8 @@ from pipelines.replay.usable import BAD
 from pipelines.replay.weight_sums import POLICIES, WeightReport
 
 SIGNIFICANCE = 0.001
-MOST_SKEW = 1e-3
+MOST_SKEWED = 0.01
+MOST_SKEW = 0.05
 EFFECTIVE = "effective_sample"
 
 
@@ -214,9 +217,17 @@ def _propensities(report: DiagnosticsReport, config: ReplayConfig) -> Iterator[C
             f"p = {test.gate_p:.3g} of such rates of showing if logged probabilities are right"
         )
         yield at_least(f"calibration_{name}", test.gate_p, SIGNIFICANCE, says)
-    if report.skew is not None:
-        says = f"logged and recomputed probabilities differ by up to {report.skew:.3g}"
-        yield at_most("skew", report.skew, MOST_SKEW, says)
+    skew = report.skew
+    if skew.checked:
+        share = skew.differing / skew.checked
+        says = (
+            f"{skew.differing:,} of {skew.checked:,} logged probabilities are not those that follow from logged scores"
+        )
+        yield at_most("skew_share", share, MOST_SKEWED, says)
+        says = (
+            f"of logged probabilities, those that follow from logged scores differ by up to {skew.largest:.3g} of them"
+        )
+        yield at_most("skew_largest", skew.largest, MOST_SKEW, says)
 
 
 def _consistency(report: DiagnosticsReport, estimates: Sequence[Estimate], config: ReplayConfig) -> Iterator[Check]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from pipelines.replay.calibration import Calibration, ChiSquare
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimators.weights import weights_of
 from pipelines.replay.rounds import Rounds
+from pipelines.replay.skew import Skew
 from pipelines.replay.slices import SliceReport, SliceSums
 from pipelines.replay.weight_sums import KINDS, POLICIES, Kind, Policy, WeightReport, WeightSums
 
@@ -37,8 +39,8 @@ class DiagnosticsReport:
     """Share of pages of which the policy shows at least one item in its slot with a chance above 0."""
     calibration: Mapping[str, ChiSquare]
     """`items`, `bins`: whether logged propensities are the rates of showing; only what could be counted."""
-    skew: float | None
-    """Largest difference between a logged propensity and the recomputed one; None where none was recomputed."""
+    skew: Skew
+    """How far logged propensities are from those that could be recomputed."""
     estimated: bool
     """Whether propensities are estimates, since the log has none."""
     clusters: int
@@ -89,7 +91,7 @@ class Diagnostics:
         self._config = config
         self._pages, self._shown, self._estimated = 0, 0, False
         self._bad: Counter[str] = Counter()
-        self._skew: float | None = None
+        self._skew: dict[str, Any] = dataclasses.asdict(Skew())  # a mapping is state, see `state`
         self._weights = [WeightSums(policy, kind, config.buckets, slots) for policy in POLICIES for kind in KINDS]
         self._outside: dict[Policy, float] = dict.fromkeys(POLICIES, 0.0)
         self._overlap: dict[Policy, int] = dict.fromkeys(POLICIES, 0)
@@ -106,9 +108,9 @@ class Diagnostics:
         """Count pages that are no evidence, by reason: what `usable` and whoever read the log left out."""
         self._bad.update(bad)
 
-    def note_skew(self, difference: float) -> None:
-        """Take in the largest difference of some pages between logged and recomputed propensities."""
-        self._skew = max(difference, self._skew or 0.0)
+    def note_skew(self, skew: Skew) -> None:
+        """Take in how far logged propensities of some pages are from the recomputed ones."""
+        self._skew = dataclasses.asdict(Skew(**self._skew).merge(skew))
 
     def note_calibration(self, calibration: Calibration) -> None:
         """Take in how often things were shown that were logged with certain probabilities."""
@@ -141,8 +143,7 @@ class Diagnostics:
         self._shown += other._shown
         self._estimated |= other._estimated
         self._bad.update(other._bad)
-        if other._skew is not None:
-            self.note_skew(other._skew)
+        self.note_skew(Skew(**other._skew))
         for mine, theirs in zip(self._weights, other._weights, strict=True):
             mine.merge(theirs)
         for policy in POLICIES:
@@ -164,7 +165,7 @@ class Diagnostics:
             outside={policy: self._outside[policy] / max(self._pages, 1) for policy in POLICIES},
             overlap={policy: self._overlap[policy] / max(self._pages, 1) for policy in POLICIES},
             calibration=self._calibration.tests(),
-            skew=self._skew,
+            skew=Skew(**self._skew),
             estimated=self._estimated,
             clusters=self._slices.clusters,
             self_weight=self._self_weight,

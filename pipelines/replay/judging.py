@@ -42,14 +42,13 @@ from pipelines.replay.pseudo_inverse import PSEUDO_INVERSE, fits, pseudo_inverse
 from pipelines.replay.remembered import Memory
 from pipelines.replay.reward_model import BoostedModel, NoRewardModel, RewardModel, Situation, TableModel
 from pipelines.replay.rounds import Bools, Chances, Floats, Ints, Rounds, Target, concatenated
+from pipelines.replay.skew import Skew
 from pipelines.replay.views import View, parted, view_of
 
 FIT_PAGES = 20_000
 """Pages that the reward model is fitted on, at most."""
 _DRAWN_TOGETHER = 64
 """Pages whose marginals are drawn together: what is drawn for them fits into the processor's caches."""
-_SKEW = 1e-4
-"""Recomputed propensities that differ by more, relatively, do not come from what the log says of the page."""
 _MEMORY = Memory()
 _LOOKED_AT = ("sequences", "clean_users", "clean_items", "item_statistics", "transitions", PAGE_FEATURES, ITEM_FEATURES)
 _LOGGER_SALT, _TARGET_SALT, _REJECTION_SALT, _PAIRS_SALT = 11, 12, 13, 14
@@ -75,46 +74,6 @@ class JudgeJob:
     sums: PlacedSums
     reward_model: RewardModel
     estimate_propensities: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Skew:
-    """How far the log's propensities are from those that follow from its candidates and scores.
-
-    Attributes:
-        checked: Shown items whose propensity could be computed anew.
-        differing: Those that differ by more than rounding.
-        largest: Largest difference.
-        unknown: Shown items whose marginals nobody knows, since the log lacks candidates, scores, epsilon or
-            temperature, or was made with caps or diversity.
-    """
-
-    checked: int = 0
-    differing: int = 0
-    largest: float = 0.0
-    unknown: int = 0
-
-    def merge(self, other: Skew) -> Skew:
-        """Return what both say."""
-        return Skew(
-            checked=self.checked + other.checked,
-            differing=self.differing + other.differing,
-            largest=max(self.largest, other.largest),
-            unknown=self.unknown + other.unknown,
-        )
-
-    def lines(self) -> list[str]:
-        """Return it as lines for a terminal."""
-        lines = [
-            f"propensities computed anew from the logged candidates: {self.checked:,}, of which {self.differing:,} "
-            f"differ, by {self.largest:.2g} at most"
-        ]
-        if self.unknown:
-            lines.append(
-                f"{self.unknown:,} shown items without logged candidates, scores, epsilon and temperature: their "
-                "weights by position are those given the slots before"
-            )
-        return lines
 
 
 def unseen_from(workspace: Workspace) -> int:
@@ -288,7 +247,7 @@ class Judge:
             self.skew = self.skew.merge(Skew(unknown=int(there_RP.sum())))
         else:
             given, _ = conditionals(view.logger, asked, view.choice_RP)
-            self.skew = self.skew.merge(_skew(given.item_RP[there_RP], propensity_RP[there_RP]))
+            self.skew = self.skew.merge(Skew.of(given.item_RP[there_RP], propensity_RP[there_RP]))
             whole = self._marginals(view.logger, view, asked, _LOGGER_SALT)
             given = dataclasses.replace(given, item_RP=propensity_RP)
             marginal_RP, cluster_RP = self._with_what_was_shown(view, whole, given)
@@ -410,16 +369,6 @@ def _chances(there_RP: Bools, conditional_RP: Floats, marginal_RP: Floats, clust
         conditional_RP=np.where(there_RP, conditional_RP, 1.0),
         marginal_RP=np.where(there_RP, marginal_RP, 1.0),
         cluster_RP=np.where(there_RP, cluster_RP, 1.0),
-    )
-
-
-def _skew(computed_X: Floats, logged_X: Floats) -> Skew:
-    known = np.isfinite(logged_X)
-    difference_X = np.abs(computed_X - logged_X)[known]
-    return Skew(
-        checked=int(known.sum()),
-        differing=int((difference_X > _SKEW * logged_X[known]).sum()),
-        largest=float(difference_X.max(initial=0.0)),
     )
 
 

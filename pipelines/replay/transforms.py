@@ -23,9 +23,10 @@ from features.schemas import DUPLICATE
 from pipelines.replay.calibration import Calibration
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.diagnostics import Diagnostics
-from pipelines.replay.judging import Judge, JudgeJob, Skew
+from pipelines.replay.judging import Judge, JudgeJob
 from pipelines.replay.logs import IDS_AT_ONCE, LoggedPages, Rows, counted_pages, repeated_of, repeated_pages
 from pipelines.replay.rounds import Rounds
+from pipelines.replay.skew import Skew
 from pipelines.replay.state import packed, unpacked
 from pipelines.replay.tally import Tally
 from pipelines.replay.usable import usable
@@ -89,8 +90,7 @@ class ReplaySums:
             return
         pages, bad = usable(judged.rounds, config)
         self.diagnostics.note(bad)
-        if judged.skew.checked:
-            self.diagnostics.note_skew(judged.skew.largest)
+        self.diagnostics.note_skew(judged.skew)
         self.diagnostics.note_calibration(judged.calibration)
         self.tally.add(pages)
         self.diagnostics.add(pages)

@@ -19,6 +19,7 @@ from pipelines.replay.config import ReplayConfig
 from pipelines.replay.diagnostics import Diagnostics, DiagnosticsReport
 from pipelines.replay.estimates import estimates
 from pipelines.replay.rounds import Floats, Hashes, Ints, Rounds, concatenated
+from pipelines.replay.skew import Skew
 from pipelines.replay.tally import Tally
 from pipelines.replay.usable import BAD, usable
 from pipelines.replay.weight_sums import EDGES, KINDS
@@ -130,7 +131,7 @@ def test_parts_merged_in_any_order_say_the_same_and_travel_small() -> None:
     def tallied(rows: Ints) -> Diagnostics:
         one = Diagnostics.empty(config, 3)
         one.note({"duplicate": len(rows)})
-        one.note_skew(len(rows) / 1e9)
+        one.note_skew(Skew(checked=len(rows), differing=1, largest=len(rows) / 1e9))
         counts, propensities_RP = Calibration(), rounds.logged.conditional_RP[rows]
         counts.items.add(*flat(items_RP[rows], propensities_RP))
         counts.bins.add(propensities_RP, bin_masses(chances_RPN[rows]), rounds.there_RP[rows])
@@ -141,7 +142,8 @@ def test_parts_merged_in_any_order_say_the_same_and_travel_small() -> None:
     first, second, third = (pickle.loads(pickle.dumps(tallied(rows))) for rows in parts)
     merged = third.merge(first).merge(second).report()
     assert (merged.pages, merged.shown, merged.bad) == (900, 2700, {"duplicate": 900})
-    assert (whole.skew, merged.skew) == (900 / 1e9, 400 / 1e9), "the largest"
+    assert (whole.skew.largest, merged.skew.largest) == (900 / 1e9, 400 / 1e9), "the largest"
+    assert (merged.skew.checked, whole.skew.differing) == (900, 1)
     for one, other in zip(whole.weights, merged.weights, strict=True):
         assert one.histogram == other.histogram
         assert one.effective_users == pytest.approx(other.effective_users, rel=1e-12)
