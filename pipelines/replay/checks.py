@@ -6,7 +6,9 @@ Their levels, and why:
   nobody can tell how wrong the possible numbers are.
 - `users`, `effective_sample`, `weight_share`, `outside`: the replay's own options. Intervals rest on the central limit
   theorem over users, which needs some hundreds of them, none of which dominates.
-- `overlap`: each policy shows something that was shown, else the log says nothing of it.
+- `rewarded_users`: the same theorem needs rewards, too; `docs/replay.md` measures how many.
+- `unseen_rewards`: three more rewards on pages where the other policy weighs more must not take the interval back to
+  the margin (`pipelines.replay.unseen`): what never came has no standard error.
 - `promise`: the estimator that decides must promise something; a reward model alone does not.
 - `mean_weight`: a policy's chances add up to 1, so its weights' mean is 1. Refused where chance does not explain the
   distance (`SIGNIFICANCE` over all slots together, Bonferroni) and it is larger than what `outside` admits anyway.
@@ -19,8 +21,6 @@ Their levels, and why:
   candidates or other scores made these pages. Relative differences are what weights are off by.
 - `a_a`: whoever made the logs, judged as if they were B, has weights of exactly 1 and a difference of exactly 0; else
   the arithmetic itself, or a marginal that was made for it, is wrong.
-- `permutation`: with A and B swapped for random users there is no difference, and the interval must hold 0 as often as
-  it says; four binomial standard errors of `slices.SWAPS` swaps below that, it is too narrow for these users.
 - `clipping`: no two clips, none larger than the chosen one, whose whole intervals lie on either side of the margin.
 - `simpson`: the total goes one way and every slice of a group the other: the mix of pages, not the policy, makes it.
 """
@@ -33,16 +33,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from pipelines.replay.config import ReplayConfig
+from pipelines.replay.config import ITEM, USER, ReplayConfig
 from pipelines.replay.diagnostics import DiagnosticsReport
 from pipelines.replay.estimates import Estimate
 from pipelines.replay.estimators import primary, standard_estimators
 from pipelines.replay.estimators.weights import Weights
 from pipelines.replay.intervals import student_quantile
 from pipelines.replay.pseudo_inverse import MOST_PAIRS, PSEUDO_INVERSE
-from pipelines.replay.slices import SWAPS
+from pipelines.replay.unseen import UNSEEN
 from pipelines.replay.usable import BAD
-from pipelines.replay.weight_sums import POLICIES, WeightReport
+from pipelines.replay.weight_sums import KINDS, POLICIES, WeightReport
 
 SIGNIFICANCE = 0.001
 MOST_SKEWED = 0.01
@@ -153,21 +153,34 @@ def at_most(name: str, value: float, threshold: float, says: str) -> Check:
 
 def _amount(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig, users: int) -> Iterator[Check]:
     yield at_least("users", users, config.min_users, f"{users:,} users on {report.pages:,} pages")
+    says = f"{report.rewarded_users:,} users have a reward"
+    yield at_least("rewarded_users", report.rewarded_users, config.min_rewarded_users, says)
+    yield _unseen(report, deciding.widened(), config, users)
     for policy, effective in zip(POLICIES, (deciding.effective_users_a, deciding.effective_users_b), strict=True):
         if effective is not None:
             says = f"the weights of {policy} leave as much as {effective:,.1f} users of equal weight would tell"
             yield at_least(f"{EFFECTIVE}_{policy}", effective, config.min_effective_sample, says)
-        share = report.overlap[policy]
-        yield Check(
-            name=f"overlap_{policy}",
-            passed=share > 0,
-            value=share,
-            threshold=0,
-            says=f"{policy} could have shown something of {share:.1%} of the pages",
-        )
         outside = report.outside[policy]
-        says = f"{outside:.2%} of what {policy} would show, the log could not show"
+        says = (
+            f"{outside:.2%} of what {policy} would show, the log could not show; it could have shown something of "
+            f"{report.shows[policy]:.1%} of the pages"
+        )
         yield at_most(f"outside_{policy}", outside, config.max_outside, says)
+
+
+def _unseen(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig, users: int) -> Check:
+    kind = weights_kind(deciding.name)
+    less, more = report.unseen[kind if kind in KINDS else "page"]
+    units = {ITEM: report.shown, USER: users}.get(config.unit, report.pages)
+    toward = int(deciding.low > config.margin) - int(deciding.high < config.margin)
+    end = deciding.high + more / units if toward < 0 else deciding.low - less / units
+    return Check(
+        name="unseen_rewards",
+        passed=not toward or toward * (end - config.margin) > 0,
+        value=end,
+        threshold=config.margin,
+        says=f"{UNSEEN} more rewards where the other policy weighs more would put the end of the interval at {end:.4g}",
+    )
 
 
 def _weights(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig) -> Iterator[Check]:
@@ -237,10 +250,6 @@ def _consistency(report: DiagnosticsReport, estimates: Sequence[Estimate], confi
         f"{report.self_difference:.6g}"
     )
     yield at_most("a_a", off, 0, says)
-    covered, nominal = report.permutation_coverage, config.confidence
-    least = nominal - 4 * float(np.sqrt(nominal * (1 - nominal) / SWAPS))
-    says = f"with A and B swapped for random users, {covered:.2%} of the intervals hold 0; expected {nominal:.0%}"
-    yield at_least("permutation", covered, least, says)
     torn = _torn_by_clipping(estimates, config, clusters=report.clusters)
     says = f"clipping turns the sign of {', '.join(torn)}" if torn else "no clip up to the chosen one turns a sign"
     yield Check(name="clipping", passed=not torn, value=len(torn), threshold=0, says=says)

@@ -61,6 +61,8 @@ class ReplayConfig:
     """B ships if it is better by more than this, in units of the reward."""
     min_users: int = 200
     """Fewer users with a page forbid a verdict."""
+    min_rewarded_users: int = 100
+    """Fewer users with a reward other than 0 forbid a verdict."""
     min_effective_sample: float = 200.0
     """A smaller effective sample size, in users, forbids a verdict."""
     max_weight_share: float = 0.05
@@ -92,7 +94,8 @@ class ReplayConfig:
             day = getattr(self, name)
             if day is not None and not _is_day(day):
                 mistakes.append(f"{name}: expected a day YYYY-MM-DD, got {day!r}")
-        for name, least in (("folds", 2), ("draws", 1), ("resamples", 100), ("buckets", 100), ("min_users", 2)):
+        leasts = {"folds": 2, "draws": 1, "resamples": 100, "buckets": 100, "min_users": 2, "min_rewarded_users": 0}
+        for name, least in leasts.items():
             if getattr(self, name) < least:
                 mistakes.append(f"{name}: expected at least {least}, got {getattr(self, name)}")
         for name in ("max_weight_share", "max_outside", "slice_discovery_rate", "confidence"):

@@ -19,6 +19,7 @@ from pipelines.replay.estimators.weights import weights_of
 from pipelines.replay.rounds import Rounds
 from pipelines.replay.skew import Skew
 from pipelines.replay.slices import SliceReport, SliceSums
+from pipelines.replay.unseen import UnseenSums
 from pipelines.replay.weight_sums import KINDS, POLICIES, Kind, Policy, WeightReport, WeightSums
 
 
@@ -35,8 +36,12 @@ class DiagnosticsReport:
     """Of both policies, of each kind."""
     outside: Mapping[Policy, float]
     """Mean share of the policy's probability on items that the logging policy could not have shown."""
-    overlap: Mapping[Policy, float]
+    shows: Mapping[Policy, float]
     """Share of pages of which the policy shows at least one item in its slot with a chance above 0."""
+    rewarded_users: int
+    """Users with a reward other than 0."""
+    unseen: Mapping[Kind, tuple[float, float]]
+    """By how much rewards that did not come may lower and raise the sum of B - A over pages: `unseen.UnseenSums`."""
     calibration: Mapping[str, ChiSquare]
     """`items`, `bins`: whether logged propensities are the rates of showing; only what could be counted."""
     skew: Skew
@@ -49,8 +54,6 @@ class DiagnosticsReport:
     """Largest distance from 1 of any weight of whoever made the logs, judged as if they were B: exactly 0."""
     self_difference: float
     """Mean reward by these weights less the mean reward of the logs, per page: exactly 0."""
-    permutation_coverage: float
-    """How often the interval holds 0 when A and B are swapped for random users."""
     slices: SliceReport
 
     def weight(self, policy: Policy, kind: Kind) -> WeightReport:
@@ -94,7 +97,8 @@ class Diagnostics:
         self._skew: dict[str, Any] = dataclasses.asdict(Skew())  # a mapping is state, see `state`
         self._weights = [WeightSums(policy, kind, config.buckets, slots) for policy in POLICIES for kind in KINDS]
         self._outside: dict[Policy, float] = dict.fromkeys(POLICIES, 0.0)
-        self._overlap: dict[Policy, int] = dict.fromkeys(POLICIES, 0)
+        self._shows: dict[Policy, int] = dict.fromkeys(POLICIES, 0)
+        self._unseen = UnseenSums()
         self._self_weight, self._self_difference = 0.0, 0.0
         self._calibration = Calibration()
         self._slices = SliceSums(config, slots)
@@ -122,17 +126,22 @@ class Diagnostics:
         self._shown += int(rounds.there_RP.sum())
         self._estimated |= rounds.propensities_estimated
         buckets = BucketSums(rounds.users_R, self._config.buckets)
+        weights = {
+            (sums.policy, sums.kind): weights_of(rounds, getattr(rounds, sums.policy), sums.kind)
+            for sums in self._weights
+        }
         for sums in self._weights:
-            weights = weights_of(rounds, getattr(rounds, sums.policy), sums.kind)
             if sums.kind == "page":
-                sums.add(weights[:, None], np.ones((len(rounds), 1), dtype=np.bool_), buckets)
+                page_R1 = weights[sums.policy, sums.kind][:, None]
+                sums.add(page_R1, np.ones((len(rounds), 1), dtype=np.bool_), buckets)
             else:
-                sums.add(weights, rounds.there_RP, buckets)
+                sums.add(weights[sums.policy, sums.kind], rounds.there_RP, buckets)
+        self._unseen.add(rounds, weights)
         for policy in POLICIES:
             target = getattr(rounds, policy)
             self._outside[policy] += float(target.outside_R.sum())
             shows_RP = (target.chances.conditional_RP > 0) & rounds.there_RP
-            self._overlap[policy] += int(shows_RP.any(axis=1).sum())
+            self._shows[policy] += int(shows_RP.any(axis=1).sum())
         self._add_logging_policy(rounds)
         self._slices.add(rounds)
         return self
@@ -148,7 +157,8 @@ class Diagnostics:
             mine.merge(theirs)
         for policy in POLICIES:
             self._outside[policy] += other._outside[policy]
-            self._overlap[policy] += other._overlap[policy]
+            self._shows[policy] += other._shows[policy]
+        self._unseen.merge(other._unseen)
         self._self_weight = float(np.maximum(self._self_weight, other._self_weight))
         self._self_difference += other._self_difference
         self._calibration.merge(other._calibration)
@@ -163,14 +173,15 @@ class Diagnostics:
             bad=dict(self._bad),
             weights=tuple(sums.report() for sums in self._weights),
             outside={policy: self._outside[policy] / max(self._pages, 1) for policy in POLICIES},
-            overlap={policy: self._overlap[policy] / max(self._pages, 1) for policy in POLICIES},
+            shows={policy: self._shows[policy] / max(self._pages, 1) for policy in POLICIES},
+            rewarded_users=self._unseen.users(),
+            unseen=self._unseen.shifts(),
             calibration=self._calibration.tests(),
             skew=Skew(**self._skew),
             estimated=self._estimated,
             clusters=self._slices.clusters,
             self_weight=self._self_weight,
             self_difference=self._self_difference / max(self._pages, 1),
-            permutation_coverage=self._slices.permutation_coverage(),
             slices=self._slices.report(),
         )
 

@@ -14,7 +14,7 @@ from scipy import stats
 from pipelines.replay.buckets import BucketSums
 from pipelines.replay.config import ITEM, ReplayConfig
 from pipelines.replay.estimators.weights import weights_of
-from pipelines.replay.intervals import linearised_reach, standard_error, student_quantile
+from pipelines.replay.intervals import standard_error, student_quantile
 from pipelines.replay.rounds import Bools, Floats, Ints, Rounds, Target
 
 OF_ITEMS = ("item", "novelty")
@@ -22,7 +22,6 @@ OF_ITEMS = ("item", "novelty")
 page's reward. All other groups tell pages or slots apart, which no policy decides, and are judged by themselves."""
 POSITION = "position"
 MOST_SLICES = 200
-SWAPS = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,20 +131,6 @@ class SliceSums:
     def clusters(self) -> int:
         """Buckets with pages."""
         return int((self._total_G2[:, 1] > 0).sum())
-
-    def permutation_coverage(self, seed: int = 0) -> float:
-        """Return how often the interval of the total holds 0 when A and B are swapped for random users.
-
-        Swapping turns the sign of a bucket's difference; the mean difference is then 0 by construction.
-        """
-        sums_G, units_G = self._total_G2[self._total_G2[:, 1] > 0].T
-        if len(sums_G) < 2:
-            return 1.0
-        signs_EG = np.random.default_rng(seed).choice([-1.0, 1.0], size=(SWAPS, len(sums_G)))
-        differences_E = signs_EG @ sums_G / units_G.sum()
-        influence_EG = (signs_EG * sums_G - differences_E[:, None] * units_G) / units_G.sum()
-        below_E, above_E = linearised_reach(influence_EG, standard_error(influence_EG), self._config.confidence)
-        return float(((differences_E <= below_E) & (-differences_E <= above_E)).mean())
 
     def _result(self, column: int) -> SliceResult:
         sums_G, units_G, shown_G = self._sums_GS3[:, column].T

@@ -1,10 +1,12 @@
 """Ship, do not ship, or not enough evidence.
 
-The rule. Ship: all gates passed, the whole interval of the deciding estimator lies above the margin, and no other
-estimator contradicts it. Do not ship: all gates passed, the whole interval lies below the margin, and none contradicts.
-Else there is not enough evidence. An estimator contradicts if it promises something, its weights leave enough users,
-and its whole interval lies on the other side of the margin. Where an estimator shrinks weights, its interval is first
-widened by the most that this may have cost.
+The rule. Ship: all gates passed, the whole interval of the deciding estimator lies above the margin, that of its
+self-normalised twin does, too, and no other estimator contradicts. Do not ship: all gates passed, both intervals lie
+below the margin, and none contradicts. Else there is not enough evidence. The twin (`estimators.self_normalised`) has
+the same weights divided by their own sum: where weights are not 1 on average, since a part of what a policy shows lies
+outside the log, or by chance, the estimator takes that for a difference of values, and the twin does not. An estimator
+contradicts if it promises something, its weights leave enough users, and its whole interval lies on the other side of
+the margin. Where an estimator shrinks weights, its interval is first widened by the most that this may have cost.
 
 How often it is wrong. If B is no better than the margin, `ship` is said with probability 1 - confidence at most: 5 %
 with intervals of 95 %. With many users, one look and an estimator whose assumption holds, it is half of that for a B
@@ -24,6 +26,7 @@ from typing import Any, Literal
 from pipelines.replay.checks import EFFECTIVE, Check, decider
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimates import Estimate
+from pipelines.replay.estimators import self_normalised
 from pipelines.replay.intervals import student_quantile
 from pipelines.replay.planning import interval_quantile, minimum_detectable_effect, needed_users
 
@@ -42,12 +45,16 @@ class Compared:
         champion: Release id of A, or what else it is; None while there is no champion.
         inputs: Digest of the logged pages and all options.
         time: When it was judged, with a time zone.
+        look: The how-manieth look at this pair it is, by other pages or options each.
+        options: What decides, as it was asked for.
     """
 
     challenger: str
     champion: str | None
     inputs: str
     time: datetime.datetime
+    look: int = 1
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,12 +85,17 @@ class Verdict:
         """Whether B may become the champion."""
         return self.verdict == SHIP
 
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
+        return rule(self.margin, self.false_ship, self.compared.look)
+
     def as_json(self) -> dict[str, Any]:
         """Return it as `Registry.promote` reads it."""
         fields = dataclasses.asdict(self)
         compared = fields.pop("compared")
         compared["time"] = self.compared.time.astimezone(datetime.UTC).isoformat()
-        return finite({**compared, "promote": self.promote, **fields, "rule": rule(self.margin, self.false_ship)})
+        return finite({**compared, "promote": self.promote, **fields, "rule": self.rule})
 
     def lines(self) -> list[str]:
         """Return it as lines for a terminal."""
@@ -94,7 +106,7 @@ class Verdict:
             f"by {self.estimator}",
         ]
         lines += [f"  because {line}" for line in self.because] + [f"  missing: {line}" for line in self.missing]
-        return [*lines, f"  rule: {rule(self.margin, self.false_ship)}"]
+        return [*lines, f"  rule: {self.rule}"]
 
 
 def finite(value: Any) -> Any:
@@ -111,12 +123,14 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def rule(margin: float, false_ship: float) -> str:
+def rule(margin: float, false_ship: float, look: int = 1) -> str:
     """Return the rule in words."""
+    again = f". This is look {look} at this pair, by other pages or options: the always valid interval decides"
     return (
-        f"ship if every gate passes, the whole interval of B - A lies above {margin:g} and no other estimator that may "
-        f"speak lies wholly below; do not ship if it lies wholly below and none above; else not enough evidence. A "
-        f"challenger that is no better than {margin:g} is shipped at most {false_ship:.2%} of the time"
+        f"ship if every gate passes, the whole interval of B - A lies above {margin:g}, so does that of the estimator's"
+        " self-normalised twin (where it has one), and no other estimator that may speak lies wholly below; do not "
+        "ship if both lie wholly below and none above; else not enough evidence. A challenger that is "
+        f"no better than {margin:g} is shipped at most {false_ship:.2%} of the time{again if look > 1 else ''}"
     )
 
 
@@ -147,17 +161,14 @@ def decide(
     estimates = [one.widened() for one in estimates]
     found = decider(estimates, config) if deciding is None else _named(estimates, deciding)
     low, high = _interval(found, always_valid)
-    toward = _side(low, high, config.margin)
+    sides = {one.name: _side(one, config.margin, always_valid) for one in estimates}
+    toward = sides[found.name]
     failed = [check for check in checks if not check.passed]
-    against = [
-        one
-        for one in estimates
-        if one is not found
-        and toward * _side(*_interval(one, always_valid), config.margin) < 0
-        and _may_speak(one, config)
-    ]
-    decided = bool(toward) and not failed and not against
-    missing = _missing(failed, against, users) + (
+    against = [one for one in estimates if toward * sides[one.name] < 0 and _may_speak(one, config)]
+    twin = self_normalised(found.name, slots=2 if "iips" in sides else 1)
+    apart = [one for one in estimates if one.name == twin and toward not in (0, sides[twin])]
+    decided = bool(toward) and not failed and not against and not apart
+    missing = _missing(failed, against, apart, users) + (
         [] if toward else [_more_users(found, low, high, config, users, always_valid=always_valid)]
     )
     return Verdict(
@@ -170,7 +181,7 @@ def decide(
         margin=config.margin,
         confidence=config.confidence,
         false_ship=1 - config.confidence,
-        because=tuple(_because(toward, failed, against, config.margin)),
+        because=tuple(_because(toward, failed, against, apart, config.margin)),
         missing=tuple(missing),
         checks=tuple(checks),
     )
@@ -187,11 +198,16 @@ def _interval(one: Estimate, always_valid: bool) -> tuple[float, float]:
     return (one.always_valid_low, one.always_valid_high) if always_valid else (one.low, one.high)
 
 
-def _side(low: float, high: float, margin: float) -> int:
-    return int(low > margin) - int(high < margin)
+def _side(one: Estimate, margin: float, always_valid: bool) -> int:
+    """Return 1 for an interval wholly above the margin, -1 below, else 0; as far as more than rounding tells."""
+    low, high = _interval(one, always_valid)
+    rounding = _ROUNDING * max(abs(one.value_a), abs(one.value_b))
+    return int(low > margin + rounding) - int(high < margin - rounding)
 
 
 _NEEDS_UNIFORM_LOGS = "rejection"
+_ROUNDING = 1e-9
+"""A smaller part of a value is none of a difference: sums over pages are as exact as that."""
 
 
 def _may_speak(one: Estimate, config: ReplayConfig) -> bool:
@@ -207,22 +223,32 @@ def _may_speak(one: Estimate, config: ReplayConfig) -> bool:
     )
 
 
-def _because(toward: int, failed: Sequence[Check], against: Sequence[Estimate], margin: float) -> list[str]:
+def _because(
+    toward: int, failed: Sequence[Check], against: Sequence[Estimate], apart: Sequence[Estimate], margin: float
+) -> list[str]:
     lies = {1: "lies above", -1: "lies below", 0: "holds"}[toward]
     lines = [f"the interval {lies} the margin of {margin:g}"]
     lines += [f"gate {check.name} failed: {check.says}" for check in failed] or ["every gate passed"]
     lines += [
         f"{one.name} says the opposite: {one.difference:+.6g} ({one.low:+.6g} to {one.high:+.6g})" for one in against
     ]
+    lines += [
+        f"{one.name}, the same with weights divided by their own sum, does not say so: {one.difference:+.6g} "
+        f"({one.low:+.6g} to {one.high:+.6g})"
+        for one in apart
+    ]
     return lines
 
 
-def _missing(failed: Sequence[Check], against: Sequence[Estimate], users: int) -> list[str]:
+def _missing(failed: Sequence[Check], against: Sequence[Estimate], apart: Sequence[Estimate], users: int) -> list[str]:
     lines = [f"{check.name}: {check.value:.6g}, needed {check.threshold:.6g}" for check in failed]
     lines += [
         f"users: {more:,} more like these for enough of an effective sample" for more in _for_effective(failed, users)
     ]
     lines += [f"an explanation why {one.name} says the opposite: it assumes that {one.assumption}" for one in against]
+    lines += [
+        f"{one.name} on the same side of the margin: less of a policy outside the log, or more users" for one in apart
+    ]
     return lines
 
 

@@ -81,3 +81,23 @@ def primary(estimator: str, slots: int, *, marginals_known: bool = True) -> str:
     if estimator not in names:
         raise ValueError(f"estimator: expected auto or one of {', '.join(names)}, got {estimator!r}")
     return estimator
+
+
+def self_normalised(estimator: str, slots: int) -> str | None:
+    """Return the name of the estimator with the same weights, divided by their own sum instead of its known mean.
+
+    None for what is self-normalised itself, has no weights or is no standard estimator. `cascade_dr` has the weights of
+    `snrips`; `pi`, whose weights of pairs are not summed by slot, is held against `sniips`.
+
+    Example:
+        >>> [self_normalised(name, slots=3) for name in ("iips_dr", "clipped_ips", "sndr", "dm")]
+        ['iips_sndr', 'snips', None, None]
+    """
+    twin = {
+        **dict.fromkeys(("ips", "clipped_ips"), "snips"),
+        **dict.fromkeys(("dr", "clipped_dr", "switch_dr", "dros"), "sndr"),
+        **dict.fromkeys(("iips_dr", "iips_clipped_dr", "iips_switch_dr", "iips_dros"), "iips_sndr"),
+        **dict.fromkeys(("rips", "cascade_dr"), "snrips"),
+        **{"mips": "snmips", "iips": "sniips", "pi": "snips" if slots == 1 else "sniips"},
+    }
+    return twin.get(estimator)

@@ -22,6 +22,7 @@ from pipelines.replay.estimators import (
     SubGaussianIps,
     SwitchDr,
     primary,
+    self_normalised,
     standard_estimators,
 )
 from pipelines.replay.estimators.interface import Estimator
@@ -202,3 +203,18 @@ def test_the_decider_is_chosen_by_the_length_of_pages_or_by_name() -> None:
     assert (primary("auto", 1), primary("auto", 10), primary("cascade_dr", 3)) == ("ips", "iips_dr", "cascade_dr")
     with pytest.raises(ValueError, match=r"estimator: expected auto or one of ips, .*, got 'rips'"):
         primary("rips", 1)
+
+
+def test_every_estimator_that_promises_something_has_a_twin_of_the_same_weights_or_is_one() -> None:
+    for slots in (1, 3):
+        known = {one.name: one for one in standard_estimators(slots)}
+        for name, one in known.items():
+            parameter = one.grid[0] if one.grid else None
+            formula, twin = one.formula(slots, parameter), self_normalised(name, slots)
+            if one.promise == "none" or formula.self_normalised:
+                assert twin is None, name
+            else:
+                normalised = known[str(twin)].formula(slots)
+                assert normalised.self_normalised, name
+                same = {term.weights for term in normalised.weighted} == {term.weights for term in formula.weighted}
+                assert same or name == "pi", name
