@@ -300,6 +300,11 @@ def _verdict_reason(path: Path, challenger: str, champion: str | None) -> str:
             raise RegistryError(
                 f"verdict {path}: expected {name} {expected!r}, got {verdict.get(name)!r}; it is about other releases"
             )
+    if "refused" in verdict:
+        raise RegistryError(
+            f"verdict {path}: expected promote true, got a replay that was refused: {verdict['refused']}; mend that "
+            "and replay again, or --force promotes anyway"
+        )
     if verdict.get("promote") is not True:
         raise RegistryError(
             f"verdict {path} does not say that {challenger!r} is better: expected promote true, got "

@@ -9,7 +9,7 @@ from shlex import quote
 from pagewise.console import Console
 from pagewise.settings import Settings
 
-SECTIONS = ("tracking",)
+SECTIONS = ("replay", "tracking")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--verdict",
         type=Path,
         metavar="FILE",
-        help="a replay verdict in favour of this version (default: the workspace's newest about it and the champion)",
+        help="a replay verdict in favour of this version, made with the same options replay.* (default: the "
+        "workspace's newest about it and the champion)",
     )
     allowed.add_argument("--force", action="store_true", help="promote without a verdict; recorded")
 
@@ -29,13 +30,15 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Promote; without a champion nothing else is needed."""
     from features.workspace import Workspace
     from models.registry import CHAMPION, Registry
-    from pipelines.replay.verdicts import newest_verdict
+    from pipelines.replay.verdicts import check_options, newest_verdict
 
     console, workspace = Console(), Workspace(args.workspace)
     registry = Registry(workspace, settings.tracking.uri, console.say)
     verdict = args.verdict
     if verdict is None and not args.force and registry.version(CHAMPION) is not None:
         verdict = newest_verdict(workspace, *registry.compared(args.version))
+    if verdict is not None:
+        check_options(verdict, settings.replay)
     reason = registry.promote(args.version, force=args.force, verdict=verdict)
     console.say(
         f"version {registry.version(CHAMPION)} is the champion, promoted: {reason} (registry {registry.address})",

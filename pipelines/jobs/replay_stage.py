@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pipelines.jobs.stages import Progress, Stage, file_fingerprint
 from pipelines.replay.job import replay
 from pipelines.replay.publishing import publish
 from pipelines.replay.report import VERDICT
+from pipelines.replay.verdicts import refusal
 
 LOGGED = "logged"
 """What a release is held against while there is no champion: whoever made the logs."""
@@ -94,13 +94,13 @@ class ReplayStage:
                 beam_options=self._beam_options,
                 progress=self._say,
             )
-            tracked = publish(report, self.workspace, settings.tracking.uri)
-        # a release that cannot be judged stays a challenger, whatever the reason: the job goes on
-        except Exception as error:
-            refused = {"challenger": release, "champion": None if against == LOGGED else against, "promote": False}
-            refused |= {"refused": f"{type(error).__name__}: {error}", "time": dt.datetime.now(dt.UTC).isoformat()}
+        # a release that these pages cannot judge stays a challenger, and the job goes on; other failures judge nothing,
+        # and the next run tries again
+        except (ValueError, FileNotFoundError) as error:
+            refused = refusal(release, None if against == LOGGED else against, error)
             (folder / VERDICT).write_text(json.dumps(refused, indent=2))
             return [f"no verdict about release {release} against {against}, it stays a challenger: {error}"]
+        tracked = publish(report, self.workspace, settings.tracking.uri)
         (folder / VERDICT).write_bytes(report.verdict_json())
         return [*report.summary(), *tracked]
 

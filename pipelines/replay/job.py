@@ -20,12 +20,12 @@ from pipelines.replay.estimators import primary
 from pipelines.replay.judging import JudgeJob, prepare, unseen_from
 from pipelines.replay.logs import LoggedPages, counted_pages, survey
 from pipelines.replay.planning import minimum_detectable_effect
-from pipelines.replay.policies import RELEASE, NamedPolicy, named_policy
+from pipelines.replay.policies import LOGGED, RELEASE, NamedPolicy, named_policy
 from pipelines.replay.publishing import folder_name, inputs_digest, reward_words
 from pipelines.replay.report import Contender, Question, ReplayReport
 from pipelines.replay.transforms import KeyedJob, ReplaySums, SumPages
 from pipelines.replay.verdict import Compared, decide
-from pipelines.replay.verdicts import FOLDER
+from pipelines.replay.verdicts import FOLDER, deciding_options, look_at, refusals_recorded
 
 _CANDIDATES = {
     "logged": "each release orders the candidates that the log names",
@@ -57,7 +57,22 @@ def replay(
         ValueError: A policy is unknown, or no page can be judged.
     """
     started, say = clock.monotonic(), progress or (lambda line: None)
+    primary(config.estimator, slots=2)
     policies = [named_policy(name, workspace, tracking_uri) for name in (config.champion, config.challenger)]
+    with refusals_recorded(workspace, *_pair(policies)):
+        return _replayed(workspace, config, policies, seed, tracking_uri, beam_options, say, started)
+
+
+def _replayed(
+    workspace: Workspace,
+    config: ReplayConfig,
+    policies: Sequence[NamedPolicy],
+    seed: int,
+    tracking_uri: str | None,
+    beam_options: Sequence[str],
+    say: Callable[[str], None],
+    started: float,
+) -> ReplayReport:
     logs = pages_to_judge(workspace, config, policies)
     primary(config.estimator, logs.slots)  # a name that is none is told before pages are judged
     say(f"replay: {logs.rows:,} logged pages, those of {logs.window()} UTC are judged")
@@ -114,19 +129,24 @@ def judged(
     if not marginals_known:
         said = [_without_marginals(one) for one in said]
     gates = checks(found, said, config, users=users)
+    pair = _pair((job.champion, job.challenger))
     compared = Compared(
-        challenger=job.challenger.release_id or job.challenger.name,
-        champion=job.champion.release_id if job.champion.kind == RELEASE else _not_a_release(job.champion),
+        challenger=pair[0],
+        champion=pair[1],
         inputs=digest,
         time=dt.datetime.now(dt.UTC),
+        look=look_at(workspace, *pair, digest),
+        options=deciding_options(job.config),
     )
-    deciding = decider(said, config)
+    deciding, again = decider(said, config), compared.look > 1
     return ReplayReport(
         question=_question(workspace, logs, job, sums, found.pages, digest),
-        verdict=decide(said, gates, config, compared=compared, users=users),
+        verdict=decide(said, gates, config, compared=compared, users=users, always_valid=again),
         estimates=tuple(said),
         diagnostics=found,
-        detectable=minimum_detectable_effect(deciding.se, config.confidence),
+        detectable=minimum_detectable_effect(
+            deciding.se, config.confidence, always_valid_users=users if again else None
+        ),
         notes=tuple(_notes(job, sums)),
         seconds=clock.monotonic() - started,
         folder=workspace.path(FOLDER, folder_name(logs, digest)),
@@ -168,9 +188,12 @@ def _without_marginals(one: Estimate) -> Estimate:
     return dataclasses.replace(one, promise="none", assumption=assumption)
 
 
-def _not_a_release(policy: NamedPolicy) -> str | None:
-    """Return the name of a policy; none where it stands for a champion that is not there yet."""
-    return None if policy.kind == "logged" else policy.name
+def _pair(policies: Sequence[NamedPolicy]) -> tuple[str, str | None]:
+    """Return what a verdict calls challenger and champion; the latter None where a champion is not there yet."""
+    champion, challenger = policies
+    return challenger.release_id or challenger.name, None if champion.kind == LOGGED else (
+        champion.release_id or champion.name
+    )
 
 
 def _question(

@@ -23,12 +23,12 @@ from pipelines.replay.logged import read_batch
 from pipelines.replay.logs import LoggedPages, counted_pages, read_pages, repeated_of, survey
 from pipelines.replay.planning import minimum_detectable_effect
 from pipelines.replay.publishing import folder_name, inputs_digest, reward_words
-from pipelines.replay.readout import LiveReadout, read_out
+from pipelines.replay.readout import LiveReadout, check_share, read_out
 from pipelines.replay.report import Contender, Question, ReplayReport
 from pipelines.replay.state import packed, unpacked
 from pipelines.replay.transforms import Repeated
 from pipelines.replay.verdict import Compared
-from pipelines.replay.verdicts import FOLDER
+from pipelines.replay.verdicts import FOLDER, deciding_options, look_at, refusals_recorded
 
 _OF_PAGE = ("request_id", "user_id", "timestamp", "arm", "release", "context")
 COLUMNS = (*_OF_PAGE, "items", "events", "event_times", "values")
@@ -117,17 +117,37 @@ def replay_live(
     """
     started = clock.monotonic()
     logs = survey(workspace, config.logs, since=config.since, until=config.until, hours=config.attribution_hours)
+    check_share(challenger_share)
     split = find_split(logs)
+    pair = (split.challenger or CHALLENGER, split.champion)
     digest = inputs_digest(logs, config, dataclasses.asdict(split), challenger_share)
+    compared = Compared(
+        challenger=pair[0],
+        champion=pair[1],
+        inputs=digest,
+        time=dt.datetime.now(dt.UTC),
+        look=look_at(workspace, *pair, digest),
+        options=deciding_options(config),
+    )
+    with refusals_recorded(workspace, *pair):
+        sums = _summed(workspace, logs, config, split, digest, beam_options)
+        readout = read_out(sums, config, challenger_share=challenger_share, compared=compared)
+    return _report(readout, logs, split, config, workspace, clock.monotonic() - started)
+
+
+def _summed(
+    workspace: Workspace,
+    logs: LoggedPages,
+    config: ReplayConfig,
+    split: Split,
+    digest: str,
+    beam_options: Sequence[str],
+) -> LiveSums:
     uri = workspace.root if workspace.is_local else workspace.uri
     path = ("runs", "replay_sums", f"{digest}.npz")
     with running_pipeline(beam_options) as pipeline:
         _ = pipeline | SumArms(logs, config, split) | "write" >> beam.Map(_write, uri, path)
-    sums = unpacked(workspace.read_bytes(*path), LiveSums(config))
-    now = dt.datetime.now(dt.UTC)
-    compared = Compared(challenger=split.challenger or CHALLENGER, champion=split.champion, inputs=digest, time=now)
-    readout = read_out(sums, config, challenger_share=challenger_share, compared=compared)
-    return _report(readout, logs, split, config, workspace, clock.monotonic() - started)
+    return unpacked(workspace.read_bytes(*path), LiveSums(config))
 
 
 class SumArms(beam.PTransform):

@@ -70,8 +70,7 @@ def read_out(sums: LiveSums, config: ReplayConfig, *, challenger_share: float, c
     Raises:
         ValueError: The share is none of a split, or an arm has no pages.
     """
-    if not 0 < challenger_share < 1:
-        raise ValueError(f"challenger_share: expected more than 0 and less than 1, got {challenger_share}")
+    check_share(challenger_share)
     sums_GA5 = sums.sums_GA5[sums.sums_GA5.any(axis=(1, 2))]
     pages, users = (sums_GA5[:, :, column].sum(axis=0) for column in (1, 3))
     if not pages.all():
@@ -98,6 +97,12 @@ def read_out(sums: LiveSums, config: ReplayConfig, *, challenger_share: float, c
         sample_ratio_p=p,
         variance_ratio=found[-1].se ** 2 / found[0].se ** 2 if found[0].se else 1.0,
     )
+
+
+def check_share(challenger_share: float) -> None:
+    """Raise a `ValueError` where a share is none of a split."""
+    if not 0 < challenger_share < 1:
+        raise ValueError(f"challenger_share: expected more than 0 and less than 1, got {challenger_share}")
 
 
 def live_estimates(sums_GA5: Floats, config: ReplayConfig) -> list[Estimate]:

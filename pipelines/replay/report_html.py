@@ -14,7 +14,7 @@ from pipelines.replay.diagnostics import DiagnosticsReport
 from pipelines.replay.estimates import Estimate
 from pipelines.replay.report import ReplayReport, estimate_rows, interval, number
 from pipelines.replay.slices import SliceReport, SliceResult
-from pipelines.replay.verdict import DO_NOT_SHIP, SHIP, rule
+from pipelines.replay.verdict import DO_NOT_SHIP, SHIP
 from pipelines.replay.weight_sums import EDGES, Kind, WeightReport
 
 _STYLES = {SHIP: "good", DO_NOT_SHIP: "bad"}
@@ -69,7 +69,7 @@ def _head(report: ReplayReport) -> list[str]:
     return [
         html.heading("Would B have done better than A on the logged pages?", 1),
         html.verdict_box(report.title, sentences, _STYLES.get(verdict.verdict, "")),
-        html.paragraph(f"The rule: {rule(verdict.margin, verdict.false_ship)}.", "soft"),
+        html.paragraph(f"The rule: {verdict.rule}.", "soft"),
         html.table(["", ""], rows),
         *(html.paragraph(f"Note: {note}.") for note in report.notes),
     ]

@@ -2,15 +2,96 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
+import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from features.workspace import Workspace
+from pipelines.replay.config import ReplayConfig
 from pipelines.replay.report import VERDICT
 
 FOLDER = "replay"
 """Of a workspace, with a folder for each replay."""
+REFUSED = "refused"
+"""Why there is no verdict, in the record of a replay that could not be done."""
+_DECIDING = (
+    "reward", "unit", "attribution_hours", "candidates", "estimator", "reward_model", "trust_estimated", "confidence",
+    "margin", "min_users", "min_effective_sample", "max_weight_share", "max_outside",
+)  # fmt: skip
+"""Options that say what is better and how much evidence that takes; the others say where to look and how precisely."""
+
+
+def deciding_options(config: ReplayConfig) -> dict[str, Any]:
+    """Return the options that a verdict must have been made with to promote under them."""
+    return {name: getattr(config, name) for name in _DECIDING} | {"reward": dict(config.reward)}
+
+
+def check_options(path: Path, config: ReplayConfig) -> None:
+    """Compare the options that a verdict to ship was made with to others; what is none, the registry refuses anyway.
+
+    Raises:
+        ValueError: One that decides differs, or the verdict does not tell; it is about another question.
+    """
+    verdict = _read(path) if path.exists() else {}
+    if verdict.get("promote") is not True:
+        return
+    made_with = verdict.get("options")
+    if not made_with:
+        raise ValueError(
+            f"verdict {path}: expected the options it was made with, got none; `pagewise replay` writes them"
+        )
+    asked = deciding_options(config)
+    differing = [
+        f"replay.{name}: verdict {made_with.get(name)!r}, asked {value!r}"
+        for name, value in asked.items()
+        if made_with.get(name) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"verdict {path}: expected the options that promote is asked with, got others: {'; '.join(differing)}; "
+            "replay with the same ones, or give promote those of the verdict"
+        )
+
+
+def look_at(workspace: Workspace, challenger: str, champion: str | None, inputs: str) -> int:
+    """Return the how-manieth look at a pair a replay is: 1 with the first inputs, one more with others each time.
+
+    Args:
+        workspace: Holds the earlier verdicts.
+        challenger: Of the pair.
+        champion: Of the pair.
+        inputs: Digest of pages and options; with the same as before it is the same look.
+    """
+    known = [one for one in _verdicts(workspace, challenger, champion).values() if "inputs" in one]
+    looks = {one["inputs"]: int(one.get("look", 1)) for one in known}
+    return looks.get(inputs) or max([len(looks), *looks.values()]) + 1
+
+
+@contextlib.contextmanager
+def refusals_recorded(workspace: Workspace, challenger: str, champion: str | None) -> Iterator[None]:
+    """Record why there is no verdict where a replay of a pair is refused, so that no older one is the newest."""
+    try:
+        yield
+    except ValueError as error:
+        record = refusal(challenger, champion, error)
+        name = hashlib.sha256(json.dumps([challenger, champion]).encode()).hexdigest()[:8]
+        workspace.write_bytes(json.dumps(record, indent=2).encode(), FOLDER, f"{REFUSED}-{name}", VERDICT)
+        raise
+
+
+def refusal(challenger: str, champion: str | None, error: Exception) -> dict[str, Any]:
+    """Return the record of a replay that could not be done, in place of a verdict."""
+    return {
+        "challenger": challenger,
+        "champion": champion,
+        "promote": False,
+        REFUSED: f"{type(error).__name__}: {error}",
+        "time": dt.datetime.now(dt.UTC).isoformat(),
+    }
 
 
 def newest_verdict(workspace: Workspace, challenger: str, champion: str | None) -> Path | None:
@@ -21,10 +102,16 @@ def newest_verdict(workspace: Workspace, challenger: str, champion: str | None) 
         challenger: Release id.
         champion: Release id, None for no champion.
     """
-    found = [(_read(path), path) for path in sorted(workspace.local_path(FOLDER).glob(f"*/{VERDICT}"))]
+    found = [(one["time"], path) for path, one in _verdicts(workspace, challenger, champion).items()]
+    return max(found)[1] if found else None
+
+
+def _verdicts(workspace: Workspace, challenger: str, champion: str | None) -> dict[Path, dict[str, Any]]:
+    if not workspace.is_local:
+        return {}  # releases, and so what can be promoted, are on a local disk
+    found = {path: _read(path) for path in sorted(workspace.local_path(FOLDER).glob(f"*/{VERDICT}"))}
     asked = (challenger, champion)
-    about = [(one["time"], path) for one, path in found if (one.get("challenger"), one.get("champion")) == asked]
-    return max(about)[1] if about else None
+    return {path: one for path, one in found.items() if one and (one.get("challenger"), one.get("champion")) == asked}
 
 
 def _read(path: Path) -> dict[str, Any]:

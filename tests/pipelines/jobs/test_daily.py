@@ -39,6 +39,8 @@ from pipelines.jobs.measure import measure
 from pipelines.jobs.model_stages import ModelStages
 from pipelines.jobs.settings import answers_of
 from pipelines.jobs.stages import run_stage
+from pipelines.replay.config import ReplayConfig
+from pipelines.replay.verdicts import deciding_options
 from pipelines.simulator.config import SimulateConfig
 from pipelines.simulator.job import simulate
 
@@ -165,6 +167,11 @@ def test_promote_finds_the_newest_verdict_by_itself(job, capsys):
     assert "expected promote true, got False; --force promotes anyway" in capsys.readouterr().err
     verdict = {"challenger": challenger, "champion": champion}
     later = {**verdict, "promote": True, "time": "2999-01-02T00:00:00+00:00"}
+    later |= {"options": deciding_options(ReplayConfig(confidence=0.5))}
+    workspace.write_bytes(json.dumps(later).encode(), "replay", "b", "verdict.json")
+    assert main(words) == 2
+    assert "replay.confidence: verdict 0.5, asked 0.95" in capsys.readouterr().err
+    later |= {"options": deciding_options(ReplayConfig())}
     workspace.write_bytes(json.dumps(later).encode(), "replay", "b", "verdict.json")
     assert main(words) == 0
     assert "version 2 is the champion, promoted: verdict " in capsys.readouterr().out
@@ -178,6 +185,19 @@ def test_a_replay_that_is_impossible_never_fails_the_job(job):
     assert ran(report)[-2:] == ["replay", "register"]
     assert "it stays a challenger: expected final pages from 2099-01-01" in report.stage("replay").report[0]
     assert report.release_id == first.release_id
+
+
+def test_a_failure_that_says_nothing_of_the_pages_is_no_refusal(job, monkeypatch):
+    """The next run tries again: nothing is remembered."""
+    workspace, _ = job
+
+    def out_of_order(*_: object) -> list[str]:
+        raise ConnectionError("no tracking server")
+
+    stage = DailyStages(SETTINGS, workspace, lambda line: None).replayed.stage()
+    monkeypatch.setattr("pipelines.jobs.replay_stage.publish", out_of_order)
+    with pytest.raises(ConnectionError, match="no tracking server"):
+        stage.run(workspace.local_path("runs"))
 
 
 def test_an_alignment_that_is_switched_off_is_left_out_of_the_release(job):

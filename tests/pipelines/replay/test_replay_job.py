@@ -23,11 +23,13 @@ from pipelines.replay.diagnostics import Diagnostics
 from pipelines.replay.estimates import estimates
 from pipelines.replay.job import replay
 from pipelines.replay.judging import Judge, prepare
+from pipelines.replay.publishing import publish
 from pipelines.replay.report import ReplayReport
 from pipelines.replay.skew import Skew
 from pipelines.replay.tally import Tally
 from pipelines.replay.transforms import JudgedPages, ReplaySums
 from pipelines.replay.usable import usable
+from pipelines.replay.verdicts import newest_verdict
 
 PAGES_LOGGED, USERS = 1500, 400
 
@@ -121,6 +123,21 @@ def test_one_page_that_cannot_be_forbids_a_verdict(workspace, tmp_path, pages, b
     assert report.question.counted == 600
 
 
+def test_the_second_look_is_by_the_always_valid_interval(workspace, tmp_path, pages, better):
+    asked = options(write_logs(tmp_path / "logs", pages), better)
+    first = replay(workspace, asked)
+    publish(first, workspace, None)
+    again, other = replay(workspace, asked), replay(workspace, dataclasses.replace(asked, until="1970-01-01"))
+    assert (again.verdict.compared.look, again.verdict.low) == (1, first.verdict.low)
+    assert (other.verdict.compared.look, other.verdict.low) == (2, other.primary.always_valid_low)
+    assert other.detectable > 1.2 * first.detectable
+    wrong = [page | {"request_id": f"{page['request_id']} again", "events": ["glance"] * 3} for page in pages]
+    with pytest.raises(ValueError, match="glance"):
+        replay(workspace, options(write_logs(tmp_path / "wrong", wrong), better))
+    newest = json.loads(newest_verdict(workspace, better, None).read_text())
+    assert (newest["promote"], "glance" in newest["refused"]) == (False, True)
+
+
 def test_propensities_that_nobody_logged_are_estimated_and_marked(workspace, tmp_path, pages, better):
     bare = ("propensities", "candidates", "candidate_scores", "epsilon", "temperature")
     log = [{name: value for name, value in page.items() if name not in bare} for page in pages[:600]]
@@ -174,8 +191,11 @@ def test_the_command_says_the_verdict_and_leaves_its_files(tmp_path, pages, bett
     assert {path.name for path in left.iterdir()} == {"report.html", "report.json", "verdict.json"}
     verdict = json.loads((left / "verdict.json").read_text())
     assert (verdict["promote"], verdict["champion"]) == (True, None)
+    assert (verdict["look"], verdict["options"]["confidence"]) == (1, 0.95)
     assert main([*asked, "replay.reward.purchase=5"]) == 0
-    assert "1 x click + 5 x purchase" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 x click + 5 x purchase" in said
+    assert "This is look 2 at this pair, by other pages or options: the always valid interval decides" in said
     assert main(asked) == 0
     assert len(list((folder / "replay").iterdir())) == 2
     assert main([*words, "--live"]) == 2
