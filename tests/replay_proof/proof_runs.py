@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
+from harmless_worlds import Outside, RareReward
 from proof_world import LOGGING, SERVING, Answers, Model, People, Scene, Table
 from scipy import optimize, stats
 
@@ -48,6 +49,7 @@ COLUMNS = (
     "always_valid_low",
     "always_valid_high",
 )
+World = Scene | RareReward | Outside
 _COMPARED = Compared(
     challenger="b", champion="a", inputs="0" * 16, time=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 )
@@ -126,7 +128,7 @@ def judged(rounds: Rounds, config: ReplayConfig, seed: int) -> Verdict:
     return decide(found, gates, config, compared=_COMPARED, users=users)
 
 
-def ships(world: Scene, seed: int, pages: int = PAGES) -> bool:
+def ships(world: World, seed: int, pages: int = PAGES) -> bool:
     """Return whether the challenger is shipped on one log.
 
     All estimators and gates are asked only where the one that decides would ship; without it nothing is shipped.
@@ -205,12 +207,20 @@ def powerful() -> Scene:
     return world
 
 
-def harmless() -> Iterator[tuple[str, Scene]]:
+def harmless() -> Iterator[tuple[str, World]]:
     """Yield worlds in which nothing should be shipped, with what the challenger is."""
     for share in (0.01, 0.003, 0.001):
         yield f"{share:.1%} worse than the champion", scene_of(-share * champion_value())
     yield "another policy, just as good", scene_of(0.0)
     yield "the champion itself", scene(0.0, 0.0)
+    yield from rare_or_outside()
+
+
+def rare_or_outside() -> Iterator[tuple[str, World]]:
+    """Yield worlds of few rewards, and one where a part of the champion is unknown."""
+    for share, rewards in ((0.9, 10), (0.9, 150), (0.98, 150)):
+        yield f"just as good, {rewards} rewards, {share:.0%} of the log shows what it shows", RareReward(share, rewards)
+    yield "just as good, 4 % of the champion outside the log", Outside(0.04)
 
 
 def upper_bound(count: int, size: int, confidence: float = 0.95) -> float:

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from harmless_worlds import RareReward
 from proof_runs import (
     BETTER,
     PAGES,
     SEEDS,
     Replicates,
+    World,
     fitting,
     harmless,
     powerful,
@@ -19,12 +21,13 @@ from proof_runs import (
     ships,
     upper_bound,
 )
-from proof_world import Scene
+from rare_rewards import false_ships
 
 SIZES = (2_000, 5_000, 20_000, 80_000)
 MODELLED = ("dr", "sndr", "iips_dr", "iips_sndr")
 SHOWN = ("ips", "snips", "dm", "dr", "pi", "mips", "rips", "cascade_dr", "iips", "iips_dr", "iips_sndr")
 PROMISES = {one.name: one.promise for one in fitting(None)}
+RARE_SHARES, RARE_REWARDS = (0.8, 0.9, 0.95, 0.98, 0.99), (6, 10, 25, 50, 100, 150, 200)
 KINDS = ("", "bootstrap_", "always_valid_")
 
 
@@ -71,8 +74,19 @@ def power(seeds: Sequence[int]) -> Iterator[str]:
     yield from _shipped("better by the minimum detectable effect", powerful(), seeds)
 
 
+def rare_rewards(seeds: Sequence[int]) -> Iterator[str]:
+    """How often a challenger that is just as good is shipped where rewards are few (2,000 pages; seed 0)."""
+    gates = ("interval alone", "with `rewarded_users`", "with `unseen_rewards`", "with both")
+    yield from _row("the log shows it on", "rewards expected", *gates)
+    yield from _row(*["---"] * 6)
+    for share in RARE_SHARES:
+        for rewards in RARE_REWARDS:
+            rates = false_ships(RareReward(share, rewards), len(seeds))
+            yield from _row(f"{share:.0%}", str(rewards), *(f"{rate:.2%}" for rate in rates))
+
+
 PARTS: dict[str, Callable[[Sequence[int]], Iterator[str]]] = {
-    part.__name__: part for part in (coverage, fitted, dependent, errors, false_ship, power)
+    part.__name__: part for part in (coverage, fitted, dependent, errors, false_ship, power, rare_rewards)
 }
 
 
@@ -92,7 +106,7 @@ def _coverage(found: Replicates) -> Iterator[str]:
         yield from _row(f"`{name}`", PROMISES[name], *figures, *covered)
 
 
-def _shipped(what: str, world: Scene, seeds: Sequence[int]) -> Iterator[str]:
+def _shipped(what: str, world: World, seeds: Sequence[int]) -> Iterator[str]:
     count = sum(ships(world, seed) for seed in seeds)
     rate, most = count / len(seeds), upper_bound(count, len(seeds))
     yield from _row(what, f"{world.difference:+.5f}", f"{count} of {len(seeds)}", f"{rate:.2%}", f"{most:.2%}")

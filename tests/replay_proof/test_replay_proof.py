@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from harmless_worlds import RareReward
 from proof_runs import (
     BETTER,
     PAGES,
@@ -14,12 +15,14 @@ from proof_runs import (
     QUICK,
     SEEDS,
     Replicates,
+    World,
     champion_value,
     detectable,
     harmless,
     judged,
     people,
     powerful,
+    rare_or_outside,
     scene,
     scene_of,
     ships,
@@ -27,6 +30,7 @@ from proof_runs import (
 )
 from proof_world import PAGES as ALL_PAGES
 from proof_world import Scene
+from rare_rewards import false_ships
 from scipy import stats
 
 FEW = SEEDS[:50]
@@ -116,6 +120,22 @@ def test_harm_is_hardly_shipped_and_a_detectable_gain_is() -> None:
     gain = scene_of(detectable(even_scene, PILOT_SEEDS[:10]))
     shipped = sum(ships(gain, seed) for seed in FEW[:16])
     assert shipped >= stats.binom.ppf(HARDLY, 16, 0.75)
+
+
+@pytest.mark.parametrize(("what", "world"), list(rare_or_outside()))
+def test_few_rewards_and_unknown_parts_ship_nothing(what: str, world: World) -> None:
+    assert world.difference == 0
+    assert sum(ships(world, seed, 6000) for seed in FEW) <= stats.binom.isf(HARDLY, len(FEW), 0.025), what
+
+
+@pytest.mark.parametrize("share", [0.8, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("rewards", [6, 25, 100, 200])
+def test_few_rewards_hardly_ship(share: float, rewards: int) -> None:
+    """The interval alone ships half of them at 6 rewards on 95 pages of 100."""
+    alone, _, seen, both = false_ships(RareReward(share, rewards), 500)
+    assert both <= seen <= alone
+    assert seen <= stats.binom.isf(HARDLY, 500, 0.025) / 500
+    assert alone > 0.4 or (share, rewards) != (0.95, 6)
 
 
 def test_the_bound_of_a_rate_is_exact() -> None:
