@@ -60,23 +60,6 @@ class DiagnosticsReport:
         """Return one kind of one policy."""
         return next(one for one in self.weights if (one.policy, one.kind) == (policy, kind))
 
-    def lines(self) -> list[str]:
-        """Return the report as lines for a terminal."""
-        lines = [f"{self.pages:,} pages, {self.shown:,} items shown"]
-        lines += [f"  left out: {count:,} {reason}" for reason, count in sorted(self.bad.items())]
-        for one in self.weights:
-            lines.append(
-                f"  weights {one.kind} of {one.policy}: worth {one.effective_pages:,.0f} pages, "
-                f"{one.effective_users:,.0f} users; largest {one.largest:.3g} ({one.page_share:.1%} of all), "
-                f"heaviest user {one.user_share:.1%}"
-            )
-        lines += [f"  outside of {policy}: {share:.2%}" for policy, share in self.outside.items()]
-        lines += [
-            f"  propensities by {name}: chi^2 {test.statistic:.1f}, df {test.df:.1f}, p {test.p:.3f}"
-            for name, test in self.calibration.items()
-        ]
-        return lines + self.slices.lines()
-
 
 class Diagnostics:
     """Adds up what diagnoses need; a few MB, however many pages there are.

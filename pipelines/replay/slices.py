@@ -62,13 +62,6 @@ class SliceReport:
     reversed_groups: tuple[str, ...]
     """Groups whose slices all go against the total, one of them by a real difference (Simpson's paradox)."""
 
-    def lines(self) -> list[str]:
-        """Return the slices with real differences as lines for a terminal."""
-        real = [one for one in self.slices if one.real]
-        lines = [f"{len(self.slices)} slices, {len(real)} with a real difference"]
-        lines += [f"  {one.name}: {one.difference:+.4g} ({one.low:+.4g} to {one.high:+.4g})" for one in real]
-        return lines + [f"  {group}: every slice goes against the total" for group in self.reversed_groups]
-
 
 class SliceSums:
     """Adds differences up by slice and bucket of users.

@@ -159,11 +159,3 @@ def test_too_many_slices_are_refused() -> None:
     one = np.ones((3, 2), dtype=bool)
     with pytest.raises(ValueError, match="expected at most 200, got 'query=198' besides; give keys of few values"):
         report_of(two_slots({f"query={number}": one for number in range(300)}))
-
-
-def test_its_lines_name_what_is_real() -> None:
-    rng = np.random.default_rng(1)
-    lines = report_of(random_slices(rng, np.array([0.0, 2.0]))).lines()
-    assert lines[0] == "3 slices, 2 with a real difference"
-    assert lines[1].startswith("  position=1: +")
-    assert lines[2].startswith("  device=1: +")
