@@ -20,7 +20,7 @@ from pipelines.replay.estimators import primary
 from pipelines.replay.judging import JudgeJob, prepare, unseen_from
 from pipelines.replay.logs import LoggedPages, counted_pages, survey
 from pipelines.replay.planning import minimum_detectable_effect
-from pipelines.replay.policies import LOGGED, RELEASE, NamedPolicy, named_policy
+from pipelines.replay.policies import LOGGED, RELEASE, NamedPolicy, named_policy, table_versions
 from pipelines.replay.publishing import folder_name, inputs_digest, reward_words
 from pipelines.replay.report import Contender, Question, ReplayReport
 from pipelines.replay.transforms import KeyedJob, ReplaySums, SumPages
@@ -86,7 +86,8 @@ def _replayed(
         seed=seed,
         progress=say,
     )
-    digest = inputs_digest(logs, config, seed, [dataclasses.asdict(policy) for policy in policies])
+    asked = [dataclasses.asdict(policy) for policy in policies]
+    digest = inputs_digest(logs, config, seed, asked, table_versions(workspace))
     sums = summed(workspace, logs, KeyedJob(digest, job), beam_options)
     return judged(workspace, logs, job, sums, digest, seed, started)
 

@@ -18,7 +18,6 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from features.definitions import ITEM_FEATURES, PAGE_FEATURES
 from features.workspace import Workspace
 from kernels.hashing import combine_hashes, hash_integers, hash_strings
 from pipelines.replay.calibrating import count_shown
@@ -37,6 +36,7 @@ from pipelines.replay.policies import (
     eligible_columns,
     named_policy,
     open_policy,
+    table_versions,
 )
 from pipelines.replay.pseudo_inverse import PSEUDO_INVERSE, fits, pseudo_inverse_weights
 from pipelines.replay.remembered import Memory
@@ -50,7 +50,6 @@ FIT_PAGES = 20_000
 _DRAWN_TOGETHER = 64
 """Pages whose marginals are drawn together: what is drawn for them fits into the processor's caches."""
 _MEMORY = Memory()
-_LOOKED_AT = ("sequences", "clean_users", "clean_items", "item_statistics", "transitions", PAGE_FEATURES, ITEM_FEATURES)
 _LOGGER_SALT, _TARGET_SALT, _REJECTION_SALT, _PAIRS_SALT = 11, 12, 13, 14
 
 
@@ -170,7 +169,7 @@ class Judge:
         self._workspace = Workspace(job.uri)
         self._groups = ItemGroups(self._workspace, job.config.clusters)
         self._policies: dict[NamedPolicy, JudgedPolicy] = {}
-        self._setting = (job.uri, job.config.candidates, *_versions(self._workspace))
+        self._setting = (job.uri, job.config.candidates, *table_versions(self._workspace))
 
     def rounds(self, pages: pa.Table) -> Rounds:
         """Return what all three policies think of pages, in their order.
@@ -356,12 +355,6 @@ class Judge:
             total_R += (chance_RK * ~could_RK).sum(axis=1) * batch.there_RP[:, slot]
         share_R: Floats = total_R / np.maximum(batch.there_RP.sum(axis=1), 1)
         return share_R
-
-
-def _versions(workspace: Workspace) -> list[str]:
-    """Return which tables there are that policies look at."""
-    tables = [workspace.table(name) for name in _LOOKED_AT]
-    return [table.manifest().fingerprint if table.exists() else "" for table in tables]
 
 
 def _chances(there_RP: Bools, conditional_RP: Floats, marginal_RP: Floats, cluster_RP: Floats) -> Chances:

@@ -6,6 +6,7 @@ Legend: `R` pages, `P` slots, `K` columns of a page, `X` (page, item) pairs, `V`
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from features.definitions import ITEM_FEATURES, PAGE_FEATURES
 from features.workspace import MANIFEST, Workspace
 from models.recommend.catalogue import catalogue_of
 from models.recommend.config import RecommendConfig
@@ -36,6 +38,7 @@ from pipelines.replay.rounds import Floats, Ints
 Kind = Literal["release", "popular", "transitions", "uniform", "logged", "table"]
 RELEASE, UNIFORM, LOGGED, TABLE = "release", "uniform", "logged", "table"
 _TABLE_PREFIX = "table:"
+_LOOKED_AT = ("sequences", "clean_users", "clean_items", "item_statistics", "transitions", PAGE_FEATURES, ITEM_FEATURES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ class NamedPolicy:
         release: Folder of the release.
         delta: Number of its last catalogue delta, 0 for none.
         file: The table's file.
+        content: Digest of it.
     """
 
     name: str
@@ -55,6 +59,7 @@ class NamedPolicy:
     release: Path | None = None
     delta: int = 0
     file: str | None = None
+    content: str | None = None
 
     @property
     def release_id(self) -> str | None:
@@ -92,7 +97,8 @@ def named_policy(name: str, workspace: Workspace, tracking_uri: str | None = Non
         file = name.removeprefix(_TABLE_PREFIX)
         if not Path(file).is_file():
             raise FileNotFoundError(f"policy {name!r}: expected a Parquet file at {file}, there is none")
-        return NamedPolicy(name=name, kind="table", file=file)
+        content = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+        return NamedPolicy(name=name, kind="table", file=file, content=content)
     if name in (CHAMPION, CHALLENGER):
         registry = Registry(workspace, tracking_uri)
         if name == CHAMPION and registry.version(CHAMPION) is None:
@@ -109,6 +115,12 @@ def named_policy(name: str, workspace: Workspace, tracking_uri: str | None = Non
 
 def _of_release(name: str, folder: Path) -> NamedPolicy:
     return NamedPolicy(name=name, kind="release", release=folder, delta=max(delta_numbers(folder), default=0))
+
+
+def table_versions(workspace: Workspace) -> list[str]:
+    """Return which tables there are that policies look at."""
+    tables = [workspace.table(name) for name in _LOOKED_AT]
+    return [table.manifest().fingerprint if table.exists() else "" for table in tables]
 
 
 class Proposal(Protocol):

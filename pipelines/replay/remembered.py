@@ -37,7 +37,9 @@ class Memory:
             ask: Asks them.
         """
         digest = hashlib.blake2b(hash_strings(batch.column("request_id")).tobytes())
-        digest.update(batch.candidates_X.tobytes())
+        numbers = (batch.users_R, batch.times_R, batch.shown_RP, batch.candidate_rows_X, batch.candidates_X)
+        for part in (hash_strings(batch.items), *numbers):
+            digest.update(part.tobytes())
         key = (who, digest.digest())
         if key in self._answers:
             return self._answers[key]

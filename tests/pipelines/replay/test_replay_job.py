@@ -123,6 +123,15 @@ def test_one_page_that_cannot_be_forbids_a_verdict(workspace, tmp_path, pages, b
     assert report.question.counted == 600
 
 
+def test_another_table_in_the_same_file_is_another_policy(workspace, tmp_path, pages):
+    asked = options(write_logs(tmp_path / "logs", pages[:600]), write_policy(tmp_path / "b.parquet", CLICKS**2))
+    first = replay(workspace, asked)
+    write_policy(tmp_path / "b.parquet", CLICKS[::-1] ** 2)
+    second = replay(workspace, asked)
+    assert first.verdict.compared.inputs != second.verdict.compared.inputs
+    assert second.verdict.difference < 0 < first.verdict.difference
+
+
 def test_the_second_look_is_by_the_always_valid_interval(workspace, tmp_path, pages, better):
     asked = options(write_logs(tmp_path / "logs", pages), better)
     first = replay(workspace, asked)
