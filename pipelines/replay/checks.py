@@ -7,8 +7,9 @@ Their levels, and why:
 - `users`, `effective_sample`, `weight_share`, `outside`: the replay's own options. Intervals rest on the central limit
   theorem over users, which needs some hundreds of them, none of which dominates.
 - `rewarded_users`: the same theorem needs rewards, too; `docs/replay.md` measures how many.
-- `unseen_rewards`: three more rewards on pages where the other policy weighs more must not take the interval back to
-  the margin (`pipelines.replay.unseen`): what never came has no standard error.
+- `unseen_rewards`: where few rewards speak against a difference, three more of them, on pages where the other policy
+  weighs more, must not take the interval back to the margin (`pipelines.replay.unseen`): what never came has no
+  standard error.
 - `promise`: the estimator that decides must promise something; a reward model alone does not.
 - `mean_weight`: a policy's chances add up to 1, so its weights' mean is 1. Refused where chance does not explain the
   distance (`SIGNIFICANCE` over all slots together, Bonferroni) and it is larger than what `outside` admits anyway.
@@ -40,7 +41,6 @@ from pipelines.replay.estimators import primary, standard_estimators
 from pipelines.replay.estimators.weights import Weights
 from pipelines.replay.intervals import student_quantile
 from pipelines.replay.pseudo_inverse import MOST_PAIRS, PSEUDO_INVERSE
-from pipelines.replay.unseen import UNSEEN
 from pipelines.replay.usable import BAD
 from pipelines.replay.weight_sums import KINDS, POLICIES, WeightReport
 
@@ -179,7 +179,7 @@ def _unseen(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig,
         passed=not toward or toward * (end - config.margin) > 0,
         value=end,
         threshold=config.margin,
-        says=f"{UNSEEN} more rewards where the other policy weighs more would put the end of the interval at {end:.4g}",
+        says=f"rewards that may not have come where the other policy weighs more would put the interval's end at {end:.4g}",
     )
 
 

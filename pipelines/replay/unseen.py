@@ -1,85 +1,98 @@
-"""What rewards that happened not to come would have done to the difference.
-
-Standard errors and skewness are made of what came. Where rewards are few and one of the policies weighs more on few
-pages (those that the log explores), rewards on these pages may not have come at all: all that is seen speaks for the
-other policy, with a small standard error.
-
-Legend: `S` sides (above 0, below 0), `M` sums of absolute values and of squares, `K` kinds of weights.
-"""
+"""Which logged pages the compared policies have not learned from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipelines.replay.distinct import DistinctUsers
-from pipelines.replay.rounds import Floats, Rounds
-from pipelines.replay.weight_sums import KINDS, Kind, Policy
-
-UNSEEN = 3
-"""Rewards that may be missing: where none came, at most three were to be expected, at 95 % (the rule of three: Hanley
-and Lippman-Hand 1983, If nothing goes wrong, is everything all right?)."""
-
-
-class UnseenSums:
-    """Adds up which users have a reward, how large rewards are, and how far weights of both policies differ."""
-
-    def __init__(self) -> None:
-        self._users, self._level = DistinctUsers().users, 0
-        self._rewards_SM = np.zeros((2, 2))
-        self._differences_KSM = np.zeros((len(KINDS), 2, 2))
-
-    def add(self, rounds: Rounds, weights: Mapping[tuple[Policy, Kind], Floats]) -> None:
-        """Add usable pages with the weights of both policies, of slots or of whole pages."""
-        rewards_RP = np.where(rounds.there_RP, rounds.rewards_RP, 0.0)
-        self._keep(DistinctUsers(users=np.unique(rounds.users_R[rewards_RP.any(axis=1)])))
-        self._rewards_SM += _sides(rewards_RP)
-        for number, kind in enumerate(KINDS):
-            difference = weights["challenger", kind] - weights["champion", kind]
-            self._differences_KSM[number] += _sides(difference if kind == "page" else difference[rounds.there_RP])
-
-    def merge(self, other: UnseenSums) -> None:
-        """Add what another one added up."""
-        self._keep(other._distinct())
-        self._rewards_SM += other._rewards_SM
-        self._differences_KSM += other._differences_KSM
-
-    def users(self) -> int:
-        """Return the number of users with a reward other than 0."""
-        return self._distinct().count()
-
-    def shifts(self) -> dict[Kind, tuple[float, float]]:
-        """Return by how much `UNSEEN` rewards may lower and raise the sum of B - A over all pages, by kind of weights.
-
-        Each has the usual size, on a page of the usual difference of weights, `sum x^2 / sum |x|` over those on the
-        same side of 0: a mean in which large ones count as often as they are large, and no single page alone.
-        """
-        above, below = _usual(self._rewards_SM)
-        return {
-            kind: (
-                UNSEEN * max(above * less, below * more),
-                UNSEEN * max(above * more, below * less),
-            )
-            for kind, (more, less) in zip(KINDS, map(_usual, self._differences_KSM), strict=True)
-        }
-
-    def _distinct(self) -> DistinctUsers:
-        return DistinctUsers(level=self._level, users=self._users)
-
-    def _keep(self, users: DistinctUsers) -> None:
-        every = self._distinct()
-        every.merge(users)
-        self._users, self._level = every.users, every.level
+from features.workspace import Workspace
+from models.recommend.ranked import POPULAR, TRANSITIONS
+from pipelines.batch.arrow import DAY_MS
+from pipelines.replay.checks import Check, at_most
+from pipelines.replay.logs import LoggedPages
+from pipelines.replay.policies import RELEASE, NamedPolicy
 
 
-def _sides(values: Floats) -> Floats:
-    """Return the sums of absolute values and of squares of what lies above and below 0, `[S, M]`."""
-    above, below = np.maximum(values, 0.0), np.minimum(values, 0.0)
-    return np.array([[above.sum(), np.square(above).sum()], [-below.sum(), np.square(below).sum()]])
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What a policy has learned from.
+
+    Attributes:
+        policy: In words.
+        until_ms: It may know pages before this moment, milliseconds since 1970 UTC.
+        by_time: Whether its pages were held out by time; else it may know all pages that there were.
+        source: Where this is known from, in words.
+    """
+
+    policy: str
+    until_ms: int
+    by_time: bool
+    source: str
 
 
-def _usual(sums_SM: Floats) -> tuple[float, float]:
-    """Return the usual size on each side, 0 where there is none."""
-    above, below = np.divide(sums_SM[:, 1], sums_SM[:, 0], out=np.zeros(2), where=sums_SM[:, 0] > 0)
-    return float(above), float(below)
+def learned_by(workspace: Workspace, policies: Sequence[NamedPolicy]) -> list[Learned]:
+    """Return what each policy that learns has learned from: its runs recorded it, else the workspace's split says so."""
+    return [one for policy in policies for one in _learned(workspace, policy)]
+
+
+def unseen_from(learned: Sequence[Learned]) -> int:
+    """Return the first moment whose pages are known to no policy; of those that know all pages, 0 is said."""
+    return max((one.until_ms for one in learned if one.by_time), default=0)
+
+
+def unseen_check(learned: Sequence[Learned], logs: LoggedPages) -> Check:
+    """Return the gate that a replay passes whose pages no compared policy has learned from."""
+    latest = max(learned, key=lambda one: one.until_ms, default=None)
+    if latest is None or latest.until_ms <= logs.since_ms:
+        return at_most("unseen", 0, 0, "days of pages that a compared policy has learned from")
+    days = (min(latest.until_ms, logs.before_ms) - logs.since_ms) / DAY_MS
+    end = dt.datetime.fromtimestamp(latest.until_ms / 1000, dt.UTC)
+    says = (
+        f"{days:.3g} days of these pages are older than {end:%Y-%m-%d %H:%M} UTC, until when {latest.policy} has learned "
+        f"({latest.source}): set replay.since to a later day, or to none"
+    )
+    return at_most("unseen", days, 0, says)
+
+
+def _learned(workspace: Workspace, policy: NamedPolicy) -> Iterator[Learned]:
+    if policy.kind == RELEASE:
+        assert policy.release is not None, "found with it"
+        recorded = list(_recorded(policy.release))
+        for run, split in recorded:
+            yield _of(workspace, policy, split, f"its run {run}")
+        if recorded:
+            return
+    if policy.kind in (RELEASE, POPULAR, TRANSITIONS) and workspace.table("sequences").exists():
+        split = workspace.table("sequences").manifest().notes.get("split") or {}
+        yield _of(workspace, policy, split, "the workspace's present split, since none is recorded with it")
+
+
+def _recorded(release: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the runs of a release that say how their pages were split."""
+    for path in sorted(release.glob("checkpoints/*/*/config.json")):
+        split = json.loads(path.read_bytes()).get("split")
+        if split:
+            yield f"{path.parts[-3]} {path.parts[-2]}", split
+
+
+def _of(workspace: Workspace, policy: NamedPolicy, split: Mapping[str, Any], source: str) -> Learned:
+    if end := split.get("test_ms"):
+        return Learned(policy=policy.label, until_ms=int(end), by_time=True, source=source)
+    held_out = f"{source}; no pages were held out by time"
+    return Learned(policy=policy.label, until_ms=_newest(workspace) + 1, by_time=False, source=held_out)
+
+
+def _newest(workspace: Workspace) -> int:
+    """Return the time of the workspace's newest page, -1 where there is none."""
+    table = workspace.table("sequences")
+    if not table.exists():
+        return -1
+    newest = pc.max(pc.list_flatten(table.read(["page_times"])["page_times"])).cast(pa.int64()).as_py()
+    return -1 if newest is None else int(newest)

@@ -11,7 +11,7 @@ from harmless_worlds import RareReward
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.intervals import linearised_reach, standard_error
 from pipelines.replay.rounds import Bools, Floats
-from pipelines.replay.unseen import UNSEEN
+from pipelines.replay.unseen import FEW, UNSEEN
 
 AT_ONCE = 250
 
@@ -36,4 +36,5 @@ def _ships(world: RareReward, rng: np.random.Generator, pages: int) -> tuple[Boo
     effect_ER -= difference_E[:, None] / pages
     below_E, _ = linearised_reach(effect_ER, standard_error(effect_ER), ReplayConfig().confidence)
     low_E = difference_E - below_E
-    return low_E > 0, low_E - UNSEEN / pages > 0, rewards_ER.sum(axis=1)
+    missing_E = np.where((rewards_ER & ~often_ER).sum(axis=1) < FEW, UNSEEN, 0)
+    return low_E > 0, low_E - missing_E / pages > 0, rewards_ER.sum(axis=1)

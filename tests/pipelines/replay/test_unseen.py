@@ -1,52 +1,66 @@
-"""What rewards that did not come would do to the difference, by hand."""
-
 from __future__ import annotations
 
-import numpy as np
+import json
+from pathlib import Path
+
 import pytest
-from replay_worlds import chances, random_rounds, rounds_of, target
+from judged_world import make_world
 
-from pipelines.replay.config import ReplayConfig
-from pipelines.replay.diagnostics import Diagnostics
-from pipelines.replay.rounds import Rounds
-from pipelines.replay.state import packed, unpacked
-
-
-def diagnostics(rounds: Rounds) -> Diagnostics:
-    return Diagnostics.empty(ReplayConfig(), rounds.there_RP.shape[1]).add(rounds)
+from features.workspace import Workspace
+from pipelines.batch.arrow import DAY_MS
+from pipelines.replay.logs import LoggedPages
+from pipelines.replay.policies import NamedPolicy, named_policy
+from pipelines.replay.unseen import learned_by, unseen_check, unseen_from
 
 
-def test_three_rewards_of_the_usual_size_on_pages_of_the_usual_difference() -> None:
-    """Challenger less champion: +1, +3, -0.5; the mean of +1 and +3 by their size is 10 / 4, of 2 and 6 is 40 / 8."""
-    logged = chances([[0.2], [0.2], [0.2]])
-    rounds = rounds_of([[2], [6], [0]], logged, target(logged), target(chances([[0.4], [0.8], [0.1]])))
-    report = diagnostics(rounds).report()
-    assert report.unseen["page"] == report.unseen["position"] == pytest.approx((3 * 5 * 0.5, 3 * 5 * 2.5))
-    assert report.rewarded_users == 2
+@pytest.fixture
+def release(tmp_path: Path) -> tuple[Workspace, NamedPolicy]:
+    workspace, release_id = make_world(tmp_path)
+    return workspace, named_policy(release_id, workspace)
 
 
-def test_losses_that_did_not_come_count_on_the_other_side() -> None:
-    """A loss of 1 where the challenger weighs 3 more takes more away than a gain of 1 where it weighs 0.5 less."""
-    logged = chances([[0.2], [0.2]])
-    rounds = rounds_of([[-1], [1]], logged, target(logged), target(chances([[0.8], [0.1]])))
-    assert diagnostics(rounds).report().unseen["page"] == pytest.approx((3 * 3, 3 * 3))
+def split(workspace: Workspace, **notes: object) -> None:
+    table = workspace.table("sequences")
+    table.commit([table.write_part(table.read(), shard=0)], notes={"split": notes})
 
 
-def test_without_rewards_or_differences_nothing_is_missing() -> None:
-    rounds = rounds_of(np.zeros((3, 1)), chances(np.ones((3, 1))), *[target(chances(np.ones((3, 1))))] * 2)
-    report = diagnostics(rounds).report()
-    assert (set(report.unseen.values()), report.rewarded_users) == ({(0.0, 0.0)}, 0)
+def pages(since_ms: int) -> LoggedPages:
+    return LoggedPages(
+        uri="", files=(), rows=1, fingerprint="", since_ms=since_ms, before_ms=since_ms + DAY_MS, slots=1
+    )
 
 
-def test_parts_say_what_the_whole_says_and_it_can_be_kept() -> None:
-    rounds = random_rounds(0, 500, 3, users=200)
-    whole, merged = diagnostics(rounds), diagnostics(rounds.take(slice(0, 100)))
-    merged.merge(diagnostics(rounds.take(slice(100, 500))))
-    kept = unpacked(packed(merged), Diagnostics.empty(ReplayConfig(), 3)).report()
-    assert kept.rewarded_users == whole.report().rewarded_users == len(np.unique(rounds.users_R[_rewarded(rounds)]))
-    for kind, shift in whole.report().unseen.items():
-        assert kept.unseen[kind] == pytest.approx(shift)
+def test_the_run_says_until_when_a_release_has_learned(release):
+    """The workspace was split anew since; without a record its present split is taken, and said so."""
+    workspace, policy = release
+    split(workspace, protocol="time", test_ms=9 * DAY_MS)
+    assert unseen_from(learned_by(workspace, [policy])) == 9 * DAY_MS
+    assert "the workspace's present split" in unseen_check(learned_by(workspace, [policy]), pages(8 * DAY_MS)).says
+    run = policy.release / "checkpoints" / "ranker" / "abc" / "config.json"
+    run.parent.mkdir(parents=True)
+    run.write_text(json.dumps({"split": {"protocol": "time", "test_ms": 7 * DAY_MS}}))
+    learned = learned_by(workspace, [policy])
+    assert unseen_from(learned) == 7 * DAY_MS
+    assert unseen_check(learned, pages(7 * DAY_MS)).passed
+    asked_for_earlier_ones = unseen_check(learned, pages(6 * DAY_MS))
+    assert (asked_for_earlier_ones.passed, asked_for_earlier_ones.value) == (False, 1.0)
+    assert "older than 1970-01-08 00:00 UTC, until when release" in asked_for_earlier_ones.says
+    assert "its run ranker abc" in asked_for_earlier_ones.says
+    assert unseen_from(learned_by(workspace, [policy, named_policy("popular", workspace)])) == 9 * DAY_MS
 
 
-def _rewarded(rounds: Rounds) -> np.ndarray:  # type: ignore[type-arg]
-    return np.asarray((rounds.rewards_RP != 0).any(axis=1))
+def test_where_nothing_was_held_out_by_time_all_pages_were_seen(release):
+    workspace, policy = release
+    split(workspace, protocol="leave_one_out", test_ms=None)
+    learned = learned_by(workspace, [policy])
+    newest = max(max(times) for times in workspace.table("sequences").read()["page_times"].to_pylist())
+    newest_ms = int(newest.timestamp() * 1000) if hasattr(newest, "timestamp") else newest
+    assert unseen_from(learned) == 0
+    assert not unseen_check(learned, pages(newest_ms)).passed
+    assert unseen_check(learned, pages(newest_ms + 1)).passed
+
+
+def test_whoever_learns_nothing_has_seen_nothing(release):
+    workspace, _ = release
+    assert learned_by(workspace, [named_policy("uniform", workspace), named_policy("logged", workspace)]) == []
+    assert unseen_check([], pages(0)).passed
