@@ -8,7 +8,7 @@ Their levels, and why:
   theorem over users, which needs some hundreds of them, none of which dominates.
 - `rewarded_users`: the same theorem needs rewards, too; `docs/replay.md` measures how many.
 - `unseen_rewards`: where few rewards speak against a difference, three more of them, on pages where the other policy
-  weighs more, must not take the interval back to the margin (`pipelines.replay.unseen`): what never came has no
+  weighs more, must not take the interval back to the margin (`pipelines.replay.unseen_rewards`): what never came has no
   standard error.
 - `promise`: the estimator that decides must promise something; a reward model alone does not.
 - `mean_weight`: a policy's chances add up to 1, so its weights' mean is 1. Refused where chance does not explain the
@@ -179,7 +179,7 @@ def _unseen(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig,
         passed=not toward or toward * (end - config.margin) > 0,
         value=end,
         threshold=config.margin,
-        says=f"rewards that may not have come where the other policy weighs more would put the interval's end at {end:.4g}",
+        says=f"rewards that may not have come where the other policy weighs more would put the end at {end:.4g}",
     )
 
 

@@ -19,7 +19,7 @@ from pipelines.replay.estimators.weights import weights_of
 from pipelines.replay.rounds import Rounds
 from pipelines.replay.skew import Skew
 from pipelines.replay.slices import SliceReport, SliceSums
-from pipelines.replay.unseen import UnseenSums
+from pipelines.replay.unseen_rewards import UnseenSums
 from pipelines.replay.weight_sums import KINDS, POLICIES, Kind, Policy, WeightReport, WeightSums
 
 
@@ -41,7 +41,7 @@ class DiagnosticsReport:
     rewarded_users: int
     """Users with a reward other than 0."""
     unseen: Mapping[Kind, tuple[float, float]]
-    """By how much rewards that did not come may lower and raise the sum of B - A over pages: `unseen.UnseenSums`."""
+    """By how much rewards that did not come may lower and raise the sum of B - A over pages: `unseen_rewards`."""
     calibration: Mapping[str, ChiSquare]
     """`items`, `bins`: whether logged propensities are the rates of showing; only what could be counted."""
     skew: Skew

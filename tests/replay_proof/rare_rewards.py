@@ -11,7 +11,7 @@ from harmless_worlds import RareReward
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.intervals import linearised_reach, standard_error
 from pipelines.replay.rounds import Bools, Floats
-from pipelines.replay.unseen import FEW, UNSEEN
+from pipelines.replay.unseen_rewards import FEW, UNSEEN
 
 AT_ONCE = 250
 
