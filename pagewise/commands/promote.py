@@ -34,7 +34,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
     console, workspace = Console(), Workspace(args.workspace)
     registry = Registry(workspace, settings.tracking.uri, console.say)
-    verdict = args.verdict
+    candidate, verdict = registry.compared(args.version)[0], args.verdict
+    if candidate == registry.release_id(CHAMPION):
+        console.say(f"version {registry.version(CHAMPION)} is the champion already; nothing was changed")
+        return 0
     if verdict is None and not args.force and registry.version(CHAMPION) is not None:
         verdict = newest_verdict(workspace, *registry.compared(args.version))
     if verdict is not None:

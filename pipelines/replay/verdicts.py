@@ -101,22 +101,37 @@ def newest_verdict(workspace: Workspace, challenger: str, champion: str | None) 
         workspace: On this machine.
         challenger: Release id.
         champion: Release id, None for no champion.
+
+    Raises:
+        ValueError: A newer file cannot be read: nobody knows what it says, or about whom.
     """
     found = [(one["time"], path) for path, one in _verdicts(workspace, challenger, champion).items()]
-    return max(found)[1] if found else None
+    newest = max(found)[1] if found else None
+    for path in _files(workspace):
+        if newest is not None and not _read(path) and path.stat().st_mtime >= newest.stat().st_mtime:
+            raise ValueError(
+                f"{path}: expected a verdict that `pagewise replay` wrote, got something else that is newer than "
+                f"{newest}; replay again and remove it, or name the verdict that counts by --verdict"
+            )
+    return newest
 
 
 def _verdicts(workspace: Workspace, challenger: str, champion: str | None) -> dict[Path, dict[str, Any]]:
-    if not workspace.is_local:
-        return {}  # releases, and so what can be promoted, are on a local disk
-    found = {path: _read(path) for path in sorted(workspace.local_path(FOLDER).glob(f"*/{VERDICT}"))}
-    asked = (challenger, champion)
+    found, asked = {path: _read(path) for path in _files(workspace)}, (challenger, champion)
     return {path: one for path, one in found.items() if one and (one.get("challenger"), one.get("champion")) == asked}
 
 
+def _files(workspace: Workspace) -> list[Path]:
+    if not workspace.is_local:
+        return []  # releases, and so what can be promoted, are on a local disk
+    return sorted(workspace.local_path(FOLDER).glob(f"*/{VERDICT}"))
+
+
 def _read(path: Path) -> dict[str, Any]:
+    """Return a verdict, nothing where it is none."""
     try:
         verdict = json.loads(path.read_bytes())
-    except ValueError:
-        verdict = None
-    return verdict if isinstance(verdict, dict) and "time" in verdict else {}
+        dt.datetime.fromisoformat(verdict["time"])
+    except (ValueError, TypeError, KeyError):
+        return {}
+    return dict(verdict)

@@ -175,6 +175,8 @@ def test_promote_finds_the_newest_verdict_by_itself(job, capsys):
     workspace.write_bytes(json.dumps(later).encode(), "replay", "b", "verdict.json")
     assert main(words) == 0
     assert "version 2 is the champion, promoted: verdict " in capsys.readouterr().out
+    assert main(words) == 0
+    assert "version 2 is the champion already; nothing was changed" in capsys.readouterr().out
     registry.rollback()
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,22 @@ def test_the_newest_verdict_about_both_releases_counts(tmp_path):
     left(workspace, "2", **about, promote=True, time="2026-01-01T00:00:00+00:00")
     left(workspace, "3", challenger="c", champion="a", time="2026-03-01T00:00:00+00:00")
     first = left(workspace, "4", challenger="b", champion=None, time="2026-03-01T00:00:00+00:00")
-    workspace.write_bytes(b"{", "replay", "5", "verdict.json")
-    workspace.write_bytes(b"[]", "replay", "6", "verdict.json")
     assert newest_verdict(workspace, "b", "a") == newest
     assert newest_verdict(workspace, "b", None) == first
     assert newest_verdict(workspace, "a", "b") is None
+
+
+@pytest.mark.parametrize("content", [b'{"challenger": "b", "promo', b"[]", b'{"time": 5}', b'{"time": "yesterday"}'])
+def test_a_newer_file_that_nobody_can_read_is_told(tmp_path, content):
+    workspace, about = Workspace(tmp_path), {"challenger": "b", "champion": "a", "time": "2026-01-01T00:00:00+00:00"}
+    workspace.write_bytes(content, "replay", "2", "verdict.json")
+    assert newest_verdict(workspace, "b", "a") is None
+    readable, damaged = left(workspace, "1", **about, promote=True), workspace.local_path("replay", "2", "verdict.json")
+    os.utime(damaged, (1, 1))
+    assert newest_verdict(workspace, "b", "a") == readable
+    os.utime(damaged)
+    with pytest.raises(ValueError, match=f"{damaged}: expected a verdict .*, got something else that is newer than"):
+        newest_verdict(workspace, "b", "a")
 
 
 def test_other_inputs_are_another_look_and_the_same_are_none(tmp_path):
