@@ -46,7 +46,10 @@ def presets() -> list[str]:
 
 
 def parse(verb: str, help: str, command: Command, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse a verb's arguments; what follows `--` lands in `args.beam_options`, `name=value` in `args.overrides`."""
+    """Parse a verb's arguments; what follows `--` lands in `args.beam_options`, `name=value` in `args.overrides`.
+
+    An option whose `dest` is a setting's name (`replay.logs`) sets it, and is printed and saved with the others.
+    """
     arguments = list(arguments)
     rest: list[str] = []
     if "--" in arguments:
@@ -58,6 +61,8 @@ def parse(verb: str, help: str, command: Command, arguments: Sequence[str]) -> a
     args = parser.parse_intermixed_args(arguments)
     if rest and not hasattr(args, "runner"):
         parser.error(f"unexpected {' '.join(rest)!r} after --: only commands with --runner hand options on to Beam")
+    named = {name: value for name, value in vars(args).items() if "." in name and value is not None}
+    args.overrides = [*args.overrides, *(f"{name}={json.dumps(value)}" for name, value in named.items())]
     args.verb = verb
     args.beam_options = [f"--runner={args.runner}", *rest] if hasattr(args, "runner") else []
     return args

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from shlex import quote
 
 from pagewise.console import Console
 from pagewise.invocation import add_beam_arguments
 from pagewise.settings import Settings
-from pipelines.replay.config import ReplayConfig
 
 SECTIONS = ("replay", "tracking")
+CHAMPION, CHALLENGER = "replay.champion", "replay.challenger"
+"""Settings that options name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what is compared on which logs, and the Beam runner."""
     names = "`champion`, `challenger`, a release id, `popular`, `transitions`, `uniform`, `logged` or `table:FILE`"
-    parser.add_argument("--champion", metavar="A", help=f"policy A: {names} (default: replay.champion)")
-    parser.add_argument("--challenger", metavar="B", help="policy B, named alike (default: replay.challenger)")
+    parser.add_argument("--champion", dest=CHAMPION, metavar="A", help=f"policy A: {names} (default: replay.champion)")
     parser.add_argument(
-        "--logs", metavar="PATH", help="Parquet file or folder of logged pages (default: the workspace's table pages)"
+        "--challenger", dest=CHALLENGER, metavar="B", help="policy B, named alike (default: replay.challenger)"
+    )
+    parser.add_argument(
+        "--logs",
+        dest="replay.logs",
+        metavar="PATH",
+        help="Parquet file or folder of logged pages (default: the workspace's table pages)",
     )
     parser.add_argument(
         "--live",
@@ -31,14 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Judge, print the verdict and the table, publish the report; whatever the verdict, that is success."""
+    """Judge, print the verdict and the table, publish the report; whatever the verdict, that is success.
+
+    Raises:
+        ValueError: Policies were named beside `--live`.
+    """
     from features.workspace import Workspace
     from pipelines.replay.job import replay
     from pipelines.replay.live_job import replay_live
     from pipelines.replay.publishing import publish
 
     console, workspace = Console(), Workspace(args.workspace)
-    config = _config(args, settings.replay)
+    config = settings.replay
+    if args.live and (getattr(args, CHAMPION) or getattr(args, CHALLENGER)):
+        raise ValueError("--live: the arms are who they were; expected no --champion and no --challenger beside it")
     if args.live:
         share = settings.serve.challenger_share
         report = replay_live(workspace, config, challenger_share=share, beam_options=args.beam_options)
@@ -56,17 +67,3 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if report.verdict.promote and report.question.challenger.release:
         console.say(f"next: pagewise promote --workspace {quote(args.workspace)}")
     return 0
-
-
-def _config(args: argparse.Namespace, config: ReplayConfig) -> ReplayConfig:
-    """Return the options with what the command line names; policies and a live read-out exclude each other.
-
-    Raises:
-        ValueError: Both were asked for.
-    """
-    named = {
-        name: getattr(args, name) for name in ("champion", "challenger", "logs") if getattr(args, name) is not None
-    }
-    if args.live and named.keys() & {"champion", "challenger"}:
-        raise ValueError("--live: the arms are who they were; expected no --champion and no --challenger beside it")
-    return dataclasses.replace(config, **named)

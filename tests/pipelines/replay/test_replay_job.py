@@ -194,6 +194,7 @@ def test_the_command_says_the_verdict_and_leaves_its_files(tmp_path, pages, bett
     asked = [*words, "replay.reward_model=table", "replay.attribution_hours=0", "replay.draws=16"]
     assert main(asked) == 0
     said = capsys.readouterr().out
+    assert f'  replay: champion="logged" challenger="{better}" logs="{logs}" ' in said
     assert "verdict: ship" in said
     assert said.index("verdict: ship") < said.index("  estimator ") < said.index("gates:")
     (left,) = (folder / "replay").iterdir()
