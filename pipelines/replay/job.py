@@ -17,13 +17,14 @@ from pipelines.replay.checks import checks, decider, weights_kind
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimates import Estimate, estimates
 from pipelines.replay.estimators import primary
-from pipelines.replay.judging import JudgeJob, prepare, unseen_from
+from pipelines.replay.judging import JudgeJob, prepare
 from pipelines.replay.logs import LoggedPages, counted_pages, survey
 from pipelines.replay.planning import minimum_detectable_effect
-from pipelines.replay.policies import LOGGED, RELEASE, NamedPolicy, named_policy, table_versions
+from pipelines.replay.policies import LOGGED, NamedPolicy, named_policy, table_versions
 from pipelines.replay.publishing import folder_name, inputs_digest, reward_words
 from pipelines.replay.report import Contender, Question, ReplayReport
 from pipelines.replay.transforms import KeyedJob, ReplaySums, SumPages
+from pipelines.replay.unseen import learned_by, unseen_check, unseen_from
 from pipelines.replay.verdict import Compared, decide
 from pipelines.replay.verdicts import FOLDER, deciding_options, look_at, refusals_recorded
 
@@ -130,6 +131,7 @@ def judged(
     if not marginals_known:
         said = [_without_marginals(one) for one in said]
     gates = checks(found, said, config, users=users)
+    gates.append(unseen_check(learned_by(workspace, (job.champion, job.challenger)), logs))
     pair = _pair((job.champion, job.challenger))
     compared = Compared(
         challenger=pair[0],
@@ -156,14 +158,13 @@ def judged(
 
 def pages_to_judge(workspace: Workspace, config: ReplayConfig, policies: Sequence[NamedPolicy]) -> LoggedPages:
     """Look at the logs; where a policy has learned from a workspace, only pages count that it has not learned from."""
-    learned = any(policy.kind in (RELEASE, "popular", "transitions") for policy in policies)
     return survey(
         workspace,
         config.logs,
         since=config.since,
         until=config.until,
         hours=config.attribution_hours,
-        first_ms=unseen_from(workspace) if learned else 0,
+        first_ms=unseen_from(learned_by(workspace, policies)),
     )
 
 

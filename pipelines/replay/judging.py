@@ -75,18 +75,6 @@ class JudgeJob:
     estimate_propensities: bool
 
 
-def unseen_from(workspace: Workspace) -> int:
-    """Return the first moment whose pages no model of the workspace was trained, validated or aligned on.
-
-    Milliseconds since 1970 UTC; 0 where the pages were not split by time.
-    """
-    table = workspace.table("sequences")
-    if not table.exists():
-        return 0
-    split = table.manifest().notes.get("split") or {}
-    return int(split.get("test_ms") or 0)
-
-
 def prepare(
     workspace: Workspace,
     config: ReplayConfig,

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,7 @@ from models.recommend.policy import Policy
 from models.recommend.release import load_release
 from models.recommend.requests import PastRequests
 from pipelines.replay.config import ReplayConfig
-from pipelines.replay.judging import Judge, JudgeJob, prepare, unseen_from
+from pipelines.replay.judging import Judge, JudgeJob, prepare
 from pipelines.replay.rounds import Rounds, concatenated
 
 
@@ -272,12 +271,3 @@ def test_of_many_pages_an_even_sample_is_looked_at(
 def test_nothing_to_judge(world: tuple[Workspace, str]) -> None:
     with pytest.raises(ValueError, match="expected logged pages to judge, got none"):
         prepare(world[0], ReplayConfig(champion="logged", challenger="uniform"), [])
-
-
-def test_pages_before_the_test_split_were_seen(world: tuple[Workspace, str], tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    assert unseen_from(workspace) == 0
-    table_ = workspace.table("sequences")
-    rows = world[0].table("sequences").read()
-    table_.commit([table_.write_part(rows, shard=0)], notes={"split": {"protocol": "time", "test_ms": 77}})
-    assert unseen_from(workspace) == 77
