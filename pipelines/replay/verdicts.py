@@ -20,7 +20,7 @@ REFUSED = "refused"
 """Why there is no verdict, in the record of a replay that could not be done."""
 _DECIDING = (
     "reward", "unit", "attribution_hours", "candidates", "estimator", "reward_model", "trust_estimated", "confidence",
-    "margin", "min_users", "min_effective_sample", "max_weight_share", "max_outside",
+    "margin", "min_users", "min_rewarded_users", "min_effective_sample", "max_weight_share", "max_outside",
 )  # fmt: skip
 """Options that say what is better and how much evidence that takes; the others say where to look and how precisely."""
 
