@@ -100,7 +100,8 @@ def survey(
         logs: See `find_logs`.
         since: First day, `YYYY-MM-DD` UTC; None for `first_ms`.
         until: Last day; None for the last final pages.
-        hours: A page is final when so much time lies between it and the newest event of the log.
+        hours: A page is final when so much time lies between it and the newest event of the log; events that come
+            later than that after their page tell nothing about it.
         first_ms: Where pages begin to count if no day is named.
 
     Raises:
@@ -113,9 +114,8 @@ def survey(
     for path in files:
         for part in read_pages(filesystem, path, ["timestamp", "items", "event_times"]):
             times = milliseconds(part.column("timestamp"))
-            events = pc.max(pc.list_flatten(part.column("event_times")).cast(pa.int64())).as_py()
             rows, oldest = rows + len(times), min(oldest, int(times.min()))
-            newest = max(newest, int(times.max()), events or 0)
+            newest = max(newest, int(times.max()), _newest_event(part, times, hours))
             slots = max(slots, pc.max(pc.list_value_length(part.column("items"))).as_py() or 0)
     if not rows:
         raise ValueError(f"{logs or workspace.table('pages').root}: expected logged pages, got none; nothing to replay")
@@ -138,6 +138,17 @@ def survey(
         before_ms=before_ms,
         slots=max(slots, 1),
     )
+
+
+def _newest_event(pages: pa.Table, times_R: Rows, hours: float) -> int:
+    """Return when the last of the events happened that came within so many hours of their page, 0 if none did.
+
+    One event with a wrong clock would make every page final.
+    """
+    times = pages.column("event_times")
+    shown_X = np.repeat(times_R, np.asarray(pc.fill_null(pc.list_value_length(times), 0)))
+    events_X = np.asarray(pc.fill_null(pc.list_flatten(times).cast(pa.int64()), 0))
+    return int(events_X[events_X - shown_X <= hours * _HOUR_MS].max(initial=0))
 
 
 def read_pages(filesystem: pafs.FileSystem, path: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

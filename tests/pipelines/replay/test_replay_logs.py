@@ -57,6 +57,12 @@ def test_a_folder_is_read_below_and_pages_of_the_last_hours_are_not_final(worksp
     assert parts[0].schema.equals(PAGES)
 
 
+def test_one_event_by_a_wrong_clock_makes_no_page_final(workspace, tmp_path):
+    late = page("2", 30 * HOUR, answered=100_000 * HOUR)
+    write(tmp_path / "logs/x.parquet", page("1", 5 * HOUR, answered=6 * HOUR), late)
+    assert looked(workspace, tmp_path / "logs").before_ms == 6 * HOUR + 1
+
+
 def test_days_limit_the_window(workspace, tmp_path):
     logs = tmp_path / "x.parquet"
     write(logs, *(page(str(day), day * DAY_MS) for day in range(5)))
