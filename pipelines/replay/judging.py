@@ -26,7 +26,7 @@ from pipelines.replay.choosers import Chooser
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.item_groups import ItemGroups
 from pipelines.replay.logged import NOBODY, LoggedBatch, read_batch
-from pipelines.replay.marginals import Asked, Marginals, conditionals, is_exact, marginals
+from pipelines.replay.marginals import Asked, Marginals, are_exact, conditionals, page_marginals
 from pipelines.replay.placed_sums import Placed, PlacedSums, estimated_propensities
 from pipelines.replay.policies import (
     LOGGED,
@@ -47,8 +47,6 @@ from pipelines.replay.views import View, parted, view_of
 
 FIT_PAGES = 20_000
 """Pages that the reward model is fitted on, at most."""
-_DRAWN_TOGETHER = 64
-"""Pages whose marginals are drawn together: what is drawn for them fits into the processor's caches."""
 _MEMORY = Memory()
 _LOGGER_SALT, _TARGET_SALT, _REJECTION_SALT, _PAIRS_SALT = 11, 12, 13, 14
 
@@ -257,11 +255,11 @@ class Judge:
         and unbiased but for items that stand before the slot on all the pages drawn (the balance heuristic of Veach
         and Guibas, SIGGRAPH 1995).
         """
-        slots, columns = view.choice_RP.shape[1], view.grid.items_RK.shape[1]
-        share = 0.0 if is_exact(columns, slots, self.job.config.draws) else 1.0 / (self.job.config.draws + 1)
-        item_RP = (1 - share) * whole.item_RP + share * given.item_RP
-        cluster_RP = (1 - share) * whole.cluster_RP + share * given.cluster_RP
-        first = np.arange(slots) == 0
+        exact_R1 = are_exact(*_sizes(view), self.job.config.draws)[:, None]
+        share_R1 = np.where(exact_R1, 0.0, 1.0 / (self.job.config.draws + 1))
+        item_RP = (1 - share_R1) * whole.item_RP + share_R1 * given.item_RP
+        cluster_RP = (1 - share_R1) * whole.cluster_RP + share_R1 * given.cluster_RP
+        first = np.arange(view.choice_RP.shape[1]) == 0
         unreachable_RP = item_RP <= 0  # by what the log says of the page; what it says of the item counts
         return (
             np.where(first | unreachable_RP, given.item_RP, item_RP),
@@ -311,15 +309,7 @@ class Judge:
         """
         request_ids = view.batch.column("request_id")
         seeds_R = combine_hashes(hash_strings(request_ids), hash_integers(np.full(len(view.batch), salt)))
-        parts = [
-            marginals(chooser.take(part), asked.take(part), seeds_R[part], self.job.config.draws)
-            for part in _slices(len(view.batch), _DRAWN_TOGETHER)
-        ]
-        return Marginals(
-            item_RP=np.concatenate([part.item_RP for part in parts]),
-            cluster_RP=np.concatenate([part.cluster_RP for part in parts]),
-            expected_RP=np.concatenate([part.expected_RP for part in parts]),
-        )
+        return page_marginals(chooser, asked, *_sizes(view), seeds_R, self.job.config.draws)
 
     def _drawn(self, view: View, chance_RP: Floats) -> Bools:
         """Return whether a draw of a policy would agree with the log; all policies draw from equal numbers."""
@@ -353,5 +343,6 @@ def _chances(there_RP: Bools, conditional_RP: Floats, marginal_RP: Floats, clust
     )
 
 
-def _slices(rows: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+def _sizes(view: View) -> tuple[Ints, Ints]:
+    """Return columns and slots of each page by itself."""
+    return view.grid.there_RK.sum(axis=1), view.batch.there_RP.sum(axis=1)

@@ -21,7 +21,10 @@ import numpy.typing as npt
 from models.recommend.policy import NO_CHOICE
 from pipelines.replay.choosers import Chooser, Opinion
 from pipelines.replay.plain_draws import draw_plain, is_plain, uniform_by_slot
-from pipelines.replay.rounds import Floats, Ints
+from pipelines.replay.rounds import Bools, Floats, Ints
+
+_TOGETHER = 64
+"""Pages looked at together: what is drawn for them fits into the processor's caches."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +61,10 @@ class Asked:
         return Asked(
             choice_RP=self.choice_RP[rows], clusters_RK=self.clusters_RK[rows], values_RPK=self.values_RPK[rows]
         )
+
+    def first(self, slots: int) -> Asked:
+        """Return what is asked about the first slots."""
+        return dataclasses.replace(self, choice_RP=self.choice_RP[:, :slots], values_RPK=self.values_RPK[:, :slots])
 
 
 def conditionals(chooser: Chooser, asked: Asked, along_RP: Ints) -> tuple[Marginals, Floats]:
@@ -104,6 +111,46 @@ def marginals(chooser: Chooser, asked: Asked, seeds_R: npt.NDArray[np.uint64], d
     return drawn_marginals(chooser, asked, seeds_R, draws)
 
 
+def page_marginals(
+    chooser: Chooser, asked: Asked, columns_R: Ints, slots_R: Ints, seeds_R: npt.NDArray[np.uint64], draws: int
+) -> Marginals:
+    """`marginals` of pages of different sizes: of each as if it came alone, exact or drawn.
+
+    Args:
+        chooser: The policy.
+        asked: About `R` pages.
+        columns_R: Columns of each page; those behind hold nothing.
+        slots_R: Slots of each page; those behind hold nothing, and are not asked about.
+        seeds_R: See `marginals`.
+        draws: Pages drawn for each that is not exact.
+    """
+    found = Marginals(**{field.name: np.zeros(asked.choice_RP.shape) for field in dataclasses.fields(Marginals)})
+    exact_R = are_exact(columns_R, slots_R, draws)
+    sizes_RS = np.stack([np.where(exact_R & (slots_R > 1), columns_R, 0), np.where(exact_R, slots_R, 0)], axis=1)
+    kinds_TS, kind_R = np.unique(sizes_RS, axis=0, return_inverse=True)
+    for kind, (columns, slots) in enumerate(kinds_TS.tolist()):
+        for rows in _parts(np.flatnonzero(kind_R.reshape(-1) == kind)):
+            if slots:
+                part = enumerated_marginals(chooser.take(rows), asked.take(rows).first(slots), columns)
+            else:
+                part = marginals(chooser.take(rows), asked.take(rows), seeds_R[rows], draws)
+            for name, values_RP in vars(found).items():
+                values_RP[rows, : slots or None] = getattr(part, name)
+    return found
+
+
+def are_exact(columns_R: Ints, slots_R: Ints, draws: int) -> Bools:
+    """Return which pages `is_exact` says of that all ways to fill them are looked at."""
+    sizes_TS, size_R = np.unique(np.stack([columns_R, slots_R], axis=1), axis=0, return_inverse=True)
+    exact_T = np.array([is_exact(columns, slots, draws) for columns, slots in sizes_TS.tolist()], dtype=np.bool_)
+    found: Bools = exact_T[size_R.reshape(-1)]
+    return found
+
+
+def _parts(rows: Ints) -> list[Ints]:
+    return [rows[start : start + _TOGETHER] for start in range(0, len(rows), _TOGETHER)]
+
+
 def page_chances(chooser: Chooser, choice_XP: Ints) -> Floats:
     """Return the probability of whole pages, `[X]`."""
     size = len(choice_XP)
@@ -128,7 +175,7 @@ def drawn_pages(chooser: Chooser, seeds_R: npt.NDArray[np.uint64], slots: int, d
 
 def is_exact(columns: int, slots: int, draws: int) -> bool:
     """Return whether pages are so few that all ways to fill them are looked at."""
-    return math.perm(columns, min(slots - 1, columns)) <= draws
+    return math.perm(columns, min(max(slots - 1, 0), columns)) <= draws
 
 
 def drawn_marginals(chooser: Chooser, asked: Asked, seeds_R: npt.NDArray[np.uint64], draws: int) -> Marginals:
@@ -141,10 +188,16 @@ def drawn_marginals(chooser: Chooser, asked: Asked, seeds_R: npt.NDArray[np.uint
     return _means(found, np.full((size, draws, slots), 1.0 / draws))
 
 
-def enumerated_marginals(chooser: Chooser, asked: Asked) -> Marginals:
-    """`marginals` by all ways to fill the slots before the last one: exact, for pages of few candidates."""
+def enumerated_marginals(chooser: Chooser, asked: Asked, columns: int | None = None) -> Marginals:
+    """`marginals` by all ways to fill the slots before the last one: exact, for pages of few candidates.
+
+    Args:
+        chooser: The policy.
+        asked: About `R` pages.
+        columns: Only so many columns hold something, the first ones; None for all.
+    """
     size, slots = asked.choice_RP.shape
-    columns = asked.clusters_RK.shape[1]
+    columns = asked.clusters_RK.shape[1] if columns is None else columns
     placed = min(slots - 1, columns)
     ways_DP = np.full((math.perm(columns, placed), slots), NO_CHOICE)
     ways_DP[:, :placed] = list(itertools.permutations(range(columns), placed))

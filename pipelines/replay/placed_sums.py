@@ -104,12 +104,14 @@ class PlacedSums:
 
     def of_positions(self, positions: Ints, folds: Ints | None) -> tuple[Floats, Floats]:
         """Return the same of positions, whatever stood there."""
-        position_Y = self.keys_Y // max(len(self.items), 1)
-        size = int(max(position_Y.max(initial=0), np.max(positions, initial=0))) + 1
+        position_Q, group_Y = np.unique(self.keys_Y // max(len(self.items), 1), return_inverse=True)
+        place = np.minimum(np.searchsorted(position_Q, positions), max(len(position_Q) - 1, 0))
         sums = []
         for values_YF in (self.shown_YF, self.reward_YF):
-            values_QF = _by_group(position_Y, values_YF, size)
-            sums.append(_but(values_QF, positions, folds))
+            # one group more, which is empty, for positions where nothing stood
+            values_QF = _by_group(group_Y, values_YF, len(position_Q) + 1)
+            known = np.where(np.append(position_Q, -1)[place] == positions, place, len(position_Q))
+            sums.append(_but(values_QF, known, folds))
         return sums[0], sums[1]
 
 

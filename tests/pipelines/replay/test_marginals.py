@@ -15,6 +15,7 @@ from pipelines.replay.marginals import (
     enumerated_marginals,
     is_exact,
     marginals,
+    page_marginals,
     plain_marginals,
 )
 from pipelines.replay.plain_draws import draw_plain, is_plain
@@ -97,6 +98,34 @@ def test_a_table_of_probabilities_has_marginals_too() -> None:
     asked = Asked(choice_RP=np.array([[0, 2]]), clusters_RK=np.array([[0, 1, 2]]), values_RPK=np.zeros((1, 2, 3)))
     # whichever of the first two goes first, 0.6 of 0.8 is left to the last
     assert enumerated_marginals(table, asked).item_RP[0] == pytest.approx([0.5, 0.6 / 0.8])
+
+
+def test_a_small_page_is_exact_whatever_larger_ones_come_with_it() -> None:
+    """Four items in three slots, two slots of five, one slot, and a page that is drawn."""
+    opinion, asked = _opinion(POLICIES[0], 4, 20, eligible=1.0), _asked(4, 20, 3)
+    columns_R, slots_R = np.array([4, 5, 20, 20]), np.array([3, 2, 1, 3])
+    opinion.eligible_RK[:] = np.arange(20) < columns_R[:, None]
+    asked.choice_RP[:] = np.arange(3)
+    together = page_marginals(opinion, asked, columns_R, slots_R, _seeds(4), 64)
+    for row, (columns, slots) in enumerate(zip(columns_R, slots_R, strict=True)):
+        one = np.array([row])
+        alone = page_marginals(
+            opinion.take(one), asked.take(one).first(slots), columns_R[one], slots_R[one], _seeds(4)[one], 64
+        )
+        for name, values_RP in vars(alone).items():
+            np.testing.assert_allclose(getattr(together, name)[row, :slots], values_RP[0], rtol=1e-12, err_msg=name)
+        if row < 3:
+            few = Opinion(
+                policy=opinion.policy,
+                scores_RK=opinion.scores_RK[one, :columns],
+                eligible_RK=np.ones((1, columns), dtype=bool),
+            )
+            shorter = Asked(
+                choice_RP=asked.choice_RP[one, :slots],
+                clusters_RK=asked.clusters_RK[one, :columns],
+                values_RPK=asked.values_RPK[one, :slots, :columns],
+            )
+            np.testing.assert_allclose(alone.item_RP, enumerated_marginals(few, shorter).item_RP, rtol=1e-6)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -51,6 +53,16 @@ def _sums(batch: LoggedBatch) -> PlacedSums:
 def _boosted(batch: LoggedBatch) -> BoostedModel:
     situation, choice_RP = _situation(batch)
     return BoostedModel(_sums(batch), [situation], [choice_RP], [batch.rewards_RP])
+
+
+def test_a_position_of_nine_digits_takes_no_room() -> None:
+    last = 999_999_999
+    batch = read_batch(table([page(0, ["a"]), page(4, ["a"], context=[("position", str(last))])]), ReplayConfig())
+    tracemalloc.start()
+    shown, _ = _sums(batch).of_positions(np.array([0, 7, last]), None)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (shown.tolist(), most < 1 << 20) == ([1, 0, 1], True)
 
 
 def test_rates_of_positions_and_items_by_hand() -> None:
