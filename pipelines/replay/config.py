@@ -41,7 +41,8 @@ class ReplayConfig:
     """`logged`: a release orders the candidates that the logged page had (its own where the log names none). `own`: it
     brings its own candidates; what lies outside the logged ones cannot be judged, and much of it forbids a verdict."""
     estimator: str = "auto"
-    """The estimator that decides; `auto` for `ips` on pages of one item and for `iips_dr` on longer ones."""
+    """The estimator that decides; `auto` for `ips` on pages of one item and for `iips_dr` on longer ones;
+    for `cascade_dr` on these where the log does not tell how a slot was filled whatever stands before it."""
     reward_model: Literal["boosted", "table", "none"] = "boosted"
     """What predicts rewards for DM and the doubly robust estimators, cross-fitted by user: gradient-boosted trees on
     scores, position and past rates, or smoothed rates by position and item."""
