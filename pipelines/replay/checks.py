@@ -208,8 +208,9 @@ def _mean_weight(one: WeightReport, config: ReplayConfig) -> Check:
         f"mean_weight_{one.policy}",
         max(wrong, default=0.0),
         config.max_outside,
-        f"the weights of {one.policy} in slot {worst + 1} have mean {one.mean_P[worst]:.4g} (z {one.z_P[worst]:.1f}); "
-        "far from 1, logged probabilities or candidates are wrong: mean - 1",
+        f"the weights of {one.policy} in slot {worst + 1} have mean {one.mean_P[worst]:.4g} (z {one.z_P[worst]:.1f}, "
+        f"chance up to {quantile:.1f}); farther from 1 than by chance, logged probabilities or candidates are wrong: "
+        "mean - 1 of such",
     )
 
 

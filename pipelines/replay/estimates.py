@@ -153,14 +153,18 @@ def _estimate(estimator: Estimator, sums: Sums, tally: Tally, config: ReplayConf
 def intervals_of(
     difference: float, influence_G: Floats, counts_SG: Floats, users: int, confidence: float
 ) -> dict[str, float]:
-    """Return both ends of the three intervals of a difference by the names that `Estimate` has for them."""
+    """Return both ends of the three intervals of a difference by the names that `Estimate` has for them.
+
+    The always-valid one holds the one of a single look: its sequence is symmetric, and knows nothing of skewness.
+    """
     influence_EG = influence_G[None]
     error_E = standard_error(influence_EG)
     sequence_E = error_E * math.sqrt(users) * always_valid_factor(users, confidence)
+    below_E, above_E = linearised_reach(influence_EG, error_E, confidence)
     reaches = {
-        "": linearised_reach(influence_EG, error_E, confidence),
+        "": (below_E, above_E),
         "bootstrap_": studentised_reach(influence_EG, error_E, counts_SG, confidence),
-        "always_valid_": (sequence_E, sequence_E),
+        "always_valid_": (np.maximum(sequence_E, below_E), np.maximum(sequence_E, above_E)),
     }
-    lows = {f"{kind}low": difference - float(below_E[0]) for kind, (below_E, _) in reaches.items()}
-    return lows | {f"{kind}high": difference + float(above_E[0]) for kind, (_, above_E) in reaches.items()}
+    lows = {f"{kind}low": difference - float(below[0]) for kind, (below, _) in reaches.items()}
+    return lows | {f"{kind}high": difference + float(above[0]) for kind, (_, above) in reaches.items()}

@@ -82,8 +82,9 @@ def _lift(report: ReplayReport) -> list[str]:
     plot = plots.intervals_plot(points, report.verdict.margin, "difference by estimator", report.verdict.estimator)
     detectable = (
         f"With so many users a true difference of {number(report.detectable)} would be found four times of five. "
-        "The interval is linearised, by Student's t over groups of users; the bootstrap draws these groups; the always "
-        "valid one holds however often somebody looks. 'Worth users' is how many users of equal weight would tell as "
+        "The interval is linearised over groups of users, the wider of Student's t and its correction for skewness "
+        "(Hall), so that its ends may lie unevenly; the bootstrap draws these groups; the always valid one holds "
+        "however often somebody looks. 'Worth users' is how many users of equal weight would tell as "
         "much; 'chosen' is the clip or shrinkage of the least estimated mean squared error. Where that costs bias, all "
         "intervals, in table and plot, are widened by the most that it can be, 'bias up to', and so the verdict reads "
         "them; where it is not known, an interval promises nothing, neither decides nor contradicts."

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from pipelines.replay.estimates import intervals_of
 from pipelines.replay.intervals import (
     always_valid_factor,
     linearised_reach,
@@ -61,6 +62,15 @@ def test_skewness_makes_the_long_side_longer_and_mirrors() -> None:
     assert above[0] > 1.5 * below[0]
     mirrored = linearised_reach(-skewed_EG, *one)  # type: ignore[arg-type]
     assert (mirrored[0][0], mirrored[1][0]) == pytest.approx((above[0], below[0]))
+
+
+def test_the_always_valid_interval_holds_the_one_of_a_single_look() -> None:
+    """Its own reach, 3.04 standard errors after 10,000 users, is less than what skewness asks for."""
+    skewed_G = np.array([9.0] + [-0.1] * 90)
+    counts_SG = resample_counts(91, 50, seed=0)
+    found = intervals_of(0.0, skewed_G, counts_SG, 10_000, 0.95)
+    assert found["always_valid_high"] == found["high"]
+    assert found["always_valid_low"] == pytest.approx(-3.0354 * standard_error(skewed_G[None])[0], rel=1e-4)
 
 
 def test_intervals_of_skewed_sums_cover_as_often_as_they_say() -> None:
