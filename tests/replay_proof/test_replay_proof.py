@@ -144,6 +144,7 @@ def test_the_bound_of_a_rate_is_exact() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_coverage_over_all_logs(better: Scene) -> None:
     found = Replicates.of(better, SEEDS, PAGES)
     for name in RIGHT:
@@ -153,6 +154,7 @@ def test_coverage_over_all_logs(better: Scene) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_false_ships_and_power_over_all_logs() -> None:
     stated = judged(powerful().draw(SEEDS[0], PAGES), QUICK, SEEDS[0]).false_ship
     for what, world in harmless():
