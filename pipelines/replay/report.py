@@ -106,7 +106,8 @@ class ReplayReport:
         return [
             *verdict,
             "",
-            *table_lines(estimate_rows(self.estimates, self.verdict.estimator)),
+            *table_lines(estimate_rows(self.estimates, self.verdict)),
+            *([f"  ~ {SILENT}"] if self.verdict.silent else []),
             "",
             "gates:",
             *(f"  {check.line()}" for check in self.verdict.checks),
@@ -170,16 +171,22 @@ ESTIMATE_HEADER = (
 )  # fmt: skip
 
 
-def estimate_rows(estimates: Sequence[Estimate], primary: str) -> list[list[str]]:
-    """Return the lift table as texts, a header first; the estimate that decides has a star.
+SILENT = (
+    "neither decides nor contradicts: worth too few users, weights off 1 on average, or a promise that does not hold"
+)
+"""What is said of estimates with a tilde."""
+
+
+def estimate_rows(estimates: Sequence[Estimate], verdict: Verdict) -> list[list[str]]:
+    """Return the lift table as texts, a header first; what decides has a star, what has no say (`SILENT`) a tilde.
 
     Intervals contain what shrinking weights may have cost, which has a column of its own.
     """
-    rows = [list(ESTIMATE_HEADER)]
+    rows, marks = [list(ESTIMATE_HEADER)], {**dict.fromkeys(verdict.silent, " ~"), verdict.estimator: " *"}
     for one in (estimate.widened() for estimate in estimates):
         rows.append(
             [
-                f"{one.name}{' *' if one.name == primary else ''}",
+                f"{one.name}{marks.get(one.name, '')}",
                 number(one.value_a),
                 number(one.value_b),
                 number(one.difference, signed=True),

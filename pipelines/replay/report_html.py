@@ -12,7 +12,7 @@ from pipelines.replay import html, plots
 from pipelines.replay.checks import weights_kind
 from pipelines.replay.diagnostics import DiagnosticsReport
 from pipelines.replay.estimates import Estimate
-from pipelines.replay.report import ReplayReport, estimate_rows, interval, number
+from pipelines.replay.report import SILENT, ReplayReport, estimate_rows, interval, number
 from pipelines.replay.slices import SliceReport, SliceResult
 from pipelines.replay.verdict import DO_NOT_SHIP, SHIP
 from pipelines.replay.weight_sums import EDGES, Kind, WeightReport
@@ -76,7 +76,7 @@ def _head(report: ReplayReport) -> list[str]:
 
 
 def _lift(report: ReplayReport) -> list[str]:
-    header, *rows = estimate_rows(report.estimates, report.verdict.estimator)
+    header, *rows = estimate_rows(report.estimates, report.verdict)
     points = [(one.name, one.difference, one.low, one.high) for one in map(Estimate.widened, report.estimates)]
     marked = [place for place, one in enumerate(report.estimates) if one.name == report.verdict.estimator]
     plot = plots.intervals_plot(points, report.verdict.margin, "difference by estimator", report.verdict.estimator)
@@ -87,7 +87,8 @@ def _lift(report: ReplayReport) -> list[str]:
         "however often somebody looks. 'Worth users' is how many users of equal weight would tell as "
         "much; 'chosen' is the clip or shrinkage of the least estimated mean squared error. Where that costs bias, all "
         "intervals, in table and plot, are widened by the most that it can be, 'bias up to', and so the verdict reads "
-        "them; where it is not known, an interval promises nothing, neither decides nor contradicts."
+        "them; where it is not known, an interval promises nothing. "
+        f"'*' decides; '~' {SILENT}."
     )
     return [
         html.heading("Lift"),

@@ -79,6 +79,8 @@ class Verdict:
     missing: tuple[str, ...]
     """What a decision needs, a line each; empty where there is one."""
     checks: tuple[Check, ...]
+    silent: tuple[str, ...]
+    """Other estimators that are not good enough to contradict."""
 
     @property
     def promote(self) -> bool:
@@ -164,7 +166,8 @@ def decide(
     sides = {one.name: _side(one, config.margin, always_valid) for one in estimates}
     toward = sides[found.name]
     failed = [check for check in checks if not check.passed]
-    against = [one for one in estimates if toward * sides[one.name] < 0 and _may_speak(one, config)]
+    silent = {one.name for one in estimates if not _may_speak(one, config)} - {found.name}
+    against = [one for one in estimates if toward * sides[one.name] < 0 and one.name not in silent]
     twin = self_normalised(found.name, slots=2 if "iips" in sides else 1)
     apart = [one for one in estimates if one.name == twin and toward not in (0, sides[twin])]
     decided = bool(toward) and not failed and not against and not apart
@@ -184,6 +187,7 @@ def decide(
         because=tuple(_because(toward, failed, against, apart, config.margin)),
         missing=tuple(missing),
         checks=tuple(checks),
+        silent=tuple(one.name for one in estimates if one.name in silent),
     )
 
 

@@ -68,7 +68,8 @@ def test_intervals_are_shown_with_the_bias_that_shrinking_may_have_cost(report):
     }
     clipped = dataclasses.replace(plain, name="clipped_dr", promise="bounded", bias_bound=0.25, **unit)
     unknown = dataclasses.replace(plain, name="dm", promise="none", bias_bound=None, **unit)
-    header, *rows = estimate_rows([plain, clipped, unknown], plain.name)
+    header, *rows = estimate_rows([plain, clipped, unknown], dataclasses.replace(report.verdict, silent=("dm",)))
+    assert [row[0] for row in rows] == [f"{plain.name} *", "clipped_dr", "dm ~"]
     mine, shrunk, model = (dict(zip(header, row, strict=True)) for row in rows)
     assert [shrunk[name] for name in ("interval", "bootstrap", "always valid")] == ["[+0.75, +2.25]"] * 3
     assert (shrunk["bias up to"], model["bias up to"], mine["bias up to"]) == ("0.25", "not known", "-")

@@ -112,7 +112,9 @@ def test_an_estimator_that_lies_wholly_on_the_other_side_contradicts() -> None:
 )
 def test_who_may_not_contradict(changes: dict[str, object]) -> None:
     other = estimate(**({"name": "mips", "low": -0.2, "high": -0.1} | changes))  # type: ignore[arg-type]
-    assert judged(estimate(), other).verdict == "ship"
+    verdict = judged(estimate(), other)
+    assert verdict.verdict == "ship"
+    assert verdict.silent == (() if changes.keys() & {"low", "bias_bound"} else (other.name,))
 
 
 def test_shrunk_weights_may_be_lighter_than_1_on_average() -> None:
