@@ -23,6 +23,8 @@ from pipelines.batch.runner import Counted
 from pipelines.batch.served_pages import SERVED_SCHEMA, as_served, first_ids, shown_first, with_served
 from pipelines.batch.transforms import COUNTS, ReadTable, open_workspace, split_by_shard
 
+SERVED = ("logged", "given")
+"""Inputs with served pages: of the stream's log, and of the raw table. A `Flatten` would hold all of them in memory."""
 CUT = "bursts.cut"
 """Counts changed bursts that may have begun before the events that were read."""
 _Pieces = tuple[int, Mapping[str, Iterable[bytes]]]
@@ -65,7 +67,7 @@ class ReadGiven(beam.PTransform):
 
 
 class BuildPages(beam.PTransform):
-    """(Clean events, served pages) -> tables of pages.
+    """Clean events, served pages -> tables of pages.
 
     Args:
         config: Gap, cap and shards.
@@ -76,9 +78,9 @@ class BuildPages(beam.PTransform):
         super().__init__()
         self.config, self.by_day = config, by_day
 
-    def expand(self, inputs: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection:
-        """Bring users together, then build their pages."""
-        pieces = _by_user(dict(zip(("events", "served"), inputs, strict=True)), self.config.shards)
+    def expand(self, inputs: dict[str, beam.PCollection]) -> beam.PCollection:
+        """Bring users together, then build their pages; inputs are `events` and those of `SERVED`."""
+        pieces = _by_user(inputs, self.config.shards)
         return pieces | "users" >> beam.CoGroupByKey() | "pages" >> beam.FlatMap(_pages, self.config.pages, self.by_day)
 
 
@@ -98,8 +100,8 @@ class ChangePages(beam.PTransform):
     def expand(self, inputs: dict[str, beam.PCollection]) -> beam.pvalue.DoOutputsTuple:
         """Bring users together.
 
-        Inputs are `events`, `fresh`, `served`, and keys of served pages that are new: `new_served`, and among them
-        `new_given` that a raw table tells of.
+        Inputs are `events`, `fresh`, those of `SERVED`, and keys of served pages that are new: `new_served`, and among
+        them `new_given` that a raw table tells of.
         """
         change = beam.FlatMap(_change, self.config.pages, self.since_ms, self.by_day)
         pieces = _by_user(inputs, self.config.shards)
@@ -124,7 +126,8 @@ def _table(blobs: Iterable[bytes], schema: pa.Schema) -> pa.Table:
 
 
 def _events_and_served(shard: _Pieces) -> tuple[pa.Table, pa.Table]:
-    events, served = _table(shard[1]["events"], EVENTS), _table(shard[1]["served"], SERVED_SCHEMA)
+    events = _table(shard[1]["events"], EVENTS)
+    served = _table([blob for name in SERVED for blob in shard[1][name]], SERVED_SCHEMA)
     return pa.concat_tables([events.cast(EVENTS), shown_first(served)]).combine_chunks(), served
 
 

@@ -89,9 +89,8 @@ class _Pages:
 
         def build(pipeline: beam.Pipeline, uri: str) -> list[beam.PCollection]:
             rows = pipeline | "clean events" >> ReadTable(uri, self.events)
-            pages = (rows, self._all_served(pipeline, uri)) | "build pages" >> BuildPages(
-                self.config, by_day=self.by_day
-            )
+            inputs = {"events": rows, **self._all_served(pipeline, uri)}
+            pages = inputs | "build pages" >> BuildPages(self.config, by_day=self.by_day)
             return [
                 rows | "count events" >> CountRows(f"{CLEAN}.in"),
                 pages | "write pages" >> WriteByDay(uri, "pages", self.config.shards),
@@ -126,10 +125,11 @@ class _Pages:
                 return entries, f"{changed:,} pages were built, of events since {since}, of {days} days"
             moment = _midnight(since) - 1
 
-    def _all_served(self, pipeline: beam.Pipeline, uri: str, since: str = "") -> beam.PCollection:
-        logged = pipeline | "served" >> ReadServed(uri, self.log, self.position, since)
-        given = pipeline | "given" >> ReadGiven(uri, self.given, since)
-        return (logged, given) | "all served" >> beam.Flatten()
+    def _all_served(self, pipeline: beam.Pipeline, uri: str, since: str = "") -> dict[str, beam.PCollection]:
+        return {
+            "logged": pipeline | "logged" >> ReadServed(uri, self.log, self.position, since),
+            "given": pipeline | "given" >> ReadGiven(uri, self.given, since),
+        }
 
     def _change(
         self, since: str, fresh: Table | None, served: pa.Table, given: pa.Table, *, whole: bool
@@ -145,7 +145,7 @@ class _Pages:
                 "fresh": pipeline | "fresh events" >> new,
                 "new_served": pipeline | "newly served" >> beam.Create([served]),
                 "new_given": pipeline | "newly given" >> beam.Create([given]),
-                "served": self._all_served(pipeline, uri, since),
+                **self._all_served(pipeline, uri, since),
             }
             changes = inputs | "changes" >> ChangePages(self.config, moment, by_day=self.by_day)
             merged = {kind: changes[kind] for kind in (ADDED, REMOVED)} | "merge" >> MergeByDay(
