@@ -123,11 +123,12 @@ class PageLog:
 
     def _work(self) -> None:
         while rows := self._next():
+            closing = self._closing
             if self._sent(rows):
                 continue
+            if closing:  # what was under way when the log was closed gets one more try
+                return
             with self._changed:
-                if self._closing:
-                    return
                 self._changed.wait_for(lambda: self._closing, self._retry_s)
 
     def _next(self) -> list[_Waiting]:
