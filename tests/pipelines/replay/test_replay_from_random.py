@@ -71,4 +71,5 @@ def test_random_pages_tell_what_thompson_sampling_earns(real_data: Path, tmp_pat
     assert report.primary.low < ONLINE - 0.0046 < report.primary.high
     assert f"probabilities of {policy} are estimates" in report.notes
     assert report.verdict.verdict == "not_enough_evidence"
-    assert all(check.passed for check in report.verdict.checks)
+    failed = [check.name for check in report.verdict.checks if not check.passed]
+    assert failed == ["rewarded_users"]  # 46 clicks
