@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import time as clock
 from collections.abc import Callable, Iterator, Sequence
 
@@ -25,8 +24,8 @@ from pipelines.replay.publishing import folder_name, inputs_digest, reward_words
 from pipelines.replay.report import Contender, Question, ReplayReport
 from pipelines.replay.transforms import KeyedJob, ReplaySums, SumPages
 from pipelines.replay.unseen import learned_by, unseen_check, unseen_from
-from pipelines.replay.verdict import Compared, decide
-from pipelines.replay.verdicts import FOLDER, deciding_options, look_at, refusals_recorded
+from pipelines.replay.verdict import decide
+from pipelines.replay.verdicts import FOLDER, compared_now, refusals_recorded
 
 _CANDIDATES = {
     "logged": "each release orders the candidates that the log names",
@@ -132,15 +131,7 @@ def judged(
         said = [_without_marginals(one) for one in said]
     gates = checks(found, said, config, users=users)
     gates.append(unseen_check(learned_by(workspace, (job.champion, job.challenger)), logs))
-    pair = _pair((job.champion, job.challenger))
-    compared = Compared(
-        challenger=pair[0],
-        champion=pair[1],
-        inputs=digest,
-        time=dt.datetime.now(dt.UTC),
-        look=look_at(workspace, *pair, digest),
-        options=deciding_options(job.config),
-    )
+    compared = compared_now(workspace, *_pair((job.champion, job.challenger)), digest, job.config)
     deciding, again = decider(said, config), compared.look > 1
     return ReplayReport(
         question=_question(workspace, logs, job, sums, found.pages, digest),

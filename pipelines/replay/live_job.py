@@ -27,8 +27,7 @@ from pipelines.replay.readout import LiveReadout, check_share, read_out
 from pipelines.replay.report import Contender, Question, ReplayReport
 from pipelines.replay.state import packed, unpacked
 from pipelines.replay.transforms import Repeated
-from pipelines.replay.verdict import Compared
-from pipelines.replay.verdicts import FOLDER, deciding_options, look_at, refusals_recorded
+from pipelines.replay.verdicts import FOLDER, compared_now, refusals_recorded
 
 _OF_PAGE = ("request_id", "user_id", "timestamp", "arm", "release", "context")
 COLUMNS = (*_OF_PAGE, "items", "events", "event_times", "values")
@@ -121,14 +120,7 @@ def replay_live(
     split = find_split(logs)
     pair = (split.challenger or CHALLENGER, split.champion)
     digest = inputs_digest(logs, config, dataclasses.asdict(split), challenger_share)
-    compared = Compared(
-        challenger=pair[0],
-        champion=pair[1],
-        inputs=digest,
-        time=dt.datetime.now(dt.UTC),
-        look=look_at(workspace, *pair, digest),
-        options=deciding_options(config),
-    )
+    compared = compared_now(workspace, *pair, digest, config)
     with refusals_recorded(workspace, *pair):
         sums = _summed(workspace, logs, config, split, digest, beam_options)
         readout = read_out(sums, config, challenger_share=challenger_share, compared=compared)

@@ -13,6 +13,7 @@ from typing import Any
 from features.workspace import Workspace
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.report import VERDICT
+from pipelines.replay.verdict import Compared
 
 FOLDER = "replay"
 """Of a workspace, with a folder for each replay."""
@@ -69,6 +70,20 @@ def look_at(workspace: Workspace, challenger: str, champion: str | None, inputs:
     known = [one for one in _verdicts(workspace, challenger, champion).values() if "inputs" in one]
     looks = {one["inputs"]: int(one.get("look", 1)) for one in known}
     return looks.get(inputs) or max([len(looks), *looks.values()]) + 1
+
+
+def compared_now(
+    workspace: Workspace, challenger: str, champion: str | None, inputs: str, config: ReplayConfig
+) -> Compared:
+    """Return what a verdict that is made now is about: the pair, which look at it this is, under which options."""
+    return Compared(
+        challenger=challenger,
+        champion=champion,
+        inputs=inputs,
+        time=dt.datetime.now(dt.UTC),
+        look=look_at(workspace, challenger, champion, inputs),
+        options=deciding_options(config),
+    )
 
 
 @contextlib.contextmanager
