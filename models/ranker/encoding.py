@@ -36,7 +36,7 @@ class EncodedRows:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def take(self, rows: npt.NDArray[np.int64]) -> EncodedRows:
+    def take(self, rows: npt.NDArray[np.integer]) -> EncodedRows:
         """Return these rows, in their order."""
         lengths = np.diff(self.offsets)[rows]
         index = concat_ranges(self.offsets[rows], lengths)

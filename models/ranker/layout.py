@@ -139,7 +139,14 @@ class Layout:
 
 
 def make_layout(
-    config: RankerConfig, *, request: Columns, item: Columns, moment: Columns, pair: Columns, history: tuple[str, ...]
+    config: RankerConfig,
+    *,
+    request: Columns,
+    item: Columns,
+    moment: Columns,
+    pair: Columns,
+    history: tuple[str, ...],
+    moment_R: npt.NDArray[np.integer] | None = None,
 ) -> Layout:
     """Decide the layout from training data.
 
@@ -150,6 +157,7 @@ def make_layout(
         moment: Of the training candidates, what is known of the item at the moment.
         pair: Of the training candidates, numbers only.
         history: Names of the item columns that describe history entries, as far as they are there.
+        moment_R: The row of `moment` of each training candidate, every row being that of some; None: one each.
 
     Raises:
         ValueError: The configuration names a feature that does not exist.
@@ -164,7 +172,7 @@ def make_layout(
     )
     sides, exact_rows = {}, 0
     for name, columns in (("request", request), ("item", ordered), ("moment", moment), ("pair", pair)):
-        sides[name], exact_rows = _side(config, columns, exact_rows)
+        sides[name], exact_rows = _side(config, columns, exact_rows, moment_R if name == "moment" else None)
     kept = {feature.name for feature in sides["item"].ids}
     return Layout(**sides, history=len([name for name in first if name in kept]))
 
@@ -183,7 +191,9 @@ def check_names(config: RankerConfig, known: list[str]) -> None:
         )
 
 
-def _side(config: RankerConfig, columns: Columns, exact_rows: int) -> tuple[Side, int]:
+def _side(
+    config: RankerConfig, columns: Columns, exact_rows: int, rows: npt.NDArray[np.integer] | None
+) -> tuple[Side, int]:
     ids = []
     for name, column in columns.ids.items():
         if config.features and name not in config.features:
@@ -196,7 +206,9 @@ def _side(config: RankerConfig, columns: Columns, exact_rows: int) -> tuple[Side
         else:
             ids.append(IdFeature(name=name, probes=config.probes_of.get(name, config.probes)))
     chosen = {name: x for name, x in columns.numbers.items() if not config.features or name in config.features}
-    numbers = [number for name in sorted(chosen) if (number := _number(name, chosen[name])) is not None]
+    values_of = (chosen[name] if rows is None else chosen[name][rows] for name in sorted(chosen))
+    scaled = [_number(name, values) for name, values in zip(sorted(chosen), values_of, strict=True)]
+    numbers = [number for number in scaled if number is not None]
     return Side(ids=tuple(ids), numbers=tuple(numbers)), exact_rows
 
 

@@ -197,7 +197,7 @@ class Snapshots(Protocol):
     """Item features over time: `features.values.ItemSnapshots`."""
 
     def at(self, items_n: npt.NDArray[np.int64], times_n: npt.NDArray[np.int64]) -> Columns:
-        """Return the features of items as known at times."""
+        """Return the features of items as known at times; all moments of a day get those of its midnight."""
         ...
 
 
