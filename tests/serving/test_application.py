@@ -7,13 +7,16 @@ import re
 import shutil
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pyarrow as pa
 import pytest
 from serving_processes import RAY, processes
+from told_metrics import total
 
 from features.schemas import ITEMS
 from features.store.base import StoreUnavailableError
@@ -24,7 +27,9 @@ from models.recommend.delta_files import deltas_folder
 from serving.config import ServeConfig
 from serving.run import ServiceError, start_background
 
-CONFIG = ServeConfig(port=0, max_batch=8, batch_wait_ms=50, request_timeout_s=60, deltas_s=0.1)
+# batches wait, so that requests are in flight for long enough to be counted
+CONFIG = ServeConfig(port=0, max_batch=8, max_in_flight=8, batch_wait_ms=200, request_timeout_s=60, deltas_s=0.1)
+Answer = TypeVar("Answer")
 KITE = {"item_id": "n1", "title": "kite rope wind", "category": ["aisle0"], "brand": "nova", "price": 5.0}
 BOARD = {**KITE, "item_id": "n2", "title": "puzzle board dice"}
 
@@ -132,6 +137,19 @@ def test_concurrent_requests_are_answered_in_batches(client):
 
 
 @pytest.mark.integration
+def test_what_the_service_cannot_take_is_refused_in_json(client):
+    with concurrent.futures.ThreadPoolExecutor(48) as pool:
+        answers = list(pool.map(lambda _: client.post("/v1/recommend", json={"user_id": "u0"}), range(72)))
+    statuses = Counter(answer.status_code for answer in answers)
+    assert set(statuses) == {200, 503}
+    for answer in answers:
+        if answer.status_code == 503:
+            assert (answer.json()["error"], answer.headers["retry-after"]) == ("overloaded", "1")
+    assert client.post("/v1/recommend", json={"user_id": "u0"}).status_code == 200
+    assert total(client, 'pagewise_refused_total{reason="overloaded"}') == statuses[503]
+
+
+@pytest.mark.integration
 def test_it_follows_the_deltas_of_its_release(client, served_folder, tmp_path):
     nova = {"user_id": "u0", "page_size": 20, "filters": {"brand": "nova"}}
     anything = {"user_id": "nobody", "page_size": 20}
@@ -161,11 +179,26 @@ def test_it_follows_the_deltas_of_its_release(client, served_folder, tmp_path):
     assert client.get("/ready").status_code == 200
 
 
+@pytest.mark.integration
+def test_a_draining_service_says_so(client):
+    """Comes after all others that ask it for pages: there is no way back."""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        inside = [pool.submit(client.post, "/v1/recommend", json={"user_id": "u0"}) for _ in range(2)]
+        _until(lambda: total(client, "pagewise_in_flight"), lambda inside: inside == 2)
+        assert client.post("/drain").json() == {"status": "draining"}
+        for method, path in (("POST", "/v1/recommend"), ("GET", "/ready")):
+            answer = client.request(method, path, json={"user_id": "u0"})
+            assert (answer.status_code, answer.json()["error"]) == (503, "draining")
+            assert answer.headers["retry-after"] == "5"
+        assert [future.result().status_code for future in inside] == [200, 200]
+    assert client.get("/health").status_code == 200
+
+
 def items(*rows: dict) -> pa.Table:
     return pa.Table.from_pylist(list(rows), ITEMS)
 
 
-def _until(ask: Callable[[], dict], fits: Callable[[dict], object]) -> dict:
+def _until(ask: Callable[[], Answer], fits: Callable[[Answer], object]) -> Answer:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         answer = ask()

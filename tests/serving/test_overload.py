@@ -1,10 +1,11 @@
-"""Ray Serve behind the gate with two replicas: full, a replica killed, swapped under load, drained; errors are JSON."""
+"""Ray Serve behind the gate with two replicas: counted together, one killed, swapped under load; errors are JSON.
+
+That it refuses what it cannot take and can be drained, one replica shows in `test_application.py`.
+"""
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
-import re
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ import httpx
 import pytest
 from ray import serve
 from serving_processes import processes
+from told_metrics import total
 
 from features.store.config import StoreConfig
 from features.workspace import Workspace
@@ -23,6 +25,8 @@ from serving.app import DEPLOYMENT
 from serving.config import ServeConfig
 from serving.run import RunningService, start_background
 from serving.stages_deployment import APPLICATION
+
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 # batches wait, so that requests are in flight for long enough to be counted; three callers who ask without pause fit in
 # even where the gate counts a request off after its caller has the answer
@@ -43,20 +47,6 @@ def client(service: RunningService) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.mark.integration
-def test_what_the_service_cannot_take_is_refused_in_json(client):
-    with concurrent.futures.ThreadPoolExecutor(48) as pool:
-        answers = list(pool.map(lambda _: client.post("/v1/recommend", json=ASK), range(72)))
-    statuses = Counter(answer.status_code for answer in answers)
-    assert set(statuses) == {200, 503}
-    for answer in answers:
-        if answer.status_code == 503:
-            assert (answer.json()["error"], answer.headers["retry-after"]) == ("overloaded", "1")
-    assert client.post("/v1/recommend", json=ASK).status_code == 200
-    assert refused(client, "overloaded") == statuses[503]
-
-
-@pytest.mark.integration
 def test_metrics_are_those_of_both_replicas(client):
     """Each replica answers its share, and any of them tells the sum."""
     before = total(client, "pagewise_pages_total")
@@ -66,8 +56,6 @@ def test_metrics_are_those_of_both_replicas(client):
         assert total(client, "pagewise_pages_total") == before + 20
 
 
-@pytest.mark.slow
-@pytest.mark.integration
 def test_a_killed_replica_is_an_error_in_json_at_worst(client, workspace):
     with _Load(client) as load:
         replicas = sorted(processes("ray::ServeReplica:pagewise:pages"))
@@ -80,8 +68,6 @@ def test_a_killed_replica_is_an_error_in_json_at_worst(client, workspace):
     assert client.post("/v1/recommend", json=ASK).status_code == 200
 
 
-@pytest.mark.slow
-@pytest.mark.integration
 def test_a_swap_under_load_loses_nothing_and_a_rollback_is_a_swap(client, service, release_folder, next_release_folder):
     for release in (next_release_folder, release_folder):
         with _Load(client) as load:
@@ -89,21 +75,6 @@ def test_a_swap_under_load_loses_nothing_and_a_rollback_is_a_swap(client, servic
             _until(lambda release=release: client.post("/v1/recommend", json=ASK).json()["release"] == release.name)
         assert not load.errors
         assert set(load.releases) == {release_folder.name, next_release_folder.name}
-
-
-@pytest.mark.integration
-def test_a_draining_service_says_so(client):
-    """Comes last: there is no way back."""
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        inside = [pool.submit(client.post, "/v1/recommend", json=ASK) for _ in range(2)]
-        _until(lambda: total(client, "pagewise_in_flight") == 2)
-        assert client.post("/drain").json() == {"status": "draining"}
-        for method, path in (("POST", "/v1/recommend"), ("GET", "/ready")):
-            answer = client.request(method, path, json=ASK)
-            assert (answer.status_code, answer.json()["error"]) == (503, "draining")
-            assert answer.headers["retry-after"] == "5"
-        assert [future.result().status_code for future in inside] == [200, 200]
-    assert client.get("/health").status_code == 200
 
 
 class _Load:
@@ -139,16 +110,6 @@ class _Load:
 
 def _replicas() -> dict[str, int]:
     return dict(serve.status().applications[APPLICATION].deployments[DEPLOYMENT].replica_states)
-
-
-def total(client: httpx.Client, metric: str) -> float:
-    found = re.findall(rf"^{metric}(?:{{[^}}]*}})? (\S+)$", client.get("/metrics").text, re.MULTILINE)
-    return sum(map(float, found))
-
-
-def refused(client: httpx.Client, reason: str) -> float:
-    (found,) = re.findall(rf'^pagewise_refused_total{{reason="{reason}"}} (\S+)$', client.get("/metrics").text, re.M)
-    return float(found)
 
 
 def _until(fits: Callable[[], object]) -> None:
