@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from features.secrets import without_passwords
 from features.workspace import MANIFEST, Workspace
-from models.recommend.delta_changes import carry_over
 from models.recommend.delta_files import FOLDER, delta_numbers
-from models.recommend.release import check_files, read_manifest
+from models.recommend.release_manifest import check_files, read_manifest
 from models.training.tracking import Tracker, mlflow_client, tracking_uri
 
 if TYPE_CHECKING:
@@ -202,6 +201,8 @@ class Registry:
     def _carry_over(self, old: ModelVersion, new: ModelVersion) -> None:
         """Take over catalogue deltas before the alias moves: what is withdrawn must not come back with a release."""
         if delta_numbers(self._folder(old)):
+            from models.recommend.delta_changes import carry_over  # loads models: a service asks for releases without
+
             for line in carry_over(self._local(old), self._local(new)):
                 self._say(line)
 

@@ -1,26 +1,29 @@
-"""The Ray Serve application: pages in one deployment; models may have their own."""
+"""The Ray Serve application: pages in one deployment; models may have their own.
+
+The service's main process describes it and loads no model: what answers is imported where it runs, by the replicas.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from features.store.config import StoreConfig
 from features.stream.config import StreamConfig
-from models.recommend.release import read_manifest
-from serving.arms import CHALLENGER
-from serving.assembly import make_backend
+from models.recommend.release_manifest import read_manifest
+from models.registry import CHALLENGER
 from serving.config import ServeConfig
 from serving.health import Drain
-from serving.routes import build_api
-from serving.stages import STAGES, Handle, stage_name, stage_replicas
+from serving.stage_names import STAGES, Handle, stage_name, stage_replicas
 from serving.stages_replica import StageServed, build_stage
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 DEPLOYMENT = "pages"
 PROBES = 32
@@ -56,6 +59,10 @@ class PagesReplica:
     """One process that answers requests; loads the release when it starts."""
 
     def __init__(self, served: Served, stages: Mapping[str, Handle]) -> None:
+        import torch
+
+        from serving.assembly import make_backend
+
         torch.set_num_threads(served.serve.threads)
         self._folder = served.folder
         self._backend = make_backend(
@@ -71,6 +78,8 @@ class PagesReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP application (called by Ray Serve after the constructor)."""
+        from serving.routes import build_api
+
         return build_api(self._backend, Drain(self._folder))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from models.recommend.release import Release, load_release
+from models.registry import CHALLENGER, CHAMPION
 from serving.api import ApiError, RecommendRequest, SimilarResponse, VersionResponse
 from serving.item_details import ItemDetails
 from serving.metrics import ServiceMetrics
@@ -14,8 +15,6 @@ from serving.pages import Answer
 from serving.service import RecommendService
 from serving.shares import in_share
 from serving.users import UserResponse
-
-CHAMPION, CHALLENGER = "champion", "challenger"
 
 _log = logging.getLogger(__name__)
 

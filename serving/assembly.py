@@ -11,8 +11,10 @@ from features.store.config import StoreConfig
 from features.store.redis_store import RedisStore
 from features.stream.config import StreamConfig
 from features.stream.opening import open_stream
-from models.recommend.release import Release, ReleaseManifest
-from serving.arms import CHAMPION, load_arms
+from models.recommend.release import Release
+from models.recommend.release_manifest import ReleaseManifest
+from models.registry import CHAMPION
+from serving.arms import load_arms
 from serving.backend import Backend
 from serving.config import ServeConfig
 from serving.cursors import Cursors
@@ -20,7 +22,8 @@ from serving.events import EventIntake
 from serving.metrics import ServiceMetrics
 from serving.page_log import PageLog
 from serving.service import RecommendService
-from serving.stages import Handle, Split, Stage, stage_name, stage_replicas
+from serving.stage_names import Handle, stage_name, stage_replicas
+from serving.stages import Split, Stage
 
 
 def hurried(store: StoreConfig, config: ServeConfig) -> StoreConfig:

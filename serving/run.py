@@ -28,7 +28,7 @@ from features.store.redis_store import RedisStore
 from features.stream.config import StreamConfig
 from features.stream.opening import require_client
 from features.workspace import Workspace
-from models.recommend.release import check_files, read_manifest
+from models.recommend.release_manifest import check_files, read_manifest
 from serving.access import Keys
 from serving.app import Served
 from serving.config import ServeConfig
@@ -37,7 +37,7 @@ from serving.gate import ENVIRONMENT, GateSettings
 from serving.haproxy import answer_in_json, haproxy_environment
 from serving.health import Drain
 from serving.metrics import SHARED_FOLDER, count_refused_release
-from serving.stages import stage_replicas
+from serving.stage_names import stage_replicas
 from serving.stages_deployment import ServiceError, deploy, quiet, undeploy
 
 OBJECT_STORE_BYTES = 80 * 2**20

@@ -22,25 +22,10 @@ import numpy.typing as npt
 
 from models.recommend.eligibility import Eligibility, Ints, ItemMask, PerMask
 from models.recommend.interface import Candidates, RequestBatch
-from models.recommend.ranked import GENREC, POPULAR, RANKER, TWO_TOWER
+from models.recommend.ranked import POPULAR, RANKER
 from models.recommend.recommender import Recommender
 from models.recommend.rules import kept_masks
-from serving.config import ServeConfig
-
-RETRIEVAL, RANKING = "retrieval", "ranking"
-STAGES = {RETRIEVAL: (GENREC, TWO_TOWER), RANKING: (RANKER,)}
-"""The models of each stage."""
-
-
-def stage_replicas(config: ServeConfig) -> dict[str, int]:
-    """Return how many replicas each stage has; one that is not there is no stage of its own."""
-    wanted = {RETRIEVAL: config.retrieval_replicas, RANKING: config.ranking_replicas}
-    return {stage: replicas for stage, replicas in wanted.items() if replicas}
-
-
-def stage_name(stage: str, release_id: str) -> str:
-    """Return the name of a stage's deployment, of one release alone: a page is made with one release throughout."""
-    return f"{stage}-{release_id}"
+from serving.stage_names import STAGES, Handle
 
 
 class Response(Protocol):
@@ -52,20 +37,6 @@ class Response(Protocol):
 
     def cancel(self) -> None:
         """Say that nobody waits any more."""
-        ...
-
-
-class Handle(Protocol):
-    """The way to the replicas of a stage: `ray.serve.handle.DeploymentHandle`."""
-
-    @property
-    def retrieve(self) -> Any:
-        """`serving.stages_replica.StageReplica.retrieve`; `remote` calls it."""
-        ...
-
-    @property
-    def score(self) -> Any:
-        """`serving.stages_replica.StageReplica.score`; `remote` calls it."""
         ...
 
 

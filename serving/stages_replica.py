@@ -1,4 +1,7 @@
-"""One process of a stage: loads a release, keeps the stage's models of it, and answers for them."""
+"""One process of a stage: loads a release, keeps the stage's models of it, and answers for them.
+
+As in `serving.app`, what answers is imported by the replica alone.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,22 @@ import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from ray import serve
 
 from features.store.config import StoreConfig
 from features.store.redis_store import RedisStore
-from models.recommend.interface import Candidates, RequestBatch
-from models.recommend.recommender import Recommender
-from models.recommend.release import load_release
-from serving.assembly import hurried
-from serving.backend import Backend
 from serving.config import ServeConfig
-from serving.service import RecommendService
-from serving.stages import STAGES, Parcel, Unpacking, stage_name, stage_replicas, with_only
+from serving.stage_names import STAGES, stage_name, stage_replicas
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from models.recommend.interface import Candidates, RequestBatch
+    from models.recommend.recommender import Recommender
+    from serving.stages import Parcel
 
 ONGOING = 2
 """Calls in one replica at once, one of them computed and one at hand: more would wait there while others are free."""
@@ -56,6 +58,14 @@ class StageReplica:
     """Answers for the models of a stage, one call after the other; follows store and deltas as pages do."""
 
     def __init__(self, served: StageServed) -> None:
+        import torch
+
+        from models.recommend.release import load_release
+        from serving.assembly import hurried
+        from serving.backend import Backend
+        from serving.service import RecommendService
+        from serving.stages import Unpacking, with_only
+
         torch.set_num_threads(served.serve.threads)
         loaded = load_release(served.release)
         kept = dataclasses.replace(loaded, recommender=with_only(loaded.recommender, STAGES[served.stage]))

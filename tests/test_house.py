@@ -47,6 +47,31 @@ def test_import_arrows() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+# what one process imports, one after the other, and the libraries that are not there by then: each costs the processes
+# of the service seconds and a hundred megabytes
+IMPORTS = {
+    "serving.run, models.registry": ("torch", "sklearn", "scipy", "faiss", "torchrec", "mlflow"),
+    "serving.assembly, models.recommend.release": (
+        "sklearn",
+        "scipy.optimize",
+        "torch.distributed.checkpoint",
+        "torchrec",
+        "mlflow",
+    ),
+    "models.training.genrec": ("sklearn", "torchrec", "mlflow"),
+}
+
+
+@pytest.mark.integration
+def test_libraries_are_imported_only_where_they_are_needed() -> None:
+    program = "import sys\n" + "\n".join(
+        f"import {modules}; print([name for name in {absent} if name in sys.modules])"
+        for modules, absent in IMPORTS.items()
+    )
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert dict(zip(IMPORTS, told.stdout.split("\n"), strict=False)) == dict.fromkeys(IMPORTS, "[]")
+
+
 def test_every_package_says_what_lives_in_it() -> None:
     silent = [relative(path) for path in sources() if path.name == "__init__.py" and not documented(path)]
     assert silent == []

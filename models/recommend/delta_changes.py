@@ -29,7 +29,7 @@ from models.recommend.delta_files import (
     together,
     write_delta,
 )
-from models.recommend.release import ReleaseManifest, read_manifest
+from models.recommend.release_manifest import ReleaseManifest, read_manifest
 from models.recommend.release_parts import FACT_COLUMNS, TWO_TOWER
 from models.tokenizer.append import NewCodes, encode_new
 from models.tokenizer.bundle import Bundle

@@ -38,44 +38,16 @@ from models.recommend import golden
 from models.recommend.index_report import compare_indexes
 from models.recommend.interface import RequestBatch
 from models.recommend.recommender import Recommender
-from models.recommend.release_parts import (
-    KINDS,
-    TWO_TOWER,
-    ReleaseConfig,
-    ReleaseError,
-    assemble,
-    copy_parts,
-    table_bytes,
-)
+from models.recommend.release_manifest import LATEST, ReleaseError, ReleaseManifest, check_files, read_manifest
+from models.recommend.release_parts import KINDS, TWO_TOWER, ReleaseConfig, assemble, copy_parts, table_bytes
 from models.recommend.requests import requests_from_sequences
 from models.recommend.two_tower_retriever import TwoTowerRetriever
 from models.tokenizer.bundle import Bundle
 from models.training.tracking import code_version
 from models.two_tower.model import TwoTower
 
-LATEST, GOLDEN = "LATEST", "golden.json"
+GOLDEN = "golden.json"
 GOLDEN_HISTORY = 200
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReleaseManifest:
-    """What a release consists of."""
-
-    release_id: str
-    generation: str
-    """Of the semantic IDs; GenRec was trained on the same."""
-    catalogue: str
-    """Fingerprint of item ids and codes."""
-    feature_schema: str
-    """Digest of the contracts that history and items follow."""
-    code_version: str
-    retrievers: tuple[str, ...]
-    runs: Mapping[str, str]
-    """Kind of model -> the training run."""
-    files: Mapping[str, str]
-    """Path -> SHA-256."""
-    metrics: Mapping[str, float]
-    """Of the evaluation of what is inside."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,56 +146,6 @@ def load_release(directory: Path) -> Release:
     return Release(directory=directory, manifest=manifest, recommender=recommender)
 
 
-def read_manifest(directory: Path) -> ReleaseManifest:
-    """Read a release's manifest; nothing is checked.
-
-    Raises:
-        FileNotFoundError: There is no release there.
-        ReleaseError: It is no manifest.
-    """
-    path = directory / MANIFEST
-    if not path.exists():
-        raise FileNotFoundError(f"no release in {directory}: expected {path}; `pagewise run` writes releases")
-    try:
-        document = json.loads(path.read_bytes())
-        document["retrievers"] = tuple(document["retrievers"])
-        return ReleaseManifest(**document)
-    except (ValueError, LookupError, TypeError) as error:
-        raise ReleaseError(
-            f"{path} is damaged, it is no manifest ({type(error).__name__}: {error}); {_again(directory)}"
-        ) from error
-
-
-def check_files(directory: Path, manifest: ReleaseManifest) -> None:
-    """Compare a release's files with its manifest.
-
-    Raises:
-        ReleaseError: A file is missing or damaged.
-    """
-    for name, digest in manifest.files.items():
-        path = directory / name
-        if not path.exists():
-            raise ReleaseError(f"release {manifest.release_id} is incomplete: {path} is missing; {_again(directory)}")
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != digest:
-            raise ReleaseError(
-                f"release {manifest.release_id} is damaged: {path} has digest {found[:12]}, expected {digest[:12]}; "
-                f"{_again(directory)}"
-            )
-
-
-def latest_release(releases: Path) -> Path:
-    """Return the folder of the release written last.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    if not (releases / LATEST).exists():
-        raise FileNotFoundError(f"no release in {releases}: expected {releases / LATEST}; `pagewise run` writes one")
-    return releases / (releases / LATEST).read_text().strip()
-
-
 def _index_lines(recommender: Recommender, requests: RequestBatch, config: ReleaseConfig) -> list[str]:
     """Return recall against exact search, size and latency of the index over item vectors, asked by these users."""
     towers = recommender.retrievers.get(TWO_TOWER)
@@ -300,10 +222,6 @@ def _publish(folder: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     folder.chmod(0o755)
     folder.rename(target)
-
-
-def _again(directory: Path) -> str:
-    return f"delete {directory}: `pagewise serve` fetches what is registered, `pagewise register` makes it anew"
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.interface import Ranker, Retriever
 from models.recommend.model_ranker import ModelRanker
 from models.recommend.recommender import Recommender
+from models.recommend.release_manifest import ReleaseError
 from models.recommend.retrievers import PopularRetriever, TransitionsRetriever
 from models.recommend.rules import CatalogueFacts
 from models.recommend.two_tower_retriever import TwoTowerRetriever
@@ -40,7 +41,7 @@ from models.tokenizer.bundle import ROOT as SEMANTIC_IDS
 from models.tokenizer.bundle import Bundle
 from models.training.config import stored_config
 from models.training.genrec_run import load_genrec, newest_genrec
-from models.training.ranker import load_ranker
+from models.training.ranker_run import load_ranker
 from models.training.runs import LATEST, Runs
 from models.training.two_tower_run import load_two_tower
 from models.two_tower.model import TwoTower
@@ -52,10 +53,6 @@ KINDS = (GENREC, TWO_TOWER, RANKER, BLEND)
 """Kinds of models a release may have, each of them one finished run in `checkpoints/<kind>/`."""
 TABLE_MODULES = (PlainTables, PlainBags, Int8Tables, Int8Bags)
 FACT_COLUMNS = ["item_id", "title", "category", "brand", "price", "available_from", "available", "attributes"]
-
-
-class ReleaseError(ValueError):
-    """A release is incomplete, damaged or mixes generations."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 EPSILON = 0.05
 """Smallest raise of a bid, in mean distances. Smaller is nearer to the optimum and takes more rounds; in practice the
@@ -85,6 +84,8 @@ def balanced_assign(
 
 def reference_assign(distances_NC: npt.NDArray[np.floating], capacity: int) -> npt.NDArray[np.int32]:
     """Return an assignment of least total distance, each code split into `capacity` places: the slow truth."""
+    from scipy.optimize import linear_sum_assignment  # half a second which nobody needs who only reads codes
+
     _check(distances_NC, capacity)
     _, places_N = linear_sum_assignment(np.repeat(distances_NC, capacity, axis=1))
     return np.asarray(places_N // capacity, np.int32)

@@ -22,7 +22,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,9 @@ from features.semantic_ids import Catalogue
 from features.workspace import MANIFEST, Workspace
 from models.tokenizer.config import SemanticIdConfig
 from models.tokenizer.quantizer import Codes, Floats, Quantizer, load_quantizer
-from models.tokenizer.vectors import ItemEncoder
+
+if TYPE_CHECKING:
+    from models.tokenizer.vectors import ItemEncoder
 
 ROOT = "semantic_ids"
 LATEST = "LATEST"
@@ -122,6 +124,8 @@ class Bundle:
     @cached_property
     def encoder(self) -> ItemEncoder:
         """The frozen encoder from items to vectors."""
+        from models.tokenizer.vectors import ItemEncoder  # scikit-learn, for those who encode items: nobody who serves
+
         encoder = ItemEncoder(self.config, seed=0)
         names = [name for name in self.manifest["files"] if name.startswith(f"{ENCODER}/")]
         encoder.restore({name.removeprefix(f"{ENCODER}/"): self._read(name) for name in names})

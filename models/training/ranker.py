@@ -36,14 +36,12 @@ from models.training.config import TrainConfig, check_monitor
 from models.training.loop import Evaluate
 from models.training.position import PublishedTraining, described_counts
 from models.training.publish import train_and_publish
-from models.training.ranker_run import CALIBRATION, KIND, REWARD, RankerRun, load_ranker
+from models.training.ranker_run import CALIBRATION, KIND, REWARD, load_ranker
 from models.training.reward_days import RewardDays
 from models.training.runs import WEIGHTS, Runs
 from models.training.streams import CASES, ORDER, stream_seed
 from models.training.tracking import code_version
 from models.training.warm import find_start, load_fitting, split_of
-
-__all__ = ["RankerRun", "RankerTraining", "load_ranker", "train_ranker"]
 
 MONITORS = tuple(name for name in METRICS if name.startswith("auc"))
 """What weights can be chosen by: of the other metrics more is not better."""

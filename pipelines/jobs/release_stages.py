@@ -13,7 +13,8 @@ from features.store.backfill import backfill
 from features.store.redis_store import open_store
 from features.workspace import Workspace
 from models.recommend.recommender import PAGE
-from models.recommend.release import ReleaseManifest, latest_release, write_release
+from models.recommend.release import write_release
+from models.recommend.release_manifest import ReleaseManifest, latest_release
 from models.recommend.release_parts import RANKER, latest_runs
 from models.registry import CHAMPION, Registry, RegistryError
 from pipelines.batch.raw_inputs import stream_position

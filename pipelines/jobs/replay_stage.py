@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from features.workspace import Workspace
-from models.recommend.release import latest_release
+from models.recommend.release_manifest import latest_release
 from models.registry import CHAMPION, Registry
 from pipelines.jobs.inputs import StageInputs
 from pipelines.jobs.settings import DailySettings

@@ -15,7 +15,7 @@ from features.definitions import ITEM_FEATURES, USER_STATES
 from features.workspace import Workspace
 from models.recommend.delta_files import read_deltas
 from models.recommend.deltas import catalogue_version
-from models.recommend.release import read_manifest
+from models.recommend.release_manifest import read_manifest
 from pipelines.batch.stage import check_equal, commit_table, make_report, run_stage
 from pipelines.recommend.config import RecommendJobConfig
 from pipelines.recommend.pages import PagesJob

@@ -27,7 +27,8 @@ from models.recommend.deltas import CatalogueState, with_changes
 from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.interface import RequestBatch
 from models.recommend.recommender import Recommender
-from models.recommend.release import Release, ReleaseManifest
+from models.recommend.release import Release
+from models.recommend.release_manifest import ReleaseManifest
 from models.recommend.retrievers import PopularRetriever, TransitionsRetriever
 from models.recommend.rules import CatalogueFacts
 from models.recommend.two_tower_retriever import TwoTowerRetriever

@@ -31,7 +31,8 @@ from features.workspace import Workspace
 from models.recommend.config import RecommendConfig
 from models.recommend.interface import RequestBatch
 from models.recommend.recommender import Recommender
-from models.recommend.release import Release, ReleaseManifest
+from models.recommend.release import Release
+from models.recommend.release_manifest import ReleaseManifest
 from models.recommend.requests import requests_from_sequences
 from models.recommend.rules import CatalogueFacts
 from pipelines.batch.config import BatchConfig, SplitConfig

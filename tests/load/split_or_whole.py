@@ -23,13 +23,15 @@ from features.store.base import HISTORY
 from features.store.config import StoreConfig
 from features.store.redis_store import RedisStore, open_store
 from features.workspace import Workspace
-from models.recommend.release import Release, latest_release, load_release
+from models.recommend.release import Release, load_release
+from models.recommend.release_manifest import latest_release
 from serving.api import RecommendRequest
 from serving.config import ServeConfig
 from serving.pages import Answer
 from serving.run import start_background
 from serving.service import RecommendService
-from serving.stages import Split, Stage, stage_name, stage_replicas
+from serving.stage_names import stage_name, stage_replicas
+from serving.stages import Split, Stage
 
 STORE = StoreConfig()
 STAGES = ("retrieval", "ranking")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from features.workspace import Workspace
-from models.recommend.release import ReleaseError
+from models.recommend.release_manifest import ReleaseError
 from models.registry import CHALLENGER, CHAMPION, CHAMPIONS, MODEL, PROMOTED_BY, ROLLED_BACK_TO, Registry, RegistryError
 
 pytestmark = pytest.mark.integration

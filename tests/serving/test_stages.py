@@ -31,7 +31,8 @@ from serving.app import Served, build_application, build_stages
 from serving.config import ServeConfig
 from serving.pages import Answer
 from serving.service import RecommendService
-from serving.stages import STAGES, PackedMask, Split, Stage, stage_name, stage_replicas
+from serving.stage_names import STAGES, stage_name, stage_replicas
+from serving.stages import PackedMask, Split, Stage
 
 pytestmark = pytest.mark.integration
 

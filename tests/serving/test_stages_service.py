@@ -28,7 +28,8 @@ from serving.config import ServeConfig
 from serving.pages import Answer
 from serving.run import RunningService, start_background
 from serving.service import RecommendService
-from serving.stages import Split, Stage, stage_name
+from serving.stage_names import stage_name
+from serving.stages import Split, Stage
 from serving.stages_deployment import APPLICATION, ServiceError
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]

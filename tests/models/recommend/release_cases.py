@@ -11,7 +11,8 @@ from features.schemas import CLICK, EVENT_CODE, ITEM_STATISTICS, ITEMS, SEQUENCE
 from features.workspace import Workspace
 from models.genrec.config import DecodeConfig, GenRecConfig
 from models.recommend.config import RecommendConfig
-from models.recommend.release import ReleaseManifest, write_release
+from models.recommend.release import write_release
+from models.recommend.release_manifest import ReleaseManifest
 from models.recommend.release_parts import ReleaseConfig
 from models.tokenizer.build import build_bundle
 from models.tokenizer.bundle import Bundle

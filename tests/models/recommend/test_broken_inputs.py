@@ -20,7 +20,8 @@ from models.recommend.catalogue import catalogue_of
 from models.recommend.config import RecommendConfig
 from models.recommend.genrec_retriever import GenRecRetriever
 from models.recommend.recommender import Recommender
-from models.recommend.release import ReleaseError, load_release
+from models.recommend.release import load_release
+from models.recommend.release_manifest import ReleaseError
 from models.recommend.release_parts import BLEND, ReleaseConfig, latest_runs, page_maker
 from models.recommend.release_parts import GENREC as GENREC_KIND
 from models.recommend.retrievers import PopularRetriever

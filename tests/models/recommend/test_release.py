@@ -10,15 +10,8 @@ from release_cases import make_genrec, make_release, make_workspace
 
 from features.workspace import Workspace
 from models.recommend.golden import COUNT
-from models.recommend.release import (
-    GOLDEN,
-    ReleaseError,
-    ReleaseManifest,
-    golden_requests,
-    latest_release,
-    load_release,
-    read_manifest,
-)
+from models.recommend.release import GOLDEN, golden_requests, load_release
+from models.recommend.release_manifest import ReleaseError, ReleaseManifest, latest_release, read_manifest
 from models.tokenizer.bundle import Bundle
 
 pytestmark = pytest.mark.integration

@@ -9,7 +9,8 @@ import torch
 
 from features.workspace import Workspace
 from models.ranker.model import UnifiedRanker
-from models.training.ranker import load_ranker, train_ranker
+from models.training.ranker import train_ranker
+from models.training.ranker_run import load_ranker
 from models.training.reward_days import RewardDays
 from models.training.runs import MissingRunError, Runs
 

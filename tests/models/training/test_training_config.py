@@ -36,10 +36,3 @@ def test_the_configuration_imports_no_heavy_library():
     program = "import sys, models.training.config; print([m for m in ('torch', 'numpy', 'mlflow') if m in sys.modules])"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
-
-
-@pytest.mark.integration
-def test_torchrec_is_imported_only_where_a_model_needs_it():
-    program = "import sys, models.training.genrec; print([m for m in ('torchrec', 'mlflow') if m in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
