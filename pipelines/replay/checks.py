@@ -151,6 +151,23 @@ def at_most(name: str, value: float, threshold: float, says: str) -> Check:
     )
 
 
+def stays_apart(low: float, high: float, less: float, more: float, margin: float, says: str) -> Check:
+    """Return the gate that an interval passes which lies on one side of the margin even if it is shifted back to it.
+
+    Args:
+        low: Of the interval.
+        high: Of the interval.
+        less: By how much it may have to be lowered.
+        more: By how much it may have to be raised.
+        margin: What it is held against.
+        says: What the end that is nearer to the margin is put down to.
+    """
+    toward = int(low > margin) - int(high < margin)
+    end = high + more if toward < 0 else low - less
+    passed = not toward or toward * (end - margin) > 0
+    return Check(name="unseen_rewards", passed=passed, value=end, threshold=margin, says=f"{says} {end:.4g}")
+
+
 def _amount(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig, users: int) -> Iterator[Check]:
     yield at_least("users", users, config.min_users, f"{users:,} users on {report.pages:,} pages")
     says = f"{report.rewarded_users:,} users have a reward"
@@ -172,15 +189,8 @@ def _unseen(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig,
     kind = weights_kind(deciding.name)
     less, more = report.unseen[kind if kind in KINDS else "page"]
     units = {ITEM: report.shown, USER: users}.get(config.unit, report.pages)
-    toward = int(deciding.low > config.margin) - int(deciding.high < config.margin)
-    end = deciding.high + more / units if toward < 0 else deciding.low - less / units
-    return Check(
-        name="unseen_rewards",
-        passed=not toward or toward * (end - config.margin) > 0,
-        value=end,
-        threshold=config.margin,
-        says=f"rewards that may not have come where the other policy weighs more would put the end at {end:.4g}",
-    )
+    says = "rewards that may not have come where the other policy weighs more would put the end at"
+    return stays_apart(deciding.low, deciding.high, less / units, more / units, config.margin, says)
 
 
 def _weights(report: DiagnosticsReport, deciding: Estimate, config: ReplayConfig) -> Iterator[Check]:

@@ -1,6 +1,7 @@
 """Read-out of a live champion/challenger split from the pages that were logged.
 
-Legend: `R` logged pages, `U` users, `G` buckets of users, `A` the two arms: champion, challenger.
+Legend: `R` logged pages, `U` users, `G` buckets of users, `A` the two arms: champion, challenger; `S` sides (above 0,
+below 0), `M` sums of absolute values and of squares.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pipelines.batch.arrow import milliseconds
 from pipelines.replay.buckets import BucketSums
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.rounds import Bools, Floats, Hashes, Ints
+from pipelines.replay.unseen_rewards import sides
 from pipelines.replay.usable import REWARD_OUT_OF_RANGE, reward_range
 
 NO_ARM, BOTH_ARMS, OTHER_RELEASE = "no_arm", "both_arms", "other_release"
@@ -79,6 +81,8 @@ class LiveSums:
 
     Attributes:
         sums_GA5: Reward, pages, shown items and users of the split, and the same users' reward before it.
+        rewarded_A: Users with a reward other than 0 in the split.
+        rewards_ASM: How large users' rewards in the split are.
         left_out: Pages of the time of the split that do not count, by reason.
         crossed: Users with pages of both arms, who do not count.
 
@@ -89,6 +93,8 @@ class LiveSums:
     def __init__(self, config: ReplayConfig) -> None:
         self._config = config
         self.sums_GA5 = np.zeros((config.buckets, 2, 5))
+        self.rewarded_A = np.zeros(2, dtype=np.int64)
+        self.rewards_ASM = np.zeros((2, 2, 2))
         self.left_out: Counter[str] = Counter()
         self.crossed = 0
 
@@ -116,11 +122,16 @@ class LiveSums:
         )
         arms_UA1 = (arm_of_U[:, None] == np.arange(2))[:, :, None]
         BucketSums(users_U, self._config.buckets).add(self.sums_GA5, sums_U5[:, None] * arms_UA1)
+        rewards_AU = np.where(arms_UA1[:, :, 0], sums_U5[:, :1], 0.0).T
+        self.rewarded_A += np.count_nonzero(rewards_AU, axis=1)
+        self.rewards_ASM += np.stack([sides(rewards_U) for rewards_U in rewards_AU])
         return self
 
     def merge(self, other: LiveSums) -> LiveSums:
         """Add what another one added up, and return this."""
         self.sums_GA5 += other.sums_GA5
+        self.rewarded_A += other.rewarded_A
+        self.rewards_ASM += other.rewards_ASM
         self.left_out.update(other.left_out)
         self.crossed += other.crossed
         return self

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 
 from scipy import stats
 
-from pipelines.replay.checks import SIGNIFICANCE, Check, at_least, at_most, input_checks
+from pipelines.replay.checks import SIGNIFICANCE, Check, at_least, at_most, input_checks, stays_apart
 from pipelines.replay.config import ITEM, USER, ReplayConfig
 from pipelines.replay.estimates import Estimate, intervals_of
 from pipelines.replay.intervals import resample_counts, standard_error
 from pipelines.replay.live import LiveSums
 from pipelines.replay.planning import Cuped, sample_ratio_p_value
 from pipelines.replay.rounds import Floats
+from pipelines.replay.unseen_rewards import live_shifts
 from pipelines.replay.usable import REWARD_OUT_OF_RANGE
 from pipelines.replay.verdict import Compared, Verdict, decide
 
@@ -78,7 +79,7 @@ def read_out(sums: LiveSums, config: ReplayConfig, *, challenger_share: float, c
         raise ValueError(f"expected pages of both arms, got {counts}; is `serve.challenger_share` above 0?")
     p = sample_ratio_p_value(users.tolist(), [1 - challenger_share, challenger_share])
     found = live_estimates(sums_GA5, config)
-    gates = [*_checks(sums, sums_GA5, config, p)]
+    gates = [*_checks(sums, sums_GA5, config, p), *_rewards(sums, sums_GA5, found[-1], config)]
     return LiveReadout(
         verdict=decide(
             found,
@@ -116,8 +117,7 @@ def live_estimates(sums_GA5: Floats, config: ReplayConfig) -> list[Estimate]:
         sums_GA5: See `LiveSums`, of buckets with pages.
         config: Unit, confidence, resamples.
     """
-    unit = {ITEM: 2, USER: 3}.get(config.unit, 1)
-    rewards, units, users, before = (sums_GA5[:, :, column] for column in (0, unit, 3, 4))
+    rewards, units, users, before = (sums_GA5[:, :, column] for column in (0, _unit(config), 3, 4))
     values_A, effects_GA = _ratio(rewards, units)
     means_A, effects_before_GA = _ratio(before, users)
     effect_G, effect_before_G = (effects[:, 1] - effects[:, 0] for effects in (effects_GA, effects_before_GA))
@@ -127,6 +127,11 @@ def live_estimates(sums_GA5: Floats, config: ReplayConfig) -> list[Estimate]:
         adjusted_A = values_A - cuped.theta * (means_A - before.sum() / users.sum())
         found.append(_estimate(CUPED, adjusted_A, cuped.adjusted(effect_G, effect_before_G), int(users.sum()), config))
     return found
+
+
+def _unit(config: ReplayConfig) -> int:
+    """Return the column of the sums that means are over."""
+    return {ITEM: 2, USER: 3}.get(config.unit, 1)
 
 
 def _ratio(above_GA: Floats, below_GA: Floats) -> tuple[Floats, Floats]:
@@ -172,6 +177,18 @@ def _checks(sums: LiveSums, sums_GA5: Floats, config: ReplayConfig, p: float) ->
         heaviest = float(pages_GA[:, arm].max() / pages_GA[:, arm].sum())
         says = f"{heaviest:.2%} of the pages of {name} are one user's"
         yield at_most(f"weight_share_{name}", heaviest, config.max_weight_share, says)
+
+
+def _rewards(sums: LiveSums, sums_GA5: Floats, deciding: Estimate, config: ReplayConfig) -> Iterator[Check]:
+    """Yield the gates that rewards pass which are so many that intervals can be trusted.
+
+    A small arm of which few rewards were to be expected often has none, by chance, and then no standard error either.
+    """
+    says = f"{sums.rewarded_A[0]:,} users of champion and {sums.rewarded_A[1]:,} of challenger have a reward"
+    yield at_least("rewarded_users", int(sums.rewarded_A.sum()), config.min_rewarded_users, says)
+    less, more = live_shifts(sums.rewards_ASM, sums_GA5[:, :, _unit(config)].sum(axis=0))
+    says = "rewards that may not have come in an arm that has few of them would put the end at"
+    yield stays_apart(deciding.always_valid_low, deciding.always_valid_high, less, more, config.margin, says)
 
 
 def _alike_before(sums_GA5: Floats) -> Iterator[Check]:

@@ -37,12 +37,12 @@ class UnseenSums:
         """Add usable pages with the weights of both policies, of slots or of whole pages."""
         rewards_RP = np.where(rounds.there_RP, rounds.rewards_RP, 0.0)
         self._keep(DistinctUsers(users=np.unique(rounds.users_R[rewards_RP.any(axis=1)])))
-        self._rewards_SM += _sides(rewards_RP)
+        self._rewards_SM += sides(rewards_RP)
         for number, kind in enumerate(KINDS):
             difference = weights["challenger", kind] - weights["champion", kind]
             rewards = rewards_RP.sum(axis=1) if kind == "page" else rewards_RP
-            self._differences_KSM[number] += _sides(difference if kind == "page" else difference[rounds.there_RP])
-            self._earned_KSM[number] += _sides(rewards * difference)
+            self._differences_KSM[number] += sides(difference if kind == "page" else difference[rounds.there_RP])
+            self._earned_KSM[number] += sides(rewards * difference)
 
     def merge(self, other: UnseenSums) -> None:
         """Add what another one added up."""
@@ -79,7 +79,29 @@ class UnseenSums:
         self._users, self._level = every.users, every.level
 
 
-def _sides(values: Floats) -> Floats:
+def live_shifts(rewards_ASM: Floats, units_A: Floats) -> tuple[float, float]:
+    """Return by how much `UNSEEN` rewards of the usual size may lower and raise the difference of two arms' means.
+
+    Args:
+        rewards_ASM: `sides` of users' rewards, by arm: champion, challenger. Nothing is missing of what an arm has
+            rewards of that are worth `FEW`.
+        units_A: What the arms' means are over.
+
+    Example:
+        >>> twelve_and_none = np.array([[[12.0, 12.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+        >>> live_shifts(twelve_and_none, np.array([900.0, 100.0]))
+        (0.0033333333333333335, 0.03)
+    """
+    gain, loss = _usual(rewards_ASM.sum(axis=0))
+    (more_a, less_a), (more_b, less_b) = (_missing(rewards_SM) for rewards_SM in rewards_ASM)
+    units_a, units_b = units_A.tolist()
+    return (
+        max(more_a * gain / units_a, less_b * loss / units_b),
+        max(more_b * gain / units_b, less_a * loss / units_a),
+    )
+
+
+def sides(values: Floats) -> Floats:
     """Return the sums of absolute values and of squares of what lies above and below 0, `[S, M]`."""
     above, below = np.maximum(values, 0.0), np.minimum(values, 0.0)
     return np.array([[above.sum(), np.square(above).sum()], [-below.sum(), np.square(below).sum()]])
@@ -91,7 +113,7 @@ def _usual(sums_SM: Floats) -> tuple[float, float]:
     return float(above), float(below)
 
 
-def _missing(earned_SM: Floats) -> list[int]:
+def _missing(sums_SM: Floats) -> list[int]:
     """Return how many rewards may be missing on each side, given sums of those that came."""
-    worth_S = np.divide(earned_SM[:, 0] ** 2, earned_SM[:, 1], out=np.zeros(2), where=earned_SM[:, 1] > 0)
+    worth_S = np.divide(sums_SM[:, 0] ** 2, sums_SM[:, 1], out=np.zeros(2), where=sums_SM[:, 1] > 0)
     return [UNSEEN if worth < FEW else 0 for worth in worth_S]

@@ -211,6 +211,7 @@ def test_few_users_and_a_user_with_most_pages_forbid_a_verdict() -> None:
         "users_challenger",
         "weight_share_champion",
         "weight_share_challenger",
+        "rewarded_users",
     }
     assert "users_champion: 2, needed 200" in found.verdict.missing
 
@@ -223,6 +224,8 @@ def test_parts_merge_and_travel_small() -> None:
         first.merge(other)
     whole = LiveSums(config).add(pages)
     np.testing.assert_allclose(first.sums_GA5, whole.sums_GA5)
+    np.testing.assert_allclose(first.rewards_ASM, whole.rewards_ASM)
+    assert first.rewarded_A.tolist() == whole.rewarded_A.tolist()
     assert first.left_out == whole.left_out
     assert len(pickle.dumps(LiveSums(ReplayConfig()))) < 200_000
 
@@ -264,3 +267,25 @@ def test_pages_of_one_arm_are_no_split() -> None:
         read(SMALL.take(SMALL.arms_R == CHAMPION))
     with pytest.raises(ValueError, match="expected pages of both arms, got none"):
         read(SMALL.take(np.zeros(6, dtype=bool)))
+
+
+@pytest.mark.parametrize(("reward", "sign"), [("click", 1.0), ("dislike", -1.0)])
+def test_rewards_that_only_did_not_come_in_a_small_arm_forbid_a_verdict(reward: str, sign: float) -> None:
+    """None of 1,000 users has a reward: by 120 of 9,000, thirteen were to be expected; by 12, hardly more than one."""
+
+    def found(rewarded: int) -> LiveReadout:
+        rows = [(user, int(user >= 9000), False, sign * (user < rewarded)) for user in range(10_000)]
+        return read(pages_of(rows), share=0.1, reward={reward: sign}, min_rewarded_users=min(rewarded, 100))
+
+    few, many = found(12), found(120)
+    assert (few.verdict.verdict, failed(few)) == ("not_enough_evidence", ["unseen_rewards"])
+    assert (many.verdict.verdict, failed(many)) == ("do_not_ship" if sign > 0 else "ship", [])
+    check = many.verdict.checks[-1]
+    end = many.estimates[0].always_valid_high + 3 / 1000 if sign > 0 else many.estimates[0].always_valid_low - 3 / 1000
+    assert check.value == pytest.approx(end)
+
+
+def test_users_with_a_reward_are_counted_by_arm() -> None:
+    check = next(check for check in read(SMALL).verdict.checks if check.name == "rewarded_users")
+    assert (check.passed, check.value) == (False, 3)
+    assert check.says == "1 users of champion and 2 of challenger have a reward; at least 100"
