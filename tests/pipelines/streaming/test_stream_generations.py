@@ -113,11 +113,11 @@ def test_a_new_generation_is_read_once_it_has_caught_up(tmp_path, redis_url, exp
 
 def test_the_generation_that_is_read_stays_fresh_while_another_one_catches_up(tmp_path, redis_url, monkeypatch) -> None:
     """One that waits gets a chunk per range, of the rows before and of those that come meanwhile."""
-    monkeypatch.setattr(generations, "CHUNK_RANGES", 4)
+    monkeypatch.setattr(generations, "CHUNK_RANGES", 2)
     later = world.messages(seed=1, facts_change=False)
     for namespace in ("fresh", "fresh undisturbed"):
         world.append(redis_url, namespace, MESSAGES)
-        world.take_up(tmp_path / namespace, redis_url, namespace, range_rows=5)
+        world.take_up(tmp_path / namespace, redis_url, namespace, range_rows=10)
     seen: list[tuple[tuple[int, int | None], bool]] = []
     with RedisStore(redis_url, world.store_config(redis_url, "fresh")) as store:
         store.write_freshness(Freshness(generation="f" * 16, newest_event_time=None, users=0, items=0), generation=2)
@@ -130,7 +130,7 @@ def test_the_generation_that_is_read_stays_fresh_while_another_one_catches_up(tm
         for namespace in ("fresh", "fresh undisturbed"):
             world.append(redis_url, namespace, later)
             progress = {"progress": done} if namespace == "fresh" else {}
-            world.take_up(tmp_path / namespace, redis_url, namespace, range_rows=5, **progress)
+            world.take_up(tmp_path / namespace, redis_url, namespace, range_rows=10, **progress)
         assert store.generations() == (2, None)
     assert seen[:3] == [((1, 2), True)] * 3
     assert told(redis_url, "fresh") == told(redis_url, "fresh undisturbed")
