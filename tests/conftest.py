@@ -27,8 +27,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_finish() -> None:
-    """Leave all that is there now out of the search for garbage, which begins with the tests."""
+    """Leave all that is there now out of the search for garbage, which begins with the tests; it comes seldom."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     gc.enable()
 
 

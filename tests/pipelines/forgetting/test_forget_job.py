@@ -1,6 +1,7 @@
 """Forgetting a person: nothing is left in tables, files, log and store, whether a stream runs beside or not."""
 
 import re
+import shutil
 import threading
 
 import pyarrow as pa
@@ -38,10 +39,10 @@ def click(user, item, number):
     }
 
 
-@pytest.fixture
-def workspace(tmp_path):
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
     """Ann and Bob in the raw events, in the stream's log and in the store, and more of both waiting in the stream."""
-    workspace = Workspace(tmp_path)
+    workspace = Workspace(tmp_path_factory.mktemp("filled"))
     rows = pa.table({"user_id": ["ann", "bob"], "item_id": ["i1", "i1"], "event": ["click"] * 2})
     rows = rows.append_column("timestamp", pa.array([NOW] * 2, pa.timestamp("ms", "UTC")))
     events = workspace.table("events")
@@ -50,6 +51,15 @@ def workspace(tmp_path):
         send(server.url, [click("ann", "i2", 1), click("bob", "i2", 2)])
         take_up(workspace)
         send(server.url, [click("ann", "i3", 3), click("bob", "i3", 4)])
+    return workspace
+
+
+@pytest.fixture
+def workspace(filled, tmp_path):
+    """A copy of `filled` for one test, whose Redis runs."""
+    shutil.copytree(filled.root, tmp_path, dirs_exist_ok=True)
+    workspace = Workspace(tmp_path)
+    with EmbeddedRedis(workspace.local_path("store")):
         yield workspace
 
 

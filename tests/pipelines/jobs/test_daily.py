@@ -73,6 +73,12 @@ SETTINGS = Settings(
 )
 
 
+CHANGED = dataclasses.replace(
+    SETTINGS, recommend=dataclasses.replace(SETTINGS.recommend, epsilon=0.2, int8_tables=True)
+)
+"""Other pages of the same models."""
+
+
 def daily(workspace: Workspace, settings: Settings = SETTINGS, force: bool = False) -> DailyReport:
     return run_daily(settings, workspace, lambda line: None, force=force)
 
@@ -117,10 +123,16 @@ def test_a_second_run_skips_everything_and_says_the_same(job):
     assert "none, all were up to date" in report.lines()[0]
 
 
-def test_a_changed_section_runs_what_depends_on_it(job):
+@pytest.fixture(scope="module")
+def changed(job) -> tuple[DailyReport, list[str]]:
+    """What the job reports and tells of a changed section."""
+    told: list[str] = []
+    return run_daily(CHANGED, job[0], told.append), told
+
+
+def test_a_changed_section_runs_what_depends_on_it(job, changed):
     workspace, _ = job
-    changed = dataclasses.replace(SETTINGS, recommend=dataclasses.replace(SETTINGS.recommend, epsilon=0.2))
-    report = daily(workspace, changed)
+    report, _ = changed
     assert ran(report) == ["evaluate", "release", "replay", "register"]
     assert (report.version, report.promoted_by) == (2, None)
     registry = Registry(workspace)
@@ -128,23 +140,24 @@ def test_a_changed_section_runs_what_depends_on_it(job):
     # back again: the evaluation is found, and the first release is the newest one
     assert ran(daily(workspace)) == ["release", "register"]
     assert (registry.version(CHALLENGER), registry.version(CHAMPION)) == (1, 1)
-    forced = daily(workspace, changed, force=True)
+    forced = daily(workspace, CHANGED, force=True)
     assert (forced.version, forced.promoted_by, registry.version(CHAMPION)) == (2, "force", 2)
     assert (registry.rollback(), registry.version(CHAMPION)) == (1, 1)
 
 
-def test_a_release_is_replayed_and_its_verdict_promotes_it(job):
+def test_a_release_is_replayed_and_its_verdict_promotes_it(job, changed):
     workspace, first = job
     verdict = json.loads((Path(first.stage("replay").folder) / "verdict.json").read_text())
     assert (first.against, verdict["challenger"], verdict["champion"]) == ("logged", first.release_id, None)
     assert verdict["verdict"] == "not_enough_evidence"
     assert "users" in {check["name"] for check in verdict["checks"] if not check["passed"]}  # 150 of them
-    changed = dataclasses.replace(SETTINGS, recommend=dataclasses.replace(SETTINGS.recommend, epsilon=0.3))
-    report = daily(workspace, changed)
+    report, _ = changed
     assert (report.against, report.promoted_by) == (first.release_id, None)
     assert "the replay against" in report.stage("register").report[0]
-    assert ran(daily(workspace, changed)) == []
-    stages = DailyStages(changed, workspace, lambda line: None)
+    daily(workspace, CHANGED)
+    assert ran(daily(workspace, CHANGED)) == []
+    stages = DailyStages(CHANGED, workspace, lambda line: None)
+    unfavourable = stages.replayed.verdict().read_bytes()
     favourable = {"challenger": report.release_id, "champion": first.release_id, "promote": True}
     stages.replayed.verdict().write_text(json.dumps(favourable))
     said = run_stage(workspace, stages.releases.registration(stages.replayed)).report[0]
@@ -155,9 +168,10 @@ def test_a_release_is_replayed_and_its_verdict_promotes_it(job):
         report.release_id,
     )
     Registry(workspace).rollback()
+    stages.replayed.verdict().write_bytes(unfavourable)
 
 
-def test_promote_finds_the_newest_verdict_by_itself(job, capsys):
+def test_promote_finds_the_newest_verdict_by_itself(job, changed, capsys):
     workspace, first = job
     registry = Registry(workspace)
     challenger, champion = registry.compared(2)
@@ -254,7 +268,9 @@ run_daily(dataclasses.replace(SETTINGS, seed=1), Workspace({root!r}), die_at)
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_next_run_goes_on(job):
+    """The same of three small stages: `test_job_stages.py`; of these stages and Ctrl-C: `test_demo.py`."""
     workspace, _ = job
     script = KILLED.format(folder=str(Path(__file__).parent), root=workspace.root)
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
@@ -314,15 +330,12 @@ def test_what_items_became_later_is_not_known_when_pages_are_measured(job, tmp_p
     assert measured("after") == before
 
 
-def test_a_release_with_8_bit_tables_says_what_they_change(job):
-    workspace, _ = job
-    changed = dataclasses.replace(SETTINGS, recommend=dataclasses.replace(SETTINGS.recommend, int8_tables=True))
-    lines: list[str] = []
-    report = run_daily(changed, workspace, lines.append)
-    said = re.search(r"8-bit tables: (\d+) -> (\d+) kB; [\d.]+% of 50 golden pages", "\n".join(lines))
+def test_a_release_with_8_bit_tables_says_what_they_change(job, changed):
+    report, told = changed
+    said = re.search(r"8-bit tables: (\d+) -> (\d+) kB; [\d.]+% of 50 golden pages", "\n".join(told))
     assert said is not None
     assert float(said[2]) < 0.8 * float(said[1])  # 8 bytes of scale beside rows of 4 to 16 numbers
-    held = load_release(workspace.local_path("releases", report.release_id)).recommender
+    held = load_release(job[0].local_path("releases", report.release_id)).recommender
     kinds = {type(part).__name__ for part in held.ranker.model.modules()}
     assert "Int8Tables" in kinds
     assert "PlainTables" not in kinds
