@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from shlex import quote
+import shlex
 
 from pagewise.console import Console
-from pagewise.invocation import add_beam_arguments
+from pagewise.invocation import DEFAULT_PRESET, add_beam_arguments
 from pagewise.settings import Settings
 
 SECTIONS = ("replay", "tracking")
@@ -42,14 +42,19 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         ValueError: Policies were named beside `--live`.
     """
     from features.workspace import Workspace
-    from pipelines.replay.job import replay
-    from pipelines.replay.live_job import replay_live
-    from pipelines.replay.publishing import publish
+    from pipelines.replay.named import named_policy
 
     console, workspace = Console(), Workspace(args.workspace)
     config = settings.replay
     if args.live and (getattr(args, CHAMPION) or getattr(args, CHALLENGER)):
         raise ValueError("--live: the arms are who they were; expected no --champion and no --challenger beside it")
+    if not args.live:
+        for name in (config.champion, config.challenger):
+            named_policy(name, workspace, settings.tracking.uri)  # mistakes are told before heavy libraries are loaded
+    from pipelines.replay.job import replay
+    from pipelines.replay.live_job import replay_live
+    from pipelines.replay.publishing import publish
+
     if args.live:
         share = settings.serve.challenger_share
         report = replay_live(workspace, config, challenger_share=share, beam_options=args.beam_options)
@@ -65,5 +70,18 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     tracked = publish(report, workspace, settings.tracking.uri)
     console.say(*report.lines(), *tracked)
     if report.verdict.promote and report.question.challenger.release:
-        console.say(f"next: pagewise promote --workspace {quote(args.workspace)}")
+        console.say(f"next: {promotion(args)}")
     return 0
+
+
+def promotion(args: argparse.Namespace) -> str:
+    """Return the command that promotes by the verdict: it repeats what decides, else promote would refuse."""
+    from pipelines.replay.verdicts import DECIDING
+
+    asked = [f"--preset={args.preset}"] if args.preset != DEFAULT_PRESET else []
+    asked += [f"--config={args.config}"] if args.config is not None else []
+    for override in args.overrides:
+        section, _, option = override.partition("=")[0].partition(".")
+        if section == "tracking" or (section == "replay" and option.split(".")[0] in ("", *DECIDING)):
+            asked.append(override)
+    return shlex.join(["pagewise", "promote", "--workspace", args.workspace, *asked])

@@ -18,8 +18,9 @@ from pipelines.replay.estimates import Estimate, estimates
 from pipelines.replay.estimators import primary
 from pipelines.replay.judging import JudgeJob, prepare
 from pipelines.replay.logs import LoggedPages, counted_pages, survey
+from pipelines.replay.named import LOGGED, NamedPolicy, named_policy
 from pipelines.replay.planning import minimum_detectable_effect
-from pipelines.replay.policies import LOGGED, NamedPolicy, named_policy, table_versions
+from pipelines.replay.policies import table_versions
 from pipelines.replay.publishing import folder_name, inputs_digest, reward_words
 from pipelines.replay.report import Contender, Question, ReplayReport
 from pipelines.replay.transforms import KeyedJob, ReplaySums, SumPages

@@ -27,17 +27,9 @@ from pipelines.replay.config import ReplayConfig
 from pipelines.replay.item_groups import ItemGroups
 from pipelines.replay.logged import NOBODY, LoggedBatch, read_batch
 from pipelines.replay.marginals import Asked, Marginals, are_exact, conditionals, page_marginals
+from pipelines.replay.named import LOGGED, NamedPolicy, named_policy
 from pipelines.replay.placed_sums import Placed, PlacedSums, estimated_propensities
-from pipelines.replay.policies import (
-    LOGGED,
-    JudgedPolicy,
-    NamedPolicy,
-    Proposal,
-    eligible_columns,
-    named_policy,
-    open_policy,
-    table_versions,
-)
+from pipelines.replay.policies import JudgedPolicy, Proposal, eligible_columns, open_policy, table_versions
 from pipelines.replay.pseudo_inverse import PSEUDO_INVERSE, fits, pseudo_inverse_weights
 from pipelines.replay.remembered import Memory
 from pipelines.replay.reward_model import BoostedModel, NoRewardModel, RewardModel, Situation, TableModel

@@ -17,7 +17,7 @@ from models.recommend.ranked import POPULAR, TRANSITIONS
 from pipelines.batch.arrow import DAY_MS
 from pipelines.replay.checks import Check, at_most
 from pipelines.replay.logs import LoggedPages
-from pipelines.replay.policies import RELEASE, NamedPolicy
+from pipelines.replay.named import RELEASE, NamedPolicy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ FOLDER = "replay"
 """Of a workspace, with a folder for each replay."""
 REFUSED = "refused"
 """Why there is no verdict, in the record of a replay that could not be done."""
-_DECIDING = (
+DECIDING = (
     "reward", "unit", "attribution_hours", "candidates", "estimator", "reward_model", "trust_estimated", "confidence",
     "margin", "min_users", "min_rewarded_users", "min_effective_sample", "max_weight_share", "max_outside",
 )  # fmt: skip
@@ -28,7 +28,7 @@ _DECIDING = (
 
 def deciding_options(config: ReplayConfig) -> dict[str, Any]:
     """Return the options that a verdict must have been made with to promote under them."""
-    return {name: getattr(config, name) for name in _DECIDING} | {"reward": dict(config.reward)}
+    return {name: getattr(config, name) for name in DECIDING} | {"reward": dict(config.reward)}
 
 
 def check_options(path: Path, config: ReplayConfig) -> None:

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from models.recommend.policy import NO_CHOICE, Policy
 from pipelines.replay.choosers import Chooser, Opinion, Tabled
 from pipelines.replay.logged import Grid, LoggedBatch
+from pipelines.replay.named import NamedPolicy
 from pipelines.replay.placed_sums import fold_of
-from pipelines.replay.policies import NamedPolicy, Proposal, eligible_columns
+from pipelines.replay.policies import Proposal, eligible_columns
 from pipelines.replay.reward_model import Situation
 from pipelines.replay.rounds import Floats, Ints
 

@@ -12,7 +12,8 @@ from logged_pages import page, table
 from features.workspace import Workspace
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.judging import Judge, prepare
-from pipelines.replay.policies import TablePolicy, named_policy, open_policy
+from pipelines.replay.named import named_policy
+from pipelines.replay.policies import TablePolicy, open_policy
 from pipelines.replay.rounds import Rounds
 
 

@@ -19,7 +19,8 @@ from pagewise.main import main
 from pipelines.batch.arrow import DAY_MS, milliseconds
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.logged import read_batch
-from pipelines.replay.policies import named_policy, open_policy
+from pipelines.replay.named import named_policy
+from pipelines.replay.policies import open_policy
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 

@@ -9,7 +9,7 @@ from judged_world import make_world
 from features.workspace import Workspace
 from pipelines.batch.arrow import DAY_MS
 from pipelines.replay.logs import LoggedPages
-from pipelines.replay.policies import NamedPolicy, named_policy
+from pipelines.replay.named import NamedPolicy, named_policy
 from pipelines.replay.unseen import learned_by, unseen_check, unseen_from
 
 
