@@ -19,6 +19,8 @@ if not Path("/proc/driver/nvidia").exists():
 
 # Nothing that is imported for the tests is garbage: looking for it there, again and again, takes a tenth of their time.
 gc.disable()
+# A stream thaws at its end what it froze at its start, and all of that with it.
+gc.unfreeze = lambda: None
 
 # A shell that starts something in the background (`make test &`) lets it ignore SIGINT, and Python keeps to that; tests
 # of what Ctrl-C does raise it in their own process.

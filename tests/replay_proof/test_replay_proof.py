@@ -33,6 +33,8 @@ from proof_world import Scene
 from rare_rewards import false_ships
 from scipy import stats
 
+pytestmark = pytest.mark.integration
+
 FEW = SEEDS[:50]
 HARDLY = 1e-4
 RIGHT = ("ips", "snips", "dr", "sndr", "rips", "cascade_dr", "iips", "iips_dr", "iips_sndr")

@@ -27,6 +27,8 @@ from models.recommend.delta_files import deltas_folder
 from serving.config import ServeConfig
 from serving.run import ServiceError, start_background
 
+pytestmark = pytest.mark.integration
+
 # batches wait, so that requests are in flight for long enough to be counted
 CONFIG = ServeConfig(port=0, max_batch=8, max_in_flight=8, batch_wait_ms=200, request_timeout_s=60, deltas_s=0.1)
 Answer = TypeVar("Answer")
@@ -55,7 +57,6 @@ def client(workspace: Workspace, served_folder: Path) -> Iterator[httpx.Client]:
     assert processes(str(workspace.local_path("store"))) == set()
 
 
-@pytest.mark.integration
 def test_known_user_over_http(client):
     response = client.post("/v1/recommend", json={"user_id": "u0", "page_size": 7})
     items = [item["item_id"] for item in response.json()["items"]]
@@ -66,7 +67,6 @@ def test_known_user_over_http(client):
     assert response.json()["arm"] == "champion"
 
 
-@pytest.mark.integration
 def test_the_next_page_and_events_over_http(client):
     first = client.post("/v1/recommend", json={"user_id": "u1", "page_size": 2}).json()
     following = {"user_id": "u1", "cursor": first["next_cursor"]}
@@ -81,14 +81,12 @@ def test_the_next_page_and_events_over_http(client):
     assert len(client.get("/v1/users/u1?limit=3").json()["history"]) == 3
 
 
-@pytest.mark.integration
 def test_unknown_user_over_http(client):
     answer = client.post("/v1/recommend", json={"user_id": "nobody", "page_size": 2}).json()
     assert [item["item_id"] for item in answer["items"]] == ["i11", "i10"]
     assert answer["fallback"] == "popular"
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("body", "status", "error"),
     [
@@ -103,13 +101,11 @@ def test_bad_requests_over_http(client, body, status, error):
     assert response.json()["detail"]
 
 
-@pytest.mark.integration
 def test_similar_over_http(client):
     assert client.get("/v1/items/i00/similar?k=1").json()["items"][0]["item_id"] == "i02"
     assert client.get("/v1/items/zz/similar").status_code == 404
 
 
-@pytest.mark.integration
 def test_operations_over_http(client, release):
     assert client.get("/health").status_code == 200
     assert client.get("/ready").json()["release"] == release.manifest.release_id
@@ -119,7 +115,6 @@ def test_operations_over_http(client, release):
     assert "pagewise_store_newest_event_time_seconds 345600.009" in client.get("/metrics").text
 
 
-@pytest.mark.integration
 def test_concurrent_requests_are_answered_in_batches(client):
     def totals() -> tuple[float, float]:
         text = client.get("/metrics").text
@@ -136,7 +131,6 @@ def test_concurrent_requests_are_answered_in_batches(client):
     assert after[0] - before[0] < 32
 
 
-@pytest.mark.integration
 def test_what_the_service_cannot_take_is_refused_in_json(client):
     with concurrent.futures.ThreadPoolExecutor(48) as pool:
         answers = list(pool.map(lambda _: client.post("/v1/recommend", json={"user_id": "u0"}), range(72)))
@@ -149,7 +143,6 @@ def test_what_the_service_cannot_take_is_refused_in_json(client):
     assert total(client, 'pagewise_refused_total{reason="overloaded"}') == statuses[503]
 
 
-@pytest.mark.integration
 def test_it_follows_the_deltas_of_its_release(client, served_folder, tmp_path):
     nova = {"user_id": "u0", "page_size": 20, "filters": {"brand": "nova"}}
     anything = {"user_id": "nobody", "page_size": 20}
@@ -179,7 +172,6 @@ def test_it_follows_the_deltas_of_its_release(client, served_folder, tmp_path):
     assert client.get("/ready").status_code == 200
 
 
-@pytest.mark.integration
 def test_a_draining_service_says_so(client):
     """Comes after all others that ask it for pages: there is no way back."""
     with concurrent.futures.ThreadPoolExecutor(2) as pool:

@@ -26,6 +26,8 @@ from serving.fallbacks import DEADLINE, STORE_UNAVAILABLE
 from serving.pages import Answer
 from serving.service import RecommendService
 
+pytestmark = pytest.mark.integration
+
 ALL = {f"i{n:02d}" for n in range(12)}
 
 

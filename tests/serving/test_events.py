@@ -23,6 +23,8 @@ from serving.events import EventIntake
 from serving.metrics import ServiceMetrics
 from serving.routes import build_api
 
+pytestmark = pytest.mark.integration
+
 NOW = 1_800_000_000
 GOOD = {"user_id": "ann", "item_id": "i01", "event": "click", "timestamp": NOW * 1000}
 NAMES = iter(range(10**6))

@@ -28,6 +28,8 @@ from serving.exchange import Receive, Scope, Send
 from serving.gate import Gate, GateSettings
 from serving.routes import build_api
 
+pytestmark = pytest.mark.integration
+
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

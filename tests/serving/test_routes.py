@@ -13,6 +13,8 @@ from serving.backend import Backend
 from serving.config import ServeConfig
 from serving.routes import build_api
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def call(service):

@@ -19,6 +19,8 @@ from serving.api import ApiError, FilterSpec, RecommendRequest
 from serving.fallbacks import DEADLINE, STORE_UNAVAILABLE
 from serving.service import RecommendService
 
+pytestmark = pytest.mark.integration
+
 
 def ask(service: RecommendService, user_id: str, **options):
     request = RecommendRequest(user_id=user_id, **options)

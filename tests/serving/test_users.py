@@ -17,6 +17,8 @@ from serving.events import EventSpec
 from serving.routes import build_api
 from serving.service import RecommendService
 
+pytestmark = pytest.mark.integration
+
 DAY = 86_400_000
 
 

@@ -11,6 +11,8 @@ from online_cases import ITEM_IDS, Stream, deliveries, random_rows
 
 from features.store.base import HISTORY, ITEM_FEATURES, ITEM_STATE, SEEN, STATE, NewBlob
 
+pytestmark = pytest.mark.integration
+
 
 class PowerCutError(Exception):
     """The process died."""

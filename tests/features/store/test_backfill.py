@@ -19,6 +19,8 @@ from features.workspace import MissingTableError, Workspace
 from kernels.hashing import hash_strings
 from models.recommend.requests import requests_from_sequences
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def workspace(tmp_path):

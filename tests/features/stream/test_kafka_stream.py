@@ -15,6 +15,8 @@ from features.stream.records import FOREIGN, StreamRecord, parts_of, position_of
 kafka = pytest.importorskip("confluent_kafka", reason="needs pip install -r infra/requirements/kafka.txt")
 from features.stream.kafka import HEADER, MESSAGE_BYTES, KafkaStream  # noqa: E402  (needs the client)
 
+pytestmark = pytest.mark.integration
+
 TIMEOUT_S = 20.0
 
 

@@ -16,6 +16,8 @@ from features.stream.opening import open_stream
 from features.stream.records import MAX_SEQUENCE, StreamRecord, parts_of, position_of
 from features.stream.redis_stream import FOREIGN, GROUP, RedisStream
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:

@@ -70,6 +70,7 @@ def same_blocks(model: GenRec, peer: torch.nn.Module) -> bool:
     return all(torch.equal(model.state_dict()[name], theirs[name].float()) for name in model.pretrained_names())
 
 
+@pytest.mark.integration
 def test_blocks_and_norm_are_the_checkpoints(folder: Path, peer: torch.nn.Module) -> None:
     model = started(folder)
     assert len(model.pretrained_names()) == 2 * (2 + 7 + 3) + 1  # two norms, 7 matrices, 3 biases; the final norm

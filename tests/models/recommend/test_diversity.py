@@ -179,6 +179,7 @@ def log_propensities(maker: Recommender, page: Page) -> np.ndarray:
     return maker.policy.log_prob(scores_BF, np.ones(items_BF.shape, bool), chosen_BP, *traits)[0]
 
 
+@pytest.mark.integration
 def test_frequencies_of_20000_pages_with_caps_boosts_and_diversity_follow_their_propensities():
     options = {"max_per_brand": 1, "max_per_category": 1, "boosts": BOOSTS, "diversity": 0.25}
     maker = recommender(epsilon=0.4, temperature=0.2, **options)

@@ -31,6 +31,7 @@ def test_groups_name_each_mask_with_its_requests():
     assert [(mask, rows.tolist()) for mask, rows in groups(None, 2)] == [(None, [0, 1])]
 
 
+@pytest.mark.integration
 def test_what_is_made_of_a_mask_is_made_once_and_goes_with_it():
     made = []
     count = PerMask(lambda mask: made.append(mask.count) or np.array([mask.count]))

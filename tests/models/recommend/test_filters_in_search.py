@@ -166,6 +166,7 @@ def test_the_two_tower_equals_scoring_what_each_request_may_get(kind: str, seed:
         assert listed(found.items_BK[row]) == expected
 
 
+@pytest.mark.integration
 @given(seed=SEEDS, k=st.integers(1, 8), beams=st.integers(1, 6))
 @settings(max_examples=40, deadline=None)
 def test_genrec_equals_a_search_over_a_trie_of_only_what_each_request_may_get(seed: int, k: int, beams: int) -> None:

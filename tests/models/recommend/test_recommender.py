@@ -290,6 +290,7 @@ def test_pages_of_one_ranking_continue_each_other():
     assert shown == ["i1", "i2", "i3"]
 
 
+@pytest.mark.integration
 def test_frequencies_of_20000_pages_follow_their_logged_propensities():
     maker = recommender(epsilon=0.4, temperature=0.2, max_per_brand=1, max_per_category=1)
     pages = [

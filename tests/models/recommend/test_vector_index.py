@@ -175,6 +175,7 @@ def test_other_bytes_are_refused() -> None:
         VectorIndex.from_bytes(b"notfaiss")
 
 
+@pytest.mark.integration
 def test_recall_grows_with_what_is_looked_at() -> None:
     rng = np.random.default_rng(4)
     vectors, queries = unit(rng, 3_000, 16), unit(rng, 50, 16)

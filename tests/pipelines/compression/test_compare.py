@@ -25,6 +25,7 @@ def report(films: Path, tmp_path_factory: pytest.TempPathFactory) -> ComparisonR
     return compare(SMALL, films, tmp_path_factory.mktemp("results"), seeds=(1, 2))
 
 
+@pytest.mark.integration
 def test_every_cell_is_there_within_its_budget(report: ComparisonReport):
     cells = [(method, share) for method in METHODS[1:] for share in (1 / 2, 1 / 4)]
     baselines = [("logistic_regression", None), ("popularity_prior", None)]

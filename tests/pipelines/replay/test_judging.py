@@ -94,6 +94,7 @@ def test_marginals_of_small_pages_are_exact(world: tuple[Workspace, str]) -> Non
     assert _rounds(world[0], pages).logged.marginal_RP[0] == pytest.approx([chance(first, []), whole], rel=1e-6)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("draws", [8, 20])
 def test_weights_by_position_are_unbiased_however_few_pages_are_drawn(world: tuple[Workspace, str], draws: int) -> None:
     pages = logged(3000, 4, 10, policy=Policy(epsilon=0.1, temperature=0.7), same=True)

@@ -166,6 +166,7 @@ def test_without_a_time_before_the_means_decide() -> None:
     )
 
 
+@pytest.mark.integration
 def test_cuped_is_unbiased_and_its_interval_covers_as_it_says() -> None:
     hits, differences = 0, []
     for seed in range(150):
@@ -194,6 +195,7 @@ def test_a_better_challenger_ships_and_a_worse_one_does_not() -> None:
     assert better.verdict.false_ship == pytest.approx(0.05)
 
 
+@pytest.mark.integration
 def test_no_effect_is_shipped_no_more_often_than_stated_at_any_of_five_looks() -> None:
     """Forty splits without an effect, each read out five times as it grows; at most 5 % of them may ship."""
     shipped = 0

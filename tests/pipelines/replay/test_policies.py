@@ -45,6 +45,7 @@ def test_a_release_is_found_by_its_id(world: tuple[Workspace, str]) -> None:
     assert named.label == f"release {release}"
 
 
+@pytest.mark.integration
 def test_without_a_champion_the_alias_stands_for_whoever_logged(world: tuple[Workspace, str]) -> None:
     named = named_policy("champion", world[0])
     assert (named.kind, named.label) == ("logged", "champion (logged)")

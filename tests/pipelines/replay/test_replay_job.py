@@ -31,6 +31,8 @@ from pipelines.replay.transforms import JudgedPages, ReplaySums
 from pipelines.replay.usable import usable
 from pipelines.replay.verdicts import newest_verdict
 
+pytestmark = pytest.mark.integration
+
 PAGES_LOGGED, USERS = 1500, 400
 
 

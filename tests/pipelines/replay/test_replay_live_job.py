@@ -15,6 +15,8 @@ from pipelines.replay.live_job import replay_live
 from pipelines.replay.publishing import publish
 from pipelines.replay.report_html import report_html
 
+pytestmark = pytest.mark.integration
+
 CONFIG = ReplayConfig(attribution_hours=0.0)
 USERS, BEGINS = 1200, 3 * DAY_MS
 

@@ -99,6 +99,7 @@ def test_the_same_report_is_the_same_document(document, report):
     assert report_html(report) == document
 
 
+@pytest.mark.integration
 def test_a_browser_shows_every_plot_and_asks_nobody(tab, document, tmp_path):
     file = tmp_path / "report.html"
     file.write_text(document)

@@ -15,6 +15,8 @@ from pipelines.simulator.job import simulate
 from pipelines.simulator.oracle import ORACLE_FILE, Oracle
 from pipelines.simulator.replay_truth import true_difference
 
+pytestmark = pytest.mark.integration
+
 DRAWS = 300
 
 

@@ -20,6 +20,8 @@ from pipelines.streaming.folding import Folding, fold_user_shard
 from pipelines.streaming.metrics import StreamMetrics
 from pipelines.streaming.online import online_config
 
+pytestmark = pytest.mark.integration
+
 
 class Lease:
     """Somebody else's, once `lost`."""
