@@ -4,6 +4,7 @@ As a program: `genrec_worker.py WORKSPACE [CHECKPOINT]`; a checkpoint's weights 
 """
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 
@@ -82,9 +83,13 @@ def commit(workspace: Workspace, name: str, rows: pa.Table) -> None:
     table.commit([table.write_part(rows, shard=0)])
 
 
+def run(workspace: Path, model: GenRecConfig = MODEL) -> None:
+    """Train, and print at once what is told: the process may be ended from outside."""
+    tell = functools.partial(print, flush=True)
+    training = train_genrec(Workspace(workspace), model, TRAIN_CONFIG, seed=3, track=False, progress=tell)
+    tell("\n".join(training.lines()))
+
+
 if __name__ == "__main__":
-    model = MODEL
-    if len(sys.argv) > 2:
-        model = dataclasses.replace(MODEL, pretrained=sys.argv[2], hold_pretrained=0.999)
-    training = train_genrec(Workspace(sys.argv[1]), model, TRAIN_CONFIG, seed=3, track=False, progress=print)
-    print("\n".join(training.lines()))
+    held = {"pretrained": sys.argv[2], "hold_pretrained": 0.999} if len(sys.argv) > 2 else {}
+    run(Path(sys.argv[1]), dataclasses.replace(MODEL, **held))

@@ -136,7 +136,7 @@ def note(state, path: Path) -> None:
 
 
 def two(folder: Path) -> None:
-    """Train each case for an epoch; one case for two, straight and interrupted; then one process fails."""
+    """Train each case for an epoch; one case for two, straight and interrupted; GenRec; then one process fails."""
     for case in CASES:
         note(trained(sharded(), folder / case, case, epochs=1), folder / f"{case}.safetensors")
     for case in ("adagrad-column", "rowwise_adagrad-row"):
@@ -147,6 +147,10 @@ def two(folder: Path) -> None:
             barrier()
         note(trained(sharded(), folder / f"{case}-broken", case, 2), folder / f"{case}-broken.safetensors")
     unequal_batches()
+    barrier()
+    import genrec_worker  # beside this program
+
+    genrec_worker.run(folder / "shop")
     barrier()
     if rank() == 1:
         raise RuntimeError("planted on process 1")

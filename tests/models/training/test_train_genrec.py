@@ -1,6 +1,5 @@
 import dataclasses
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +11,6 @@ from models.training.runs import MissingRunError, Runs
 
 pytestmark = pytest.mark.integration
 
-WORKER = Path(__file__).with_name("genrec_worker.py")
-TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER)
 RANDOM_NDCG = sum(1 / torch.log2(torch.arange(2.0, 12.0))).item() / 12
 """Of a random order of 12 items, one of them relevant: its rank is 1 .. 12 with equal chance."""
 
@@ -91,18 +88,6 @@ def break_at_step_40(line):
 
 
 @pytest.mark.integration
-def test_two_processes_train_one_model(launch, shop, tmp_path):
-    shutil.copytree(shop[2], tmp_path / "two")
-    done = launch(*TWO, tmp_path / "two")
-    assert done.returncode == 0, done.stderr
-    model, run = load_genrec(Workspace(tmp_path / "two"))
-    assert run.name == shop[1].run
-    assert "trained 48 steps (12.0 epochs)" in done.stdout
-    assert ", 2 processes, " in done.stdout
-    assert done.stdout.count("epoch 2/12 step 5/48") == 1
-    assert all(value.isfinite().all() for value in model.state_dict().values())
-
-
 def test_without_validation_pages_the_last_weights_are_used(genrec_worker, tmp_path):
     workspace = genrec_worker.make_workspace(tmp_path, validation=False)
     told = []

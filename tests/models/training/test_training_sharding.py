@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from features.workspace import Workspace
 from models.training.distributed import process_group
+from models.training.genrec import load_genrec, train_genrec
 
 pytestmark = pytest.mark.integration
 WORKER = Path(__file__).with_name("sharding_worker.py")
@@ -31,10 +33,11 @@ def straight(sharding_worker, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(launch, tmp_path_factory):
+def two(launch, genrec_worker, tmp_path_factory):
     """What two processes left behind, and what they said."""
     folder = tmp_path_factory.mktemp("two")
-    return folder, launch(*torchrun(2), folder, "two").stderr
+    genrec_worker.make_workspace(folder / "shop")
+    return folder, launch(*torchrun(2), folder, "two")
 
 
 def agree(state, expected):
@@ -73,7 +76,21 @@ def test_three_processes_go_on_from_two_under_another_placement(sharding_worker,
         agree(load_file(two[0] / f"{case}-to-{other}.safetensors"), straight[case.split("-")[0]][1])
 
 
+def test_two_processes_train_one_genrec(genrec_worker, two):
+    workspace, said = Workspace(two[0] / "shop"), two[1].stdout
+    model, run = load_genrec(workspace)
+    assert "trained 48 steps (12.0 epochs)" in said, two[1].stderr
+    assert ", 2 processes, " in said
+    assert said.count("epoch 2/12 step 5/48") == 1
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    # one process alone finds it: it is the same training
+    told = []
+    config = genrec_worker.TRAIN_CONFIG
+    train_genrec(workspace, genrec_worker.MODEL, config, seed=3, track=False, progress=told.append)
+    assert told == [f"run {run.name} is finished already"]
+
+
 def test_the_process_that_failed_tells_why(two):
     """To the other it is but a lost connection."""
-    assert "process 1 of 2 failed" in two[1]
-    assert "RuntimeError: planted on process 1" in two[1]
+    assert "process 1 of 2 failed" in two[1].stderr
+    assert "RuntimeError: planted on process 1" in two[1].stderr
