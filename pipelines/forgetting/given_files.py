@@ -1,5 +1,6 @@
 """A user's own raw files without some persons; everything else in them stays as it is, byte for byte.
 
+JSON lines that are none go, too, where they contain one of the ids: `pagewise validate` would file them as they are.
 Parquet files keep their schema. Files are held in memory one at a time.
 """
 
@@ -18,8 +19,11 @@ import pyarrow.parquet as pq
 from features.schemas import RAW_TABLES
 from features.workspace import Workspace, write_atomically
 from pipelines.batch.parse import parse_values
-from pipelines.batch.raw import given_files, json_object
-from pipelines.forgetting.rows import USER_ID
+from pipelines.batch.raw import UnreadableFileError, given_files
+from pipelines.forgetting.rows import USER_ID, is_about
+
+LONGEST_CELL = 2**31 - 1
+"""Characters of a cell of CSV; Python's own limit is 131,072, which a page of many candidates exceeds."""
 
 
 def forget_in_given_files(workspace: Workspace, users: Collection[str]) -> dict[str, int]:
@@ -27,6 +31,9 @@ def forget_in_given_files(workspace: Workspace, users: Collection[str]) -> dict[
 
     Returns:
         Path -> rows removed, of those files that had any.
+
+    Raises:
+        UnreadableFileError: A file is truncated, corrupt or names no users.
     """
     removed = {}
     for name, schema in RAW_TABLES.items():
@@ -37,24 +44,32 @@ def forget_in_given_files(workspace: Workspace, users: Collection[str]) -> dict[
 
 
 def _forget(filesystem: pafs.FileSystem, path: str, users: Collection[str]) -> int:
-    if path.endswith(".parquet"):
-        content, rows = _parquet(filesystem, path, users)
-    else:
-        packed = path.endswith(".gz")
-        with filesystem.open_input_stream(path, compression="gzip" if packed else None) as stream:
-            text = stream.read().decode("utf-8", errors="surrogateescape")
-        records = _json_records(text) if ".jsonl" in path else _csv_records(text)
-        kept, rows = [], 0
-        for raw, user in records:
-            if user in users:
-                rows += 1
-            else:
-                kept.append(raw)
-        content = "".join(kept).encode("utf-8", errors="surrogateescape")
-        content = gzip.compress(content) if packed else content
+    try:
+        content, rows = _without(filesystem, path, users)
+    except (pa.ArrowException, OSError, EOFError, LookupError, csv.Error) as error:
+        raise UnreadableFileError(
+            f"{path}: expected a complete file with a column {USER_ID}, but reading it failed: {error}; mend or move "
+            "it, and run the same command again: rows of this and later files are not removed yet, all others are"
+        ) from error
     if rows:
         write_atomically(filesystem, path, content)
     return rows
+
+
+def _without(filesystem: pafs.FileSystem, path: str, users: Collection[str]) -> tuple[bytes, int]:
+    """Return a file's content without these users, and how many rows that removes."""
+    if path.endswith(".parquet"):
+        return _parquet(filesystem, path, users)
+    packed = path.endswith(".gz")
+    with filesystem.open_input_stream(path, compression="gzip" if packed else None) as stream:
+        text = stream.read().decode("utf-8", errors="surrogateescape")
+    kept, rows = [], 0
+    for raw, doomed in _json_records(text, users) if ".jsonl" in path else _csv_records(text, users):
+        rows += doomed
+        if not doomed:
+            kept.append(raw)
+    content = "".join(kept).encode("utf-8", errors="surrogateescape")
+    return gzip.compress(content) if packed else content, rows
 
 
 def _parquet(filesystem: pafs.FileSystem, path: str, users: Collection[str]) -> tuple[bytes, int]:
@@ -66,15 +81,14 @@ def _parquet(filesystem: pafs.FileSystem, path: str, users: Collection[str]) -> 
     return sink.getvalue(), pc.sum(doomed).as_py() or 0
 
 
-def _json_records(text: str) -> Iterator[tuple[str, str | None]]:
-    """Yield each line and whose it is."""
+def _json_records(text: str, users: Collection[str]) -> Iterator[tuple[str, bool]]:
+    """Yield each line, and whether it is about one of these users."""
     for line in io.StringIO(text, newline=""):
-        record = json_object(line.removeprefix("\ufeff"))
-        yield line, None if record is None else str(record.get(USER_ID))
+        yield line, is_about(line.removeprefix("\ufeff"), users)
 
 
-def _csv_records(text: str) -> Iterator[tuple[str, str | None]]:
-    """Yield the raw text of each record, which may span lines, and whose it is; the header is nobody's."""
+def _csv_records(text: str, users: Collection[str]) -> Iterator[tuple[str, bool]]:
+    """Yield the raw text of each record, which may span lines, and whether it is of one of these users."""
     read: list[str] = []
 
     def lines() -> Iterator[str]:
@@ -82,12 +96,15 @@ def _csv_records(text: str) -> Iterator[tuple[str, str | None]]:
             read.append(line)
             yield line
 
+    csv.field_size_limit(LONGEST_CELL)
     column: int | None = None
     for record in csv.reader(lines()):
         if column is None:
-            column = [name.removeprefix("\ufeff") for name in record].index(USER_ID)
-            user = None
+            names, doomed = [name.removeprefix("\ufeff") for name in record], False
+            if USER_ID not in names:
+                raise LookupError(f"its columns are {', '.join(names)}")
+            column = names.index(USER_ID)
         else:
-            user = record[column] if column < len(record) else None
-        yield "".join(read), user
+            doomed = column < len(record) and record[column] in users
+        yield "".join(read), doomed
         read.clear()

@@ -88,6 +88,7 @@ def forget(
         LockedError: A daily job runs.
         StoreUnavailableError: The store does not answer; nothing was removed.
         TimeoutError: A stream runs, but has not got there in time; what was removed is gone, the rest is not.
+        UnreadableFileError: A raw file cannot be read: this and later ones keep their rows, the rest is removed.
         ValueError: There is no id, or a blank one, which all rejected rows that cannot be read would contain.
     """
     blank = [user for user in users if not user.strip()]
@@ -109,8 +110,8 @@ def forget(
         store.rewrite_files()
         return ForgetReport(
             users=len(users),
-            tables=forget_in_tables(workspace, users),
-            files=forget_in_given_files(workspace, users),
+            tables=forget_in_tables(workspace, frozenset(users)),
+            files=forget_in_given_files(workspace, frozenset(users)),
             log_rows=log_rows,
             blobs=sum(blob is not None for blob in held) + lists,
         )

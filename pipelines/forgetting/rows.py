@@ -35,10 +35,18 @@ def doomed_rows(rows: pa.Table, users: Collection[str]) -> Mask:
     """
     if USER_ID in rows.column_names:
         return np.asarray(pc.is_in(rows.column(USER_ID), value_set=pa.array(sorted(users), pa.string())))
-    return np.array([_is_about(text, users) for text in rows.column(ROW).to_pylist()], dtype=bool)
+    return np.array([is_about(text, users) for text in rows.column(ROW).to_pylist()], dtype=bool)
 
 
-def _is_about(text: str, users: Collection[str]) -> bool:
+def is_about(text: str, users: Collection[str]) -> bool:
+    """Return whether a row, as it came, is about one of these users.
+
+    Example:
+        >>> is_about('{"user_id": "ann"}', {"ann"}), is_about('{"user_id": "bob", "item_id": "ann"}', {"ann"})
+        (True, False)
+        >>> is_about('{"user_id": "ann", "it', {"ann"})
+        True
+    """
     record = json_object(text)
     if record is None or USER_ID not in record:
         return any(user in text for user in users)

@@ -9,6 +9,7 @@ import pytest
 
 from features.schemas import DEAD_LETTERS, EVENTS, USERS
 from features.workspace import Workspace, conform
+from pipelines.batch.raw import UnreadableFileError
 from pipelines.forgetting.given_files import forget_in_given_files
 from pipelines.forgetting.tables import forget_in_tables
 
@@ -80,11 +81,40 @@ def write(workspace, name, content):
 
 
 def test_json_lines_keep_every_other_line_as_it_was(workspace):
-    kept = ['{ "user_id":"bob" , "item_id":"ann"}\r\n', "not json ann\n", '{"user_id": 8}']
+    kept = ['{ "user_id":"bob" , "item_id":"ann"}\r\n', "not json bob\n", '{"user_id": 8}']
     path = write(workspace, "a.jsonl.gz", gzip.compress("".join([kept[0], '{"user_id": "ann"}\n', *kept[1:]]).encode()))
     assert forget_in_given_files(workspace, {"ann"}) == {str(path): 1}
     assert gzip.decompress(path.read_bytes()).decode() == "".join(kept)
     assert forget_in_given_files(workspace, {"8"}) == {str(path): 1}
+
+
+def test_json_lines_that_are_none_go_by_text(workspace):
+    """They would be filed as dead letters at the next validation."""
+    path = write(workspace, "a.jsonl", b'{"user_id": "ann", "ev\n{"user_id": "bob", "ev\n')
+    assert forget_in_given_files(workspace, {"ann"}) == {str(path): 1}
+    assert path.read_bytes() == b'{"user_id": "bob", "ev\n'
+
+
+def test_csv_cells_may_be_long(workspace):
+    rows = [f'{user},"{"x" * 200_000}"\n' for user in ("ann", "bob")]
+    path = write(workspace, "a.csv", "".join(["user_id,context\n", *rows]).encode())
+    assert forget_in_given_files(workspace, {"ann"}) == {str(path): 1}
+    assert path.read_text() == "user_id,context\n" + rows[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "came"),
+    [
+        ("a.parquet", b"PAR1junk", "Parquet magic bytes not found"),
+        ("a.jsonl.gz", gzip.compress(b'{"user_id": "ann"}\n' * 9)[:-9], "Truncated compressed stream"),
+        ("a.csv", b"uid,item_id\n1,i1\n", "its columns are uid, item_id"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(workspace, name, content, came):
+    path = write(workspace, name, content)
+    with pytest.raises(UnreadableFileError, match=f"{path}: expected a complete file with .* failed: .*{came}.* again"):
+        forget_in_given_files(workspace, {"ann"})
+    assert path.read_bytes() == content
 
 
 def test_json_lines_are_told_apart_as_they_are_read(workspace):
