@@ -18,7 +18,7 @@ from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimators.weights import weights_of
 from pipelines.replay.rounds import Rounds
 from pipelines.replay.skew import Skew
-from pipelines.replay.slices import SliceReport, SliceSums
+from pipelines.replay.slices import SliceReport, SliceSums, SliceWeights
 from pipelines.replay.unseen_rewards import UnseenSums
 from pipelines.replay.weight_sums import KINDS, POLICIES, Kind, Policy, WeightReport, WeightSums
 
@@ -84,7 +84,7 @@ class Diagnostics:
         self._unseen = UnseenSums()
         self._self_weight, self._self_difference = 0.0, 0.0
         self._calibration = Calibration()
-        self._slices = SliceSums(config, slots)
+        self._slices = [SliceSums(config, slots, weights) for weights in ("position", "prefix")]
 
     @classmethod
     def empty(cls, config: ReplayConfig, slots: int) -> Diagnostics:
@@ -126,7 +126,8 @@ class Diagnostics:
             shows_RP = (target.chances.conditional_RP > 0) & rounds.there_RP
             self._shows[policy] += int(shows_RP.any(axis=1).sum())
         self._add_logging_policy(rounds)
-        self._slices.add(rounds)
+        for slices in self._slices:
+            slices.add(rounds)
         return self
 
     def merge(self, other: Diagnostics) -> Diagnostics:
@@ -145,11 +146,17 @@ class Diagnostics:
         self._self_weight = float(np.maximum(self._self_weight, other._self_weight))
         self._self_difference += other._self_difference
         self._calibration.merge(other._calibration)
-        self._slices.merge(other._slices)
+        for slices, others in zip(self._slices, other._slices, strict=True):
+            slices.merge(others)
         return self
 
-    def report(self) -> DiagnosticsReport:
-        """Return what all pages say."""
+    def report(self, slices_by: SliceWeights = "position") -> DiagnosticsReport:
+        """Return what all pages say.
+
+        Args:
+            slices_by: Weights that tell the difference of slices.
+        """
+        slices = self._slices[slices_by == "prefix"]
         return DiagnosticsReport(
             pages=self._pages,
             shown=self._shown,
@@ -162,10 +169,10 @@ class Diagnostics:
             calibration=self._calibration.tests(),
             skew=Skew(**self._skew),
             estimated=self._estimated,
-            clusters=self._slices.clusters,
+            clusters=slices.clusters,
             self_weight=self._self_weight,
             self_difference=self._self_difference / max(self._pages, 1),
-            slices=self._slices.report(),
+            slices=slices.report(),
         )
 
     def _add_logging_policy(self, rounds: Rounds) -> None:

@@ -116,7 +116,11 @@ def judged(
     Raises:
         ValueError: They are of no page.
     """
-    config, found, users = job.config, sums.diagnostics.report(), sums.tally.users.count()
+    marginals_known = logs.slots == 1 or not sums.unknown
+    deciding = primary(job.config.estimator, logs.slots, marginals_known=marginals_known)
+    by_prefix = not marginals_known or weights_kind(deciding) == "prefix"
+    config = dataclasses.replace(job.config, estimator=deciding)
+    found, users = sums.diagnostics.report("prefix" if by_prefix else "position"), sums.tally.users.count()
     if not found.pages:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.bad.items())) or "none was there"
         raise ValueError(
@@ -124,23 +128,19 @@ def judged(
             "(docs/replay.md says how to log them)"
         )
     said = estimates(sums.tally, config, seed)
-    marginals_known = logs.slots == 1 or not sums.unknown
-    config = dataclasses.replace(
-        config, estimator=primary(config.estimator, logs.slots, marginals_known=marginals_known)
-    )
     if not marginals_known:
         said = [_without_marginals(one) for one in said]
     gates = checks(found, said, config, users=users)
     gates.append(unseen_check(learned_by(workspace, (job.champion, job.challenger)), logs))
     compared = compared_now(workspace, *_pair((job.champion, job.challenger)), digest, job.config)
-    deciding, again = decider(said, config), compared.look > 1
+    again = compared.look > 1
     return ReplayReport(
         question=_question(workspace, logs, job, sums, found.pages, digest),
         verdict=decide(said, gates, config, compared=compared, users=users, always_valid=again),
         estimates=tuple(said),
         diagnostics=found,
         detectable=minimum_detectable_effect(
-            deciding.se, config.confidence, always_valid_users=users if again else None
+            decider(said, config).se, config.confidence, always_valid_users=users if again else None
         ),
         notes=tuple(_notes(job, sums)),
         seconds=clock.monotonic() - started,

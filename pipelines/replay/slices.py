@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -22,6 +23,7 @@ OF_ITEMS = ("item", "novelty")
 page's reward. All other groups tell pages or slots apart, which no policy decides, and are judged by themselves."""
 POSITION = "position"
 MOST_SLICES = 200
+SliceWeights = Literal["position", "prefix"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,15 +70,17 @@ class SliceSums:
 
     With position weights w, rewards r and the reward model's q, the difference of a slot is
     `(w_B - w_A)(r - q) + q_B - q_A`, and `(w_B - w_A) r` in groups of items: what the model expects of the items that a
-    policy would show cannot be told apart by group.
+    policy would show cannot be told apart by group. With prefix weights it is that of `cascade_dr`, whose expectations
+    are weighted by what stands before the slot.
 
     Args:
         config: Of the replay.
         slots: Of the longest page.
+        weights: Those of the estimator that decides, or of positions where it weighs whole pages.
     """
 
-    def __init__(self, config: ReplayConfig, slots: int) -> None:
-        self._config = config
+    def __init__(self, config: ReplayConfig, slots: int, weights: SliceWeights = "position") -> None:
+        self._config, self._weights = config, weights
         self._names = [f"{POSITION}={slot + 1}" for slot in range(slots)]
         self._sums_GS3 = np.zeros((config.buckets, slots, 3))
         self._total_G2 = np.zeros((config.buckets, 2))
@@ -88,7 +92,7 @@ class SliceSums:
             ValueError: There are too many slices.
         """
         buckets = BucketSums(rounds.users_R, self._config.buckets)
-        judged_RP, paid_RP = _differences(rounds)
+        judged_RP, paid_RP = _differences(rounds, self._weights)
         buckets.add(self._total_G2, np.stack([judged_RP.sum(axis=1), self._units(rounds.there_RP)], axis=1))
         for name, mask_RP in {**_positions(rounds.there_RP), **rounds.slices}.items():
             mask_RP = mask_RP & rounds.there_RP
@@ -181,14 +185,19 @@ def _positions(there_RP: Bools) -> dict[str, Bools]:
     return {f"{POSITION}={slot + 1}": there_RP & (slots == slot) for slot in slots}
 
 
-def _differences(rounds: Rounds) -> tuple[Floats, Floats]:
+def _differences(rounds: Rounds, kind: SliceWeights) -> tuple[Floats, Floats]:
     """Return each slot's difference with the reward model, and from rewards alone."""
 
-    def weights(target: Target) -> Floats:
-        return weights_of(rounds, target, "position")
+    def expected(target: Target) -> Floats:
+        if kind == "prefix":
+            return weights_of(rounds, target, "before") * target.expected_next_RP
+        return target.expected_RP
 
-    more_RP = np.where(rounds.there_RP, weights(rounds.challenger) - weights(rounds.champion), 0.0)
-    expected_RP = np.where(rounds.there_RP, rounds.challenger.expected_RP - rounds.champion.expected_RP, 0.0)
+    def difference(of_challenger: Floats, of_champion: Floats) -> Floats:
+        return np.where(rounds.there_RP, of_challenger - of_champion, 0.0)
+
+    more_RP = difference(weights_of(rounds, rounds.challenger, kind), weights_of(rounds, rounds.champion, kind))
+    expected_RP = difference(expected(rounds.challenger), expected(rounds.champion))
     return more_RP * (rounds.rewards_RP - rounds.predicted_RP) + expected_RP, more_RP * rounds.rewards_RP
 
 

@@ -6,12 +6,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from replay_worlds import chances, rounds_of, target
+from replay_worlds import chances, random_rounds, rounds_of, target
 from scipy import stats
 
 from pipelines.replay.config import ReplayConfig
+from pipelines.replay.estimates import estimates
 from pipelines.replay.rounds import Bools, Floats, Rounds
 from pipelines.replay.slices import SliceReport, SliceResult, SliceSums, benjamini_hochberg, reversed_groups
+from pipelines.replay.tally import Tally
 
 
 def two_slots(slices: dict[str, Bools] | None = None) -> Rounds:
@@ -44,6 +46,17 @@ def test_positions_per_page_that_has_the_slot() -> None:
     assert found["position=2"].difference == pytest.approx(((1 / 2 - 1) + 0) / 2)
     assert [one.shown for one in report.slices] == [3, 2]
     assert report.total == pytest.approx((1 - 1 / 2 + 2) / 3)
+
+
+def test_by_prefix_weights_slices_are_parts_of_cascade_dr() -> None:
+    """Every slot is in one position, so that the positions' sums are the estimate, for pages of two slots each."""
+    rounds, config = random_rounds(3, pages=400, slots=2, ragged=False), ReplayConfig(resamples=100)
+    found = SliceSums(config, 2, "prefix").add(rounds).report()
+    (expected,) = (one for one in estimates(Tally.empty(config, 2).add(rounds), config) if one.name == "cascade_dr")
+    assert found.total == pytest.approx(expected.difference)
+    assert sum(one.difference for one in found.slices) == pytest.approx(expected.difference)
+    by_position = SliceSums(config, 2).add(rounds).report()
+    assert by_position.total != pytest.approx(expected.difference)
 
 
 def test_intervals_are_students_over_users() -> None:
