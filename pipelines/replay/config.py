@@ -91,6 +91,8 @@ class ReplayConfig:
                 mistakes.append(f"{name}: expected one of {', '.join(expected)}, got {getattr(self, name)!r}")
         if not re.fullmatch(r"category|sid[1-9]", self.clusters):
             mistakes.append(f"clusters: expected category, sid1, sid2 and so on, got {self.clusters!r}")
+        if (self.estimator, self.reward_model) == ("dm", "none"):
+            mistakes.append("estimator: expected one that needs no reward model where reward_model is none, got 'dm'")
         for name in ("since", "until"):
             day = getattr(self, name)
             if day is not None and not _is_day(day):

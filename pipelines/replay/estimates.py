@@ -14,6 +14,7 @@ import numpy as np
 from pipelines.replay import selection
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimators import standard_estimators
+from pipelines.replay.estimators.doubly_robust import DirectMethod
 from pipelines.replay.estimators.interface import Estimator, Promise
 from pipelines.replay.intervals import (
     always_valid_factor,
@@ -98,7 +99,7 @@ def estimates(tally: Tally, config: ReplayConfig, seed: int = 0) -> list[Estimat
 
     Estimators that choose a parameter do so for the difference (`pipelines.replay.selection`). One that has nothing to
     go on is left out: PI where pages were judged without its weights, replay by rejection where no page was drawn
-    again.
+    again, DM without a reward model.
 
     Args:
         tally: Sums of at least one page.
@@ -108,7 +109,10 @@ def estimates(tally: Tally, config: ReplayConfig, seed: int = 0) -> list[Estimat
     Raises:
         ValueError: The tally holds no page.
     """
-    return estimates_of(standard_estimators(tally.slots), tally, config, seed)
+    known = standard_estimators(tally.slots)
+    if config.reward_model == "none":
+        known = tuple(one for one in known if not isinstance(one, DirectMethod))
+    return estimates_of(known, tally, config, seed)
 
 
 def estimates_of(estimators: Sequence[Estimator], tally: Tally, config: ReplayConfig, seed: int = 0) -> list[Estimate]:

@@ -184,11 +184,19 @@ class TablePolicy:
             raise ValueError(f"policy table {file}: probability: expected numbers of at least 0, got {wrong}")
         encoded = pc.dictionary_encode(table["item_id"].cast(pa.string()).combine_chunks())
         self._items: pa.Array = encoded.dictionary
-        item_Y = np.asarray(encoded.indices)
-        position_Y = np.zeros(len(item_Y), dtype=np.int64)
         self._by_position = "position" in table.column_names
-        if self._by_position:
-            position_Y = np.asarray(table["position"].cast(pa.int64()))
+        position_Y = _positions_of(table, file)
+        if encoded.null_count:
+            raise ValueError(f"policy table {file}: item_id: expected one in every row, got {encoded.null_count} nulls")
+        item_Y = np.asarray(encoded.indices, dtype=np.int64)
+        places_Z, counts_Z = np.unique(np.stack([position_Y, item_Y]), axis=1, return_counts=True)
+        if len(item_Y) and counts_Z.max() > 1:
+            position, item = places_Z[:, counts_Z.argmax()].tolist()
+            where = f" at position {position}" if self._by_position else ""
+            raise ValueError(
+                f"policy table {file}: expected one probability per item{' and position' if where else ''}, got "
+                f"{counts_Z.max()} of {self._items[item].as_py()!r}{where}; add them up"
+            )
         self._weight_QV = np.zeros((int(position_Y.max(initial=0)) + 1, len(self._items)))
         self._weight_QV[position_Y, item_Y] = probability_Y
 
@@ -205,6 +213,20 @@ class TablePolicy:
         allowed_RK = eligible_columns(batch, grid) | ~batch.named_R[:, None]
         weights: Floats = weight_RPK * ((place_RK != NOBODY) & allowed_RK)[:, None] * known_RP[:, :, None]
         return weights
+
+
+def _positions_of(table: pa.Table, file: str) -> Ints:
+    """Return each row's position, 0 where the table names none."""
+    if "position" not in table.column_names:
+        return np.zeros(table.num_rows, dtype=np.int64)
+    try:
+        position_Y = np.asarray(pc.fill_null(table["position"].cast(pa.int64()), -1), dtype=np.int64)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"policy table {file}: position: expected whole numbers from 0 on; {error}") from error
+    if (position_Y < 0).any():
+        wrong = table["position"][int(np.argmax(position_Y < 0))].as_py()
+        raise ValueError(f"policy table {file}: position: expected whole numbers from 0 on, got {wrong}")
+    return position_Y
 
 
 class _OfTable:

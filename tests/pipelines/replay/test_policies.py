@@ -118,6 +118,17 @@ def test_a_table_by_position_is_asked_for_the_page_s_position(world: tuple[Works
         ({"item": ["a"], "probability": [1.0]}, "expected columns item_id, probability and perhaps position, got item"),
         ({"item_id": ["a"], "probability": [-0.1]}, r"expected numbers of at least 0, got -0\.1"),
         ({"item_id": ["a"], "probability": [float("nan")]}, "expected numbers of at least 0, got nan"),
+        (
+            {"item_id": ["a", "b", "a"], "probability": [0.5, 0.3, 0.2]},
+            "expected one probability per item, got 2 of 'a'; add them up",
+        ),
+        (
+            {"item_id": ["a", "a", "a"], "probability": [0.5, 0.3, 0.2], "position": [0, 1, 1]},
+            "expected one probability per item and position, got 2 of 'a' at position 1; add them up",
+        ),
+        ({"item_id": ["a", None], "probability": [0.5, 0.5]}, "item_id: expected one in every row, got 1 nulls"),
+        ({"item_id": ["a"], "probability": [1.0], "position": [-1]}, "position: expected whole .* from 0 on, got -1"),
+        ({"item_id": ["a"], "probability": [1.0], "position": [0.5]}, "position: expected whole .*; Float value 0.5"),
     ],
 )
 def test_a_table_that_is_none(tmp_path: Path, columns: dict[str, list[object]], message: str) -> None:

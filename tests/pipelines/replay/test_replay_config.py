@@ -33,3 +33,8 @@ def test_all_mistakes_are_told_at_once():
 def test_a_reward_of_nothing_is_refused():
     with pytest.raises(ValueError, match="not all 0"):
         ReplayConfig(reward={"click": 0.0})
+
+
+def test_a_reward_model_that_is_none_cannot_decide():
+    with pytest.raises(ValueError, match="estimator: expected one that needs no reward model .*, got 'dm'"):
+        ReplayConfig(estimator="dm", reward_model="none")

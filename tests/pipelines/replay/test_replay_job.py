@@ -157,12 +157,20 @@ def test_propensities_that_nobody_logged_are_estimated_and_marked(workspace, tmp
     assert any("the log has no propensities; they were estimated" in note for note in report.notes)
 
 
+def test_without_a_reward_model_there_is_none_to_stand_alone(workspace, tmp_path, pages, better):
+    config = options(write_logs(tmp_path / "logs", pages[:300]), better, reward_model="none")
+    names = [one.name for one in replay(workspace, config).estimates]
+    assert "dm" not in names
+    assert "dr" in names
+
+
 def test_without_the_logs_scores_only_the_chances_given_the_slots_before_decide(workspace, tmp_path, pages, better):
     """How likely the log fills a slot whatever stands before is not known then; on pages of one item it is."""
     blind = [{name: value for name, value in page.items() if name != "candidate_scores"} for page in pages]
     logs = write_logs(tmp_path / "blind", blind)
     report = replay(workspace, options(logs, better))
     assert report.primary.name == "cascade_dr"
+    assert report.diagnostics.slices.total == pytest.approx(report.primary.difference), "slices are parts of it"
     for one in report.estimates:
         of_positions = one.name.startswith(("iips", "sniips")) or one.name in ("mips", "snmips")
         assert not of_positions or (one.promise, "does not follow from this log" in one.assumption) == ("none", True)
