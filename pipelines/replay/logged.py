@@ -79,7 +79,7 @@ def read_batch(pages: pa.Table, config: ReplayConfig) -> LoggedBatch:
         config: Says what is rewarded.
 
     Raises:
-        ValueError: Lists of one page differ in length, or there is an unknown event.
+        ValueError: Lists of one page differ in length, one holds no item somewhere, or there is an unknown event.
     """
     pages = pages.combine_chunks()
     shown, candidates = _lists(pages, "items"), _lists(pages, "candidates")
@@ -173,7 +173,18 @@ class Grid:
 
 def _lists(pages: pa.Table, name: str) -> pa.ListArray:
     column = pages.column(name).combine_chunks()
-    return column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+    lists = column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+    if name in ("items", "candidates") and lists.flatten().null_count:
+        rows_X = row_numbers(_lengths(lists))
+        missing_R = np.bincount(rows_X, np.asarray(lists.flatten().is_null()), len(pages)) > 0
+        raise _mistake(pages, missing_R, f"{name}: expected an id everywhere, got null")
+    return lists
+
+
+def _mistake(pages: pa.Table, wrong_R: Bools, says: str) -> ValueError:
+    """Return what is wrong with some pages, naming the first of them."""
+    page = pages.column("request_id")[int(np.argmax(wrong_R))].as_py()
+    return ValueError(f"page {page!r}: {says}; {wrong_R.sum():,} of {len(wrong_R):,} pages are so")
 
 
 def _lengths(lists: pa.ListArray) -> npt.NDArray[np.int64]:
@@ -187,13 +198,10 @@ def _values_beside(pages: pa.Table, name: str, lengths_R: Ints, strange: float =
     """
     lists = _lists(pages, name)
     own_R = _lengths(lists)
-    wrong = np.flatnonzero((own_R != lengths_R) & (own_R > 0))
-    if len(wrong):
-        page = pages.column("request_id")[int(wrong[0])].as_py()
-        raise ValueError(
-            f"page {page!r}: {name}: expected one per item, {lengths_R[wrong[0]]}, got {own_R[wrong[0]]}; "
-            f"{len(wrong):,} of {len(lengths_R):,} pages are so"
-        )
+    wrong_R = (own_R != lengths_R) & (own_R > 0)
+    if wrong_R.any():
+        first = int(np.argmax(wrong_R))
+        raise _mistake(pages, wrong_R, f"{name}: expected one per item, {lengths_R[first]}, got {own_R[first]}")
     logged = lists.flatten().cast(pa.float64())
     values_X = np.full(int(lengths_R.sum()), np.nan)
     values_X[np.repeat(own_R > 0, lengths_R)] = pc.fill_null(pc.if_else(pc.is_nan(logged), strange, logged), np.nan)
@@ -202,12 +210,16 @@ def _values_beside(pages: pa.Table, name: str, lengths_R: Ints, strange: float =
 
 def _kinds(pages: pa.Table, lengths_R: Ints) -> Ints:
     events = _lists(pages, "events")
-    if not np.array_equal(_lengths(events), lengths_R):
-        raise ValueError("events: expected one per shown item, got pages where their numbers differ")
+    wrong_R = _lengths(events) != lengths_R
+    if wrong_R.any():
+        first = int(np.argmax(wrong_R))
+        got = _lengths(events)[first]
+        raise _mistake(pages, wrong_R, f"events: expected one per shown item, {lengths_R[first]}, got {got}")
     codes = np.asarray(pc.fill_null(pc.index_in(events.flatten(), value_set=pa.array(EVENT_KINDS)), -1), dtype=np.int64)
     if (codes < 0).any():
         unknown = pc.unique(events.flatten().filter(pa.array(codes < 0))).to_pylist()
-        raise ValueError(f"events: expected {', '.join(EVENT_KINDS)}, got {unknown[:3]}")
+        wrong_R = np.bincount(row_numbers(lengths_R), codes < 0, len(pages)) > 0
+        raise _mistake(pages, wrong_R, f"events: expected {', '.join(EVENT_KINDS)}, got {unknown[:3]}")
     return codes
 
 

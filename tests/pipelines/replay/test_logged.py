@@ -62,8 +62,22 @@ def test_lists_of_different_length_are_refused() -> None:
 
 
 def test_an_unknown_event_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"events: expected impression, click.*got \['wink'\]"):
-        read_batch(table([page(0, ["a"], events=["wink"])]), CLICKS)
+    fine, wrong = page(3, ["a", "b"]), page(7, ["a", "b"], events=["click", "wink"])
+    with pytest.raises(ValueError, match=r"page 'r7': events: expected impression.*got \['wink'\]; 2 of 3 pages"):
+        read_batch(table([fine, wrong, wrong]), CLICKS)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (page(7, ["a", "b"], events=["click"]), "page 'r7': events: expected one per shown item, 2, got 1; 1 of 2"),
+        (page(7, ["a", None]), "page 'r7': items: expected an id everywhere, got null; 1 of 2 pages are so"),
+        (page(7, ["a"], candidates=["a", None]), "page 'r7': candidates: expected an id everywhere, got null; 1 of 2"),
+    ],
+)
+def test_lists_that_cannot_be_name_their_page(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_batch(table([page(3, []), wrong]), CLICKS)
 
 
 @pytest.mark.parametrize(

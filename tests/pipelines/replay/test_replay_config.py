@@ -36,5 +36,5 @@ def test_a_reward_of_nothing_is_refused():
 
 
 def test_a_reward_model_that_is_none_cannot_decide():
-    with pytest.raises(ValueError, match="estimator: expected one that needs no reward model .*, got 'dm'"):
+    with pytest.raises(ValueError, match=r"estimator: expected one that needs no reward model .*, got 'dm'"):
         ReplayConfig(estimator="dm", reward_model="none")
