@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
+
 from features.workspace import Workspace
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.report import VERDICT
@@ -37,7 +39,7 @@ def check_options(path: Path, config: ReplayConfig) -> None:
     Raises:
         ValueError: One that decides differs, or the verdict does not tell; it is about another question.
     """
-    verdict = _read(path) if path.exists() else {}
+    verdict = _read(path.read_bytes()) if path.exists() else {}
     if verdict.get("promote") is not True:
         return
     made_with = verdict.get("options")
@@ -120,32 +122,39 @@ def newest_verdict(workspace: Workspace, challenger: str, champion: str | None) 
     Raises:
         ValueError: A newer file cannot be read: nobody knows what it says, or about whom.
     """
+    files = {info.path: info.mtime_ns for info in _files(workspace)}
     found = [(one["time"], path) for path, one in _verdicts(workspace, challenger, champion).items()]
     newest = max(found)[1] if found else None
-    for path in _files(workspace):
-        if newest is not None and not _read(path) and path.stat().st_mtime >= newest.stat().st_mtime:
+    for path, written in files.items():
+        if newest is not None and written >= files[newest] and not _read(_content(workspace, path)):
             raise ValueError(
                 f"{path}: expected a verdict that `pagewise replay` wrote, got something else that is newer than "
                 f"{newest}; replay again and remove it, or name the verdict that counts by --verdict"
             )
-    return newest
+    return None if newest is None else Path(newest)
 
 
-def _verdicts(workspace: Workspace, challenger: str, champion: str | None) -> dict[Path, dict[str, Any]]:
-    found, asked = {path: _read(path) for path in _files(workspace)}, (challenger, champion)
+def _verdicts(workspace: Workspace, challenger: str, champion: str | None) -> dict[str, dict[str, Any]]:
+    found = {info.path: _read(_content(workspace, info.path)) for info in _files(workspace)}
+    asked = (challenger, champion)
     return {path: one for path, one in found.items() if one and (one.get("challenger"), one.get("champion")) == asked}
 
 
-def _files(workspace: Workspace) -> list[Path]:
-    if not workspace.is_local:
-        return []  # releases, and so what can be promoted, are on a local disk
-    return sorted(workspace.local_path(FOLDER).glob(f"*/{VERDICT}"))
+def _files(workspace: Workspace) -> list[pafs.FileInfo]:
+    selector = pafs.FileSelector(workspace.path(FOLDER), recursive=True, allow_not_found=True)
+    found = workspace.filesystem.get_file_info(selector)
+    return sorted((info for info in found if info.base_name == VERDICT), key=lambda info: info.path)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _content(workspace: Workspace, path: str) -> bytes:
+    with workspace.filesystem.open_input_stream(path) as stream:
+        return bytes(stream.read())
+
+
+def _read(content: bytes) -> dict[str, Any]:
     """Return a verdict, nothing where it is none."""
     try:
-        verdict = json.loads(path.read_bytes())
+        verdict = json.loads(content)
         dt.datetime.fromisoformat(verdict["time"])
     except (ValueError, TypeError, KeyError):
         return {}

@@ -14,7 +14,7 @@ from pipelines.replay.verdicts import check_options, deciding_options, look_at, 
 
 def left(workspace: Workspace, folder: str, **content: object) -> Path:
     workspace.write_bytes(json.dumps(content).encode(), "replay", folder, "verdict.json")
-    return workspace.local_path("replay", folder, "verdict.json")
+    return Path(workspace.path("replay", folder, "verdict.json"))
 
 
 def test_the_newest_verdict_about_both_releases_counts(tmp_path):
@@ -43,8 +43,9 @@ def test_a_newer_file_that_nobody_can_read_is_told(tmp_path, content):
         newest_verdict(workspace, "b", "a")
 
 
-def test_other_inputs_are_another_look_and_the_same_are_none(tmp_path):
-    workspace = Workspace(tmp_path)
+@pytest.mark.parametrize("place", ["local", "mock:///bucket"])
+def test_other_inputs_are_another_look_and_the_same_are_none(tmp_path, place):
+    workspace = Workspace(tmp_path if place == "local" else place)
     about = {"challenger": "b", "champion": "a", "time": "2026-01-01T00:00:00+00:00"}
     assert look_at(workspace, "b", "a", "x") == 1
     left(workspace, "1", **about, inputs="x", look=1)
