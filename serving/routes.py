@@ -167,17 +167,17 @@ def _add_errors(api: FastAPI) -> None:
         return _error(error.status, error.error, error.detail, error.headers)
 
     @api.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         mistakes = error.errors()
         if mistakes[0]["type"] == "json_invalid":
             place = int(mistakes[0]["loc"][1]) + 1
-            return _error(400, "bad_json", f"the body is no JSON: {mistakes[0]['ctx']['error']} at character {place}")
+            return _bad_json(request, f"{mistakes[0]['ctx']['error']} at character {place}")
         return _error(422, "invalid_request", describe(mistakes))
 
     @api.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 400 and isinstance(error.__cause__, ValueError | RecursionError):
-            return _error(400, "bad_json", f"the body is no JSON: {_unreadable(error.__cause__)}")
+            return _bad_json(request, _unreadable(error.__cause__))
         return _error(error.status_code, _NAMES.get(error.status_code, "http_error"), str(error.detail), error.headers)
 
     @api.exception_handler(Exception)
@@ -191,7 +191,15 @@ def _unreadable(error: ValueError | RecursionError) -> str:
         return f"expected objects and lists nested at most some {sys.getrecursionlimit()} deep, got more"
     if isinstance(error, UnicodeDecodeError):
         return f"expected UTF-8, got byte 0x{error.object[error.start]:02x} at byte {error.start + 1}"
-    return str(error)
+    return f"expected numbers of at most {sys.get_int_max_str_digits()} digits, got a longer one"
+
+
+def _bad_json(request: Request, why: str) -> JSONResponse:
+    """Answer a body that cannot be parsed: a packed one never can."""
+    if packed := request.headers.get("content-encoding"):
+        detail = f"expected a body as it is, got one with the header Content-Encoding: {packed[:20]}; send it unpacked"
+        return _error(415, "packed_body", detail)
+    return _error(400, "bad_json", f"the body is no JSON: {why}")
 
 
 def _error(status: int, error: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -286,6 +287,9 @@ def read_object(line: str) -> dict[str, Any]:
         raise ValueError(f"expected a JSON object, got no JSON: {error.msg} at character {error.pos + 1}") from error
     except RecursionError as error:
         raise ValueError("expected a JSON object, got one that is nested too deeply to be read") from error
+    except ValueError as error:  # of whole numbers only
+        digits = sys.get_int_max_str_digits()
+        raise ValueError(f"expected a JSON object with numbers of at most {digits} digits, got a longer one") from error
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got a JSON {type(record).__name__}")
     return record

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 from features import schemas
 from features.ids import ID, absent_ids, wrong_ids
 from features.schemas import EVENT_KINDS, EVENTS, IMPRESSION, LARGEST_NUMBER, PAGES
+from kernels.jagged import row_numbers
+from kernels.ranks import string_ranks
 from pipelines.batch.arrow import Mask
 from pipelines.batch.checks import Checked, dead_letters
 from pipelines.batch.faults import too_large
@@ -52,6 +54,7 @@ def check_pages(batch: RawBatch) -> Checked:
 
 def _page_faults(rows: pa.Table, unreadable: dict[str, Mask]) -> list[Fault]:
     faults = shown_faults(rows, _PER_ITEM)
+    faults.append((schemas.MALFORMED, "items", "distinct item ids", _repeating(rows.column("items"))))
     known = pa.array(EVENT_KINDS)
     faults += [
         (
@@ -152,6 +155,14 @@ def _any(lists: pa.ChunkedArray, bad: Callable[[pa.Array], pa.Array | Mask]) -> 
     if len(values):
         found[np.asarray(pc.list_parent_indices(array))[np.asarray(bad(values))]] = True
     return found
+
+
+def _repeating(lists: pa.ChunkedArray) -> Mask:
+    """Return which lists hold a value twice."""
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0), np.int64)
+    values, rows = string_ranks(pc.list_flatten(lists)), row_numbers(lengths)
+    _, first = np.unique(np.stack([rows, values]), axis=1, return_index=True)
+    return np.bincount(rows[first], minlength=len(lengths)) < lengths
 
 
 def dead_rows(table: str, reason: str, rows: pa.Table, bad: Mask, column: str, expected: str) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import threading
 
 import httpx
@@ -124,7 +125,7 @@ def test_all_mistakes_of_a_request_are_named(call):
         (b"{nope", "Expecting property name enclosed in double quotes at character 2"),
         (b'{"user_id": "a\xff"}', "expected UTF-8, got byte 0xff at byte 15"),
         (b"[" * 100_000, "expected objects and lists nested at most some"),
-        (b'{"page_size": ' + b"1" * 5000 + b"}", "Exceeds the limit"),
+        (b'{"page_size": ' + b"1" * 5000 + b"}", "expected numbers of at most 4300 digits, got a longer one"),
     ],
     ids=["no JSON", "no UTF-8", "too deep", "too long a number"],
 )
@@ -132,6 +133,13 @@ def test_broken_json_is_400(call, body, detail):
     response = call("POST", "/v1/recommend", content=body, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]) == (400, "bad_json")
     assert response.json()["detail"].startswith(f"the body is no JSON: {detail}")
+
+
+def test_a_packed_body_is_415(call):
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    response = call("POST", "/v1/recommend", content=gzip.compress(b'{"user_id": "u0"}'), headers=headers)
+    assert (response.status_code, response.json()["error"]) == (415, "packed_body")
+    assert "expected a body as it is, got one with the header Content-Encoding: gzip" in response.json()["detail"]
 
 
 def test_a_body_that_does_not_say_it_is_json(call):
