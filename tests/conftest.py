@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repository() -> Path:
     """The folder that holds the packages, the documents and the Makefile."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where MLflow's tables are kept once they have been made."""
+    return tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mlflow_stores(mlflow_template: Path) -> Iterator[None]:
+    """Make MLflow's tables once, which takes seconds, and copy them into every workspace."""
+    from models.training import tracking
+
+    make = tracking._make_store
+
+    def copy(path: Path) -> None:
+        if path.exists():
+            return
+        make(mlflow_template)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(mlflow_template, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "_make_store", copy)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from pagewise.main import main
 pytestmark = pytest.mark.integration
 
 TINY = """
-simulate: {users: 300, items: 200, days: 8, new_items_per_day: 2, visits_per_day: 1.0}
+simulate: {users: 160, items: 200, days: 8, new_items_per_day: 2, visits_per_day: 1.0}
 batch: {split: {test_days: 2}}
 two_tower: {item_dimensions: 8, feature_dimensions: 4, hidden: [16], batch_size: 64, ssl_batch_size: 64}
 two_tower_train: {epochs: 1, threads: 1}
@@ -81,7 +81,7 @@ def interrupted(command: list[str], line: str) -> tuple[int, str]:
 def test_interrupted_and_finished(finished: str, folder: Path) -> None:
     assert finished.count("up to date (took") == 5  # validate, features, sequences, train-two-tower, semantic-ids
     for shown in (
-        r"300 users, 214 items, 8 days, [\d,]+ pages",
+        r"160 users, 214 items, 8 days, [\d,]+ pages",
         r"214 items, \d+ distinct IDs",
         r"epoch 2/2 step",
         r"genrec - popular: hr_at_10 [+-]",

@@ -10,6 +10,11 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
+def mlflow_stores():
+    """Here MLflow makes every one."""
+
+
+@pytest.fixture(scope="module")
 def finished(worker, tmp_path_factory):
     """A run that trained, and one that failed, in one workspace."""
     from mlflow import MlflowClient
