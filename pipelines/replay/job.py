@@ -217,7 +217,13 @@ def _contender(policy: NamedPolicy) -> Contender:
 def _notes(job: JudgeJob, sums: ReplaySums) -> Iterator[str]:
     if job.estimate_propensities:
         yield "the log has no propensities; they were estimated, which no interval knows of"
-    yield from (f"probabilities of {one.name} are estimates" for one in (job.champion, job.challenger) if one.estimated)
+    for one in (job.champion, job.challenger):
+        if one.estimated:
+            yield f"probabilities of {one.name} are estimates"
+            yield (
+                f"no gate knows which pages {one.name} was made of: if they were chosen by what these pages earned, it "
+                "looks better here than it is"
+            )
     if sums.unknown:
         yield (
             f"{sums.unknown:,} shown items stand on pages whose log lacks candidates, scores, epsilon or temperature "

@@ -103,7 +103,10 @@ def read_out(sums: LiveSums, config: ReplayConfig, *, challenger_share: float, c
 def check_share(challenger_share: float) -> None:
     """Raise a `ValueError` where a share is none of a split."""
     if not 0 < challenger_share < 1:
-        raise ValueError(f"challenger_share: expected more than 0 and less than 1, got {challenger_share}")
+        raise ValueError(
+            f"serve.challenger_share: expected more than 0 and less than 1, got {challenger_share}; name the share "
+            "that the service was started with, as serve.challenger_share=0.1"
+        )
 
 
 def live_estimates(sums_GA5: Floats, config: ReplayConfig) -> list[Estimate]:

@@ -258,7 +258,7 @@ def test_rows_of_the_table_pages() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
 def test_a_share_that_splits_nobody_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=f"challenger_share: expected more than 0 and less than 1, got {share}"):
+    with pytest.raises(ValueError, match=f"challenger_share: expected more than 0 and less than 1, got {share}; name"):
         read(SMALL, share=share)
 
 

@@ -72,6 +72,8 @@ def test_a_better_policy_is_found_and_the_truth_is_covered(workspace, tmp_path, 
         USERS,
     )
     assert report.question.logged_by == ("epsilon=0.4,temperature=1",)
+    assert f"probabilities of {better} are estimates" in report.notes
+    assert any(f"no gate knows which pages {better} was made of" in note for note in report.notes)
     assert (report.verdict.compared.champion, report.question.champion.title) == (None, "logged")
     logged = sum(event == "click" for page in pages for event in page["events"]) / PAGES_LOGGED
     assert {round(one.value_a, 9) for one in report.estimates if one.name in ("ips", "iips", "rips")} == {
