@@ -22,9 +22,6 @@ from typing import Any
 
 import pyarrow.fs as pafs
 import torch.distributed as dist
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from features.workspace import write_atomically
 from models.training.processes import barrier, rank
@@ -38,6 +35,9 @@ KEPT = 2
 
 class Checkpoints:
     """The checkpoints of one run. Every method but `progress` must be called by all processes together.
+
+    Only what reads or writes tensors imports torch's format, which takes most of a second: a run that is found finished
+    does neither.
 
     Args:
         folder: A local folder, shared by all processes; made if need be.
@@ -60,6 +60,9 @@ class Checkpoints:
         Raises:
             ValueError: The checkpoint does not fit: parameters are missing or have other shapes.
         """
+        from torch.distributed.checkpoint.api import CheckpointException
+        from torch.distributed.checkpoint.state_dict_loader import load
+
         path = self.folder / str(self._name(pointer))
         try:
             with _quiet():
@@ -79,6 +82,8 @@ class Checkpoints:
             progress: JSON; its `step` names the checkpoint.
             best: Whether `BEST` points to it too.
         """
+        from torch.distributed.checkpoint.state_dict_saver import save
+
         path = self.folder / f"step-{progress['step']:08d}"
         writing = self.folder / f".writing-{path.name}"
         if rank() == 0:
