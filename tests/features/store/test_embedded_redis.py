@@ -15,6 +15,7 @@ import psutil
 import pytest
 import redis
 
+from features.store import embedded
 from features.store.base import StoreUnavailableError
 from features.store.embedded import SOCKET_PATH_LIMIT, EmbeddedRedis
 
@@ -198,3 +199,18 @@ def test_server_that_cannot_start_says_why(folder):
     (folder / "appendonly.aof").write_bytes(b"this is no append-only file\r\n" * 3)
     with pytest.raises(StoreUnavailableError, match=r"did not start; the end of its log: .*Bad file format"):
         EmbeddedRedis(folder)
+
+
+def test_a_server_that_hangs_holds_nobody_up(tmp_path, monkeypatch):
+    """Whoever waited for it without end could not be stopped, and would keep the lock from all others."""
+    monkeypatch.setattr(embedded, "ANSWER_TIMEOUT_S", 0.2)
+    with EmbeddedRedis(tmp_path, "everysec") as server:
+        process = psutil.Process(server.pid)
+        process.suspend()
+        try:
+            assert not server.revive()
+            with pytest.raises(StoreUnavailableError, match=rf"{tmp_path} lives, but does not answer within 0.2 s"):
+                EmbeddedRedis(tmp_path, "always")
+        finally:
+            process.resume()
+        assert server.revive()
