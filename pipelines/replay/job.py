@@ -16,11 +16,12 @@ from pipelines.replay.checks import checks, decider, weights_kind
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.estimates import Estimate, estimates
 from pipelines.replay.estimators import primary
-from pipelines.replay.judging import JudgeJob, prepare
+from pipelines.replay.judging import JudgeJob
 from pipelines.replay.logs import LoggedPages, counted_pages, survey
 from pipelines.replay.named import LOGGED, NamedPolicy, named_policy
 from pipelines.replay.planning import minimum_detectable_effect
 from pipelines.replay.policies import table_versions
+from pipelines.replay.preparing import prepare
 from pipelines.replay.publishing import folder_name, inputs_digest, reward_words
 from pipelines.replay.report import Contender, Question, ReplayReport
 from pipelines.replay.transforms import KeyedJob, ReplaySums, SumPages

@@ -18,8 +18,9 @@ from kernels.hashing import hash_strings
 from pipelines.batch.arrow import milliseconds
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.job import pages_of, pages_to_judge
-from pipelines.replay.judging import Judge, prepare
+from pipelines.replay.judging import Judge
 from pipelines.replay.named import named_policy
+from pipelines.replay.preparing import prepare
 from pipelines.replay.reward_model import Situation
 from pipelines.replay.rounds import Floats
 from pipelines.replay.views import parted

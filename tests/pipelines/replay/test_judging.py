@@ -16,7 +16,8 @@ from models.recommend.policy import Policy
 from models.recommend.release import load_release
 from models.recommend.requests import PastRequests
 from pipelines.replay.config import ReplayConfig
-from pipelines.replay.judging import Judge, JudgeJob, prepare
+from pipelines.replay.judging import Judge, JudgeJob
+from pipelines.replay.preparing import prepare
 from pipelines.replay.rounds import Rounds, concatenated
 
 
@@ -265,7 +266,7 @@ def test_of_many_pages_an_even_sample_is_looked_at(
     parts = [_renamed(logged(100, 1, 4, seed=part), f"p{part}-") for part in range(4)]
     config = ReplayConfig(champion="logged", challenger="uniform", reward_model="table")
     assert prepare(world[0], config, parts).sums.shown_YF.sum() == 400
-    monkeypatch.setattr("pipelines.replay.judging.FIT_PAGES", 200)
+    monkeypatch.setattr("pipelines.replay.preparing.FIT_PAGES", 200)
     assert 100 <= prepare(world[0], config, parts).sums.shown_YF.sum() <= 200
 
 

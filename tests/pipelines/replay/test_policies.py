@@ -11,9 +11,10 @@ from logged_pages import page, table
 
 from features.workspace import Workspace
 from pipelines.replay.config import ReplayConfig
-from pipelines.replay.judging import Judge, prepare
+from pipelines.replay.judging import Judge
 from pipelines.replay.named import named_policy
 from pipelines.replay.policies import TablePolicy, open_policy
+from pipelines.replay.preparing import prepare
 from pipelines.replay.rounds import Rounds
 
 

@@ -22,7 +22,8 @@ from pipelines.replay.config import ReplayConfig
 from pipelines.replay.diagnostics import Diagnostics
 from pipelines.replay.estimates import estimates
 from pipelines.replay.job import replay
-from pipelines.replay.judging import Judge, prepare
+from pipelines.replay.judging import Judge
+from pipelines.replay.preparing import prepare
 from pipelines.replay.publishing import publish
 from pipelines.replay.report import ReplayReport
 from pipelines.replay.skew import Skew

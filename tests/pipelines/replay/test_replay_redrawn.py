@@ -17,8 +17,9 @@ from models.recommend.release_manifest import latest_release
 from pagewise.main import main
 from pipelines.replay.config import ReplayConfig
 from pipelines.replay.job import pages_of, pages_to_judge
-from pipelines.replay.judging import Judge, prepare
+from pipelines.replay.judging import Judge
 from pipelines.replay.named import named_policy
+from pipelines.replay.preparing import prepare
 from pipelines.simulator import day
 from pipelines.simulator.config import SimulateConfig
 from pipelines.simulator.job import simulate
