@@ -49,13 +49,16 @@ def test_a_run_knows_the_width_of_its_vectors_and_loads(shop):
 
 
 def test_the_head_learns_the_planted_successors(shop):
-    """By itself: with its weight so large that codes do not matter."""
+    """By itself: with its weight so large that codes do not matter. Chance is one in twelve.
+
+    How much is learnt in so few steps hangs on the machine's linear algebra: 20 of 24, or 12, by OPENBLAS_CORETYPE.
+    """
     workspace, _ = shop
     catalogue = catalogue_of(Bundle.load(workspace), workspace)
     cases = requests_from_sequences(workspace, catalogue, VALIDATION, max_history=50)
     retriever = GenRecRetriever(load_genrec(workspace)[0], catalogue, DecodeConfig(item_weight=1e3))
     first_B = retriever.retrieve(cases.requests, 1).items_BK[:, 0]
-    assert (first_B == cases.relevant_items).mean() > 0.5
+    assert (first_B == cases.relevant_items).mean() > 0.3
 
 
 def test_weights_are_chosen_by_what_the_chosen_ones_do(shop, genrec_worker, config):
@@ -77,7 +80,7 @@ def test_the_same_call_finds_the_same_run(shop, genrec_worker, config):
 
 
 def test_sharded_tables_learn_what_plain_ones_do(shop, genrec_worker, config):
-    """Rows are looked up once a step, as history and as candidates, and updated once."""
+    """Rows are looked up once a step, as history and as candidates, and updated once: more would be a step of 0.02."""
     workspace, _ = shop
     catalogue = catalogue_of(Bundle.load(workspace), workspace)
     config = dataclasses.replace(config, dropout=0.0)
@@ -100,4 +103,4 @@ def test_sharded_tables_learn_what_plain_ones_do(shop, genrec_worker, config):
         sharded = trained(TorchRecTables)
     assert plain.keys() == sharded.keys()
     for name, value in plain.items():
-        np.testing.assert_allclose(sharded[name].numpy(), value.numpy(), atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(sharded[name].numpy(), value.numpy(), atol=2e-4, err_msg=name)
