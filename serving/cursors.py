@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import redis
 
 from features.store.base import Histories, StoreUnavailableError
 from features.store.connections import ERRORS, Client
@@ -152,6 +153,10 @@ class MadePage:
     then: Continuation | None
 
 
+class CursorsRefusedError(StoreUnavailableError):
+    """Redis answers, but takes nothing: on a full disk, for example."""
+
+
 class Cursors:
     """Cursors in Redis, next to the online store.
 
@@ -190,6 +195,7 @@ class Cursors:
         That is another one where somebody else was the first to answer the same cursor.
 
         Raises:
+            CursorsRefusedError: Redis keeps nothing.
             StoreUnavailableError: Redis does not answer.
         """
         pipeline, answered = self._client.pipeline(transaction=False), []
@@ -274,5 +280,7 @@ def _execute(pipeline: Any) -> list[Any]:
     try:
         found: list[Any] = pipeline.execute()
         return found
+    except redis.ResponseError as error:
+        raise CursorsRefusedError(f"the Redis that keeps cursors takes nothing: {error}") from error
     except ERRORS as error:
         raise StoreUnavailableError(f"the Redis that keeps cursors does not answer: {error}") from error

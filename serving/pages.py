@@ -17,7 +17,16 @@ from models.recommend.known import request_of_users
 from models.recommend.recommender import Page
 from models.recommend.rules import Filters
 from serving.api import ApiError, RecommendedItem, RecommendRequest, RecommendResponse
-from serving.cursors import MOST_SHOWN, Asked, Continuation, Cursors, MadePage, history_marks, new_token
+from serving.cursors import (
+    MOST_SHOWN,
+    Asked,
+    Continuation,
+    Cursors,
+    CursorsRefusedError,
+    MadePage,
+    history_marks,
+    new_token,
+)
 from serving.drawing import Drawn, Plan, Served, batch_of, draw, goes_on
 from serving.fallbacks import STORE_UNAVAILABLE, Rest
 from serving.feature_log import FeatureLog
@@ -226,7 +235,8 @@ class Pages:
     def _kept(self, made: list[MadePage]) -> list[RecommendResponse]:
         """Keep what must be kept and return the pages to answer; where that fails, pages are the last of their lists.
 
-        A Redis on a full disk takes nothing, and answers what it holds: users are known on.
+        A Redis on a full disk takes nothing, and answers what it holds: users are known on. One that does not answer is
+        left alone: the next pages would wait for it once more, and be late.
         """
         to_keep = any(page.then is not None or page.cursor is not None for page in made)
         if self._cursors is None or self._cursors_rest or not to_keep:
@@ -234,8 +244,10 @@ class Pages:
         try:
             with self._metrics.stage_seconds.labels("cursors").time():
                 return self._cursors.keep(made)
-        except StoreUnavailableError:
+        except StoreUnavailableError as error:
             self._store_failed(self._cursors_rest)
+            if not isinstance(error, CursorsRefusedError):
+                self._store_rests.begin()
             return [page.page.model_copy(update={"next_cursor": None}) for page in made]
 
     def _check(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -329,6 +331,32 @@ def test_without_redis_a_cursor_gets_503_and_pages_are_the_last_of_their_lists(r
         with pytest.raises(ApiError, match="ask again, or leave the cursor out") as caught:
             ask(service, "u0", cursor="x")
         assert (caught.value.status, caught.value.headers) == (503, {"Retry-After": "1"})
+
+
+def test_where_a_page_cannot_be_kept_the_next_one_waits_for_nothing(release, store, monkeypatch):
+    """What it hung on would hold up what comes next, too: its users are asked of the same Redis."""
+    monkeypatch.setattr("serving.service.STORE_REST_S", 3600.0)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        client = redis.Redis(port=hanging.getsockname()[1], socket_timeout=0.05)
+        cursors = Cursors(client, "pagewise", ttl_s=60)
+        service = RecommendService(with_config(release), store, history_length=10, arm="a", cursors=cursors)
+        pages = [ask(service, "u0") for _ in range(3)]
+    assert [page.fallback for page in pages] == [None, STORE_UNAVAILABLE, STORE_UNAVAILABLE]
+    assert [page.next_cursor for page in pages] == [None] * 3
+    assert b"pagewise_store_failures_total 1.0" in service.metrics.text()
+
+
+def test_where_redis_takes_nothing_users_are_known_on(release, store, monkeypatch):
+    monkeypatch.setattr("serving.service.STORE_REST_S", 3600.0)
+    store.client.execute_command("ACL", "SETUSER", "reader", "on", "nopass", "~*", "+@read", "+@connection")
+    path = store.client.connection_pool.connection_kwargs["path"]
+    with redis.Redis(unix_socket_path=path, username="reader", password="any") as reader:
+        cursors = Cursors(reader, "pagewise", ttl_s=60)
+        service = RecommendService(with_config(release), store, history_length=10, arm="a", cursors=cursors)
+        pages = [ask(service, "u0") for _ in range(3)]
+    store.client.execute_command("ACL", "DELUSER", "reader")
+    assert [(page.fallback, page.next_cursor) for page in pages] == [(None, None)] * 3
+    assert b"pagewise_store_failures_total 1.0" in service.metrics.text()
 
 
 def test_what_an_older_version_kept_has_expired(make, store):
