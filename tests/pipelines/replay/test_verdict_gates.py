@@ -237,9 +237,9 @@ def test_open_bandits_women_are_refused() -> None:
     path = Path(obp.__file__).parent / "dataset/obd/bts/women/women.csv"
     verdict = replayed(open_bandit(path, items=46))
     assert verdict.verdict == "not_enough_evidence"
-    assert failed(verdict) == ["effective_sample_challenger", "weight_share_challenger"]
-    (effective, share) = (check for check in verdict.checks if not check.passed)
-    assert (effective.value, share.value) == (pytest.approx(2.0778, abs=1e-3), pytest.approx(0.694, abs=1e-3))
+    assert failed(verdict) == ["rewarded_users", "effective_sample_challenger", "weight_share_challenger"]
+    rewarded, effective, share = (check.value for check in verdict.checks if not check.passed)
+    assert (rewarded, effective, share) == (46, pytest.approx(2.0778, abs=1e-3), pytest.approx(0.694, abs=1e-3))
 
 
 def test_one_page_with_most_of_the_weight_forbids_a_verdict() -> None:
