@@ -50,6 +50,12 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smallest_models() -> str:
+    """Settings, as YAML, of models that train in a second."""
+    return (ROOT / "tests" / "smallest_models.yaml").read_text()
+
+
+@pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where MLflow's tables are kept once they have been made."""
     return tmp_path_factory.mktemp("mlflow") / "mlflow.db"

@@ -17,19 +17,10 @@ from pagewise.main import main
 
 pytestmark = pytest.mark.integration
 
-TINY = """
+SETTINGS = """
 simulate: {users: 160, items: 200, days: 8, new_items_per_day: 2, visits_per_day: 1.0}
 batch: {split: {test_days: 2}}
-two_tower: {item_dimensions: 8, feature_dimensions: 4, hidden: [16], batch_size: 64, ssl_batch_size: 64}
-two_tower_train: {epochs: 1, threads: 1}
-ranker: {rows: 500, dimensions: 4, probes: 1, deep_widths: [16], attention_width: 4, attention_heads: 1}
-ranker_train: {epochs: 1, threads: 1}
-semantic_ids: {codes: 8, text_dimensions: 16, collaborative_dimensions: 8, max_collision_rate: 0.9}
-genrec: {layers: 1, width: 32, ffn_width: 64}
-decode: {beams: 10}
 train: {epochs: 2, learning_rate: 5.0e-3, log_every_steps: 1, checkpoint_every_steps: 5, checkpoint_every_seconds: null}
-align: {steps: 2, evaluate_every_steps: 1, group: 4, validation_pages: 50}
-evaluate: {resamples: 50}
 """
 
 
@@ -39,8 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def command(folder: Path) -> list[str]:
-    (folder / "tiny.yaml").write_text(TINY)
+def command(folder: Path, smallest_models: str) -> list[str]:
+    (folder / "tiny.yaml").write_text(smallest_models + SETTINGS)
     arguments = ["demo", "--workspace", str(folder / "demo"), "--config", str(folder / "tiny.yaml")]
     return [sys.executable, "-u", "-m", "pagewise.main", *arguments]
 

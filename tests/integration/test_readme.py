@@ -23,17 +23,8 @@ from pipelines.simulator.job import simulate
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = """
-two_tower: {item_dimensions: 8, feature_dimensions: 4, hidden: [16], batch_size: 64, ssl_batch_size: 64}
-two_tower_train: {epochs: 1, threads: 1}
-ranker: {rows: 500, dimensions: 4, probes: 1, deep_widths: [16], attention_width: 4, attention_heads: 1}
-ranker_train: {epochs: 1, threads: 1}
-semantic_ids: {codes: 8, text_dimensions: 16, collaborative_dimensions: 8, max_collision_rate: 0.9}
-genrec: {layers: 1, width: 32, ffn_width: 64}
-decode: {beams: 10}
+SETTINGS = """
 train: {epochs: 1, threads: 1}
-align: {steps: 2, evaluate_every_steps: 1, group: 4, validation_pages: 50}
-evaluate: {resamples: 50}
 serve: {port: 0}
 """
 
@@ -45,10 +36,10 @@ def readme_commands(workspace: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, smallest_models: str) -> Path:
     """A folder with `shop/tables/`: events and items as plain CSV, as somebody would export them."""
     folder = tmp_path_factory.mktemp("own-data")
-    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "tiny.yaml").write_text(smallest_models + SETTINGS)
     source = Workspace(folder / "source")
     simulate(SimulateConfig(users=100, items=200, days=8, visits_per_day=1.0), source, seed=3)
     columns = {

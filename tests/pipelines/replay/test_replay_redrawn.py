@@ -29,18 +29,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 KEPT_FROM = 5
 WORLD = SimulateConfig(users=400, items=250, days=8, explores_from_day=KEPT_FROM, exploration_temperature=2.5)
-TINY = """
+SETTINGS = """
 batch: {split: {test_days: 3}}
-two_tower: {item_dimensions: 8, feature_dimensions: 4, hidden: [16], batch_size: 64, ssl_batch_size: 64}
-two_tower_train: {epochs: 1, threads: 1}
-ranker: {rows: 500, dimensions: 4, probes: 1, deep_widths: [16], attention_width: 4, attention_heads: 1}
-ranker_train: {epochs: 1, threads: 1}
-semantic_ids: {codes: 8, text_dimensions: 16, collaborative_dimensions: 8, max_collision_rate: 0.9}
-genrec: {layers: 1, width: 32, ffn_width: 64}
-decode: {beams: 10}
 train: {epochs: 1, threads: 1}
-align: {steps: 2, evaluate_every_steps: 1, group: 4, validation_pages: 50}
-evaluate: {resamples: 20}
 recommend: {temperature: 0.03}
 """
 LEARNED = (
@@ -55,7 +46,7 @@ FIRST_DAY = f"r{KEPT_FROM:03d}-"
 
 
 @pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory) -> list[Workspace]:
+def twins(tmp_path_factory: pytest.TempPathFactory, smallest_models: str) -> list[Workspace]:
     """Two workspaces with a release each; other people answer from the first of the kept days on."""
 
     def redrawn(seed: int, name: str, number: int) -> np.random.Generator:
@@ -65,7 +56,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> list[Workspace]:
     made = []
     for draw in (stream, redrawn):
         folder = tmp_path_factory.mktemp("twin")
-        (folder / "tiny.yaml").write_text(TINY)
+        (folder / "tiny.yaml").write_text(smallest_models + SETTINGS)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(day, "stream", draw)
             simulate(WORLD, Workspace(folder / "shop"), seed=1)
