@@ -106,7 +106,7 @@ def test_csv_cells_may_be_long(workspace):
     ("name", "content", "came"),
     [
         ("a.parquet", b"PAR1junk", "Parquet magic bytes not found"),
-        ("a.jsonl.gz", gzip.compress(b'{"user_id": "ann"}\n' * 9)[:-9], "Truncated compressed stream"),
+        ("a.jsonl.gz", gzip.compress(b'{"user_id": "ann"}\n' * 9, mtime=0)[:-9], "Truncated compressed stream"),
         ("a.csv", b"uid,item_id\n1,i1\n", "its columns are uid, item_id"),
     ],
 )
