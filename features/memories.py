@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from features.events import Events
+from features.events import ITEM_ID, Events
 from features.states import ENTITY, State, concat_states, drop_old, empty_state, sorted_order, sum_rows, take_rows
 from kernels.jagged import IntArray, concat_ranges, run_starts
 
@@ -38,6 +38,11 @@ class Memory(abc.ABC):
     """Milliseconds after which an event counts no more."""
     stream: str = EVENTS
     """Which events are folded: `events` or `co_visits`."""
+
+    @property
+    @abc.abstractmethod
+    def needs_facts(self) -> bool:
+        """Whether it remembers what the catalogue says of an event's item."""
 
     def empty(self) -> State:
         """Return the state of no events."""
@@ -75,6 +80,11 @@ class Counts(Memory):
         if self.bucket_ms <= 0 or self.keep_ms % self.bucket_ms:
             raise ValueError(f"bucket_ms: expected a divisor of keep_ms = {self.keep_ms}, got {self.bucket_ms}")
 
+    @property
+    def needs_facts(self) -> bool:
+        """Whether it counts by category or brand."""
+        return self.key not in (None, ITEM_ID)
+
     def rows_of(self, events: Events) -> State:
         """Return a row per event and key."""
         begin = events.time // self.bucket_ms * self.bucket_ms
@@ -109,6 +119,11 @@ class Newest(Memory):
     def __post_init__(self) -> None:
         if self.length < 1:
             raise ValueError(f"length: expected at least 1 item, got {self.length}")
+
+    @property
+    def needs_facts(self) -> bool:
+        """True: it remembers prices."""
+        return True
 
     def rows_of(self, events: Events) -> State:
         """Return a row per event."""

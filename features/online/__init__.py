@@ -1,14 +1,15 @@
 """Folding events into the online store as they arrive, with the values that the batch pipelines find.
 
 Read `config`, `recent` (what is kept of a user's newest events, and how duplicates are known by it), `users` (one range
-of the stream folded into all views of its users), then `items`. All else is the arithmetic of one view each; reading
-and writing the store is left to `users`, `items` and `backfill`.
+of the stream folded into all views of its users), then `items` and `item_buckets` (folded in turn, not range by range).
+All else is the arithmetic of one view each; reading and writing the store is left to these and `backfill`.
 
 Every feature of `features.definitions`, every co-visit and every history is equal, bit for bit, to what batch finds for
 the events delivered so far, whatever their order within the lateness, their chunking and repetitions (the parity test).
 What may differ, and why:
 
-- **Late events.** A page's features hold what had been delivered; batch, the day after, knows what came later.
+- **Late events.** A page's features hold what had been delivered; batch, the day after, knows what came later. Features
+  of items know of an event from before their midnight up to 16 ranges after it came, or once the stream is idle.
 - **The request's own moment.** Batch takes events strictly before it; online, those of the same millisecond and those
   that a fast clock dates ahead (`stream.future_minutes`) count, too.
 - **Catalogue.** An event counts for the categories, brand and price that its item had when it was folded; batch knows

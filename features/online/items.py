@@ -1,4 +1,4 @@
-"""One range of the stream folded into the views of its items; and item features, as of the newest midnight.
+"""What happened to items folded into their views; and item features, as of the newest midnight.
 
 Item features hold from one midnight (00:00 UTC) to the next, as in the batch table `item_features`: `fold_items` adds
 to the states, and writes features only where an event from before the midnight came late; when a midnight passes,
@@ -11,19 +11,25 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.definitions import ITEM, features_of
 from features.events import Events, ItemKeys
 from features.online.item_states import ItemEvents, ItemStates, fold_item_states, item_layout
+from features.online.pairs import PAIR_ROWS
 from features.online.recent import NO_KEYS
+from features.schemas import EVENT_KINDS
 from features.store.base import ITEM_STATE, Held, NewBlob, OnlineStore, Version
+from kernels.hashing import hash_strings
 from kernels.jagged import IntArray
+
+ITEM_EVENT_ROWS = PAIR_ROWS
+"""Events of items: beside co-visits their own, which have no `other` and count once."""
 
 
 def fold_items(
     store: OnlineStore,
-    events: pa.Table,
-    pairs: pa.Table,
+    rows: pa.Table,
     keys: ItemKeys,
     *,
     version: Version,
@@ -35,8 +41,7 @@ def fold_items(
 
     Args:
         store: Holds and takes the views.
-        events: Fresh rows of `features.schemas.EVENTS`: all of these items that the range has.
-        pairs: All co-visits of these items that the range has, rows of `features.online.pairs.PAIR_ROWS`.
+        rows: Rows of `ITEM_EVENT_ROWS`: all of these items since their last fold.
         keys: Of the catalogue.
         version: Generation to fold into, and position of the range's end.
         midnight_ms: The newest midnight, milliseconds; never before that of an earlier range.
@@ -47,7 +52,7 @@ def fold_items(
     Raises:
         StoreUnavailableError: The store does not answer.
     """
-    items, happened = item_events(events, pairs, keys)
+    items, happened = item_events(rows, keys)
     names = items.to_pylist()
     held = store.read_blobs([(ITEM_STATE, name) for name in names], generation=version.generation)
     behind = np.array([blob is None or blob.version < version for blob in held], dtype=bool)
@@ -86,22 +91,42 @@ def refresh_items(
     return _write_features(store, [item_ids[row] for row in found], states, np.arange(len(found)), version)
 
 
-def item_events(events: pa.Table, pairs: pa.Table, keys: ItemKeys) -> tuple[pa.StringArray, ItemEvents]:
-    """Return the items of events and co-visits, and what happened to them; for the arguments see `fold_items`."""
-    chunks = [*events.column("item_id").chunks, *pairs.column("item_id").chunks]
-    names = pa.concat_arrays([pa.array([], pa.string()), *chunks]).dictionary_encode()
-    entity = np.asarray(names.indices, dtype=np.int64)
-    count = np.asarray(pairs.column("count"))
-    made, retracted = (np.repeat(np.arange(len(count)), np.maximum(times, 0)) for times in (count, -count))
-    co_visits = Events(
-        entity=entity[events.num_rows :],
-        time=np.asarray(pairs.column("timestamp").cast(pa.int64())),
-        code=np.asarray(pairs.column("code")),
-        item=np.asarray(pairs.column("other")),
+def item_rows(events: pa.Table, pairs: pa.Table) -> pa.Table:
+    """Return rows of `ITEM_EVENT_ROWS`.
+
+    Args:
+        events: Fresh rows of `features.schemas.EVENTS`.
+        pairs: Co-visits, rows of `features.online.pairs.PAIR_ROWS`.
+    """
+    own = {
+        "item_id": events.column("item_id"),
+        "timestamp": events.column("timestamp"),
+        "code": pc.index_in(events.column("event"), value_set=pa.array(EVENT_KINDS)).cast(pa.int8()),
+        "other": pa.nulls(events.num_rows, pa.int64()),
+        "count": pa.array(np.ones(events.num_rows, np.int8)),
+    }
+    return pa.concat_tables([pa.table(own, ITEM_EVENT_ROWS), pairs])
+
+
+def item_events(rows: pa.Table, keys: ItemKeys) -> tuple[pa.StringArray, ItemEvents]:
+    """Return the items of rows of `ITEM_EVENT_ROWS`, and what happened to them."""
+    ids = rows.column("item_id")
+    names = pa.concat_arrays([pa.array([], pa.string()), *ids.chunks]).dictionary_encode()
+    everything = Events(
+        entity=np.asarray(names.indices, dtype=np.int64),
+        time=np.asarray(rows.column("timestamp").cast(pa.int64())),
+        code=np.asarray(rows.column("code")),
+        item=np.where(
+            is_pair := np.asarray(rows.column("other").is_valid()),
+            np.asarray(rows.column("other").fill_null(0)),
+            hash_strings(ids).view(np.int64),
+        ),
         keys=keys,
     )
-    own = Events.of_rows(events, entity[: events.num_rows], keys)
-    return names.dictionary, ItemEvents(events=own, pairs=co_visits.take(made), retracted=co_visits.take(retracted))
+    count = np.asarray(rows.column("count"))
+    made, retracted = (np.repeat(np.arange(len(count)), is_pair * np.maximum(times, 0)) for times in (count, -count))
+    own, pairs, parted = (everything.take(chosen) for chosen in (~is_pair, made, retracted))
+    return names.dictionary, ItemEvents(events=own, pairs=pairs, retracted=parted)
 
 
 def state_blobs(

@@ -13,7 +13,7 @@ from features.events import CO_VISIT_ROWS, PAIR_DISTANCE, Events, close_rows, po
 from features.online.recent import NO_KEYS, Recent
 from features.schemas import TIMESTAMP
 
-PAIR_ROWS = CO_VISIT_ROWS.append(pa.field("count", pa.int64()))
+PAIR_ROWS = CO_VISIT_ROWS.append(pa.field("count", pa.int8()))
 """Rows of `CO_VISIT_ROWS` and how often each was made (1) or taken back (-1)."""
 
 

@@ -7,6 +7,7 @@ was interrupted between any two writes, and is repeated with the same rows, ends
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -74,10 +75,13 @@ def fold_users(
     new = rows.take(fresh)
     recent = before.joined(new)
     newest = _newest(recent, len(users))
-    store.write_blobs(_seen_blobs(users, recent, new, newest, version))
     happened = Events.of_rows(events, entity, keys).take(fresh)
-    store.write_blobs(_state_blobs(users, held[STATE], happened, newest, version))
-    store.write_blobs(_history_blobs(users, held[HISTORY], recent, version, config))
+    blobs = (  # each view is made while the store works on the one before
+        _seen_blobs(users, recent, new, newest, version),
+        _state_blobs(users, held[STATE], happened, newest, version),
+        _history_blobs(users, held[HISTORY], recent, version, config),
+    )
+    store.write_blobs(itertools.chain.from_iterable(blobs))
     return FoldedUsers(fresh=fresh, pairs=new_pairs(recent))
 
 

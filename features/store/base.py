@@ -1,7 +1,8 @@
 """The online store's interface: one conformance suite holds for all who implement it.
 
 Of users it holds histories, attributes and the states of their features, which are finished at the moment of a request;
-of items their facts and their features; of both, what the stream needs to go on folding events (`seen`, `item_state`).
+of items their facts and their features; of both, what the stream needs to go on folding events (`seen`, `item_state`,
+and what waits to become part of the latter).
 
 Everything lies below a *generation*: a back-fill writes the next one beside the one that is read, and a pointer says
 which that is. Every entry has a *version*, its generation and the position in the stream up to which events are folded
@@ -31,6 +32,8 @@ HISTORY, STATE, USER, SEEN, SEEN_PAGES = "history", "state", "user", "seen", "se
 USER_VIEWS = (HISTORY, STATE, USER, SEEN, SEEN_PAGES)
 ITEM, ITEM_FEATURES, ITEM_STATE = "item", "item_features", "item_state"
 """Views of items: facts, features, state of features."""
+ITEM_ROWS, ITEM_TURN = "item_rows", "item_turn"
+"""Views of buckets of items: what happened to them since they were folded, and how much of it waits."""
 
 FIRST_GENERATION = 1
 """What is read, and what a stream writes, before the first back-fill."""

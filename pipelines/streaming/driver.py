@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
+from features.online.item_buckets import BUCKETS
 from features.store.base import LeaseLostError, StoreUnavailableError, WriterLease
 from features.store.redis_store import RedisStore
 from features.stream.base import EventStream, StreamUnavailableError
@@ -23,7 +24,7 @@ from features.workspace import Workspace
 from pipelines.batch.arrow import DAY_MS
 from pipelines.forgetting.stream_log import forget_in_log
 from pipelines.streaming.compaction import compact
-from pipelines.streaming.folding import Folding
+from pipelines.streaming.folding import Folding, fold_waiting_items
 from pipelines.streaming.generations import Generations, refresh_all_items
 from pipelines.streaming.log import Range
 from pipelines.streaming.metrics import StreamMetrics
@@ -73,6 +74,7 @@ class StreamDriver:
         self._helper = concurrent.futures.ThreadPoolExecutor(1, "compaction")
         self._compaction: concurrent.futures.Future[Range] | None = None
         self._generations, self._behind = Generations(workspace, store, folding, lease.check), False
+        self._generation, self._items_wait = 0, True
         self._asked: dict[tuple[str, int], int] = {}
 
     def run(
@@ -106,7 +108,8 @@ class StreamDriver:
                     progress(done)
                     stopping.wait(max(0.0, began + self._config.interval_s - time.monotonic()))
                 elif self._config.until_empty and not self._behind:
-                    return
+                    break
+            self._fold_waiting_items(BUCKETS)
         finally:
             self._helper.shutdown()
 
@@ -115,6 +118,7 @@ class StreamDriver:
         self._lease.check()
         began = time.monotonic()
         generation, self._behind = self._generations.keep_up(self.log.position)
+        self._generation = generation
         self._metrics.generation.set(generation)
         self._stream.trim(self.log.position)
         self._compact()
@@ -122,18 +126,29 @@ class StreamDriver:
         messages = self._messages()
         self._note_taken(messages)
         if self.log.open_range is None:
+            self._fold_waiting_items(1)
             return None
         folding = dataclasses.replace(self._folding, generation=generation, taken=self.log.open_range)
         part = self._take_up(messages, folding)
         if part.newest // DAY_MS > folding.taken.watermark // DAY_MS:
             refresh_all_items(self._workspace, part.newest // DAY_MS * DAY_MS, folding, self._lease.check)
         self._lease.check()
+        self._items_wait = True
         done = self.log.finish(part.files, part.counts, part.newest)
         self._store.write_progress(generation, done.last, done.newest or None)
         self._metrics.done(done, messages, time.monotonic() - began, self._stream.backlog(done.last))
         if done.counts.get("items.logged"):
             self._on_items()
         return done
+
+    def _fold_waiting_items(self, buckets: int) -> None:
+        """Fold, when nothing comes any more, what happened to items and waits for its turn."""
+        if not self._items_wait or self.log.open_range is not None or not self._generation:
+            return
+        self._lease.check()
+        folding = dataclasses.replace(self._folding, generation=self._generation)
+        folding = folding.up_to(self.log.position, self.log.watermark)
+        self._items_wait = not fold_waiting_items(folding.midnight_ms, folding, buckets)
 
     def _messages(self) -> list[Message]:
         """Return the messages of the open range; where none is open, of the next, which is opened."""

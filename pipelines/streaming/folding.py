@@ -9,10 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.definitions import ITEM, features_of, memories_of
 from features.events import ItemKeys
 from features.online.config import OnlineConfig
-from features.online.items import fold_items, refresh_items
+from features.online.item_buckets import BUCKETS, KeysOf, bucket_of, fold_waiting, put_items
+from features.online.items import item_rows, refresh_items
 from features.online.pairs import PAIR_ROWS
+from features.online.recent import NO_KEYS
 from features.online.users import fold_users
 from features.schemas import EVENTS, IMPRESSION, ITEMS, PAGES
 from features.store.base import Version
@@ -23,6 +26,7 @@ from features.stream.base import EventStream
 from features.stream.config import StreamConfig
 from features.stream.opening import open_stream
 from kernels.hashing import combine_hashes, hash_strings, hex_digits
+from kernels.jagged import IntArray
 from kernels.ranks import string_ranks
 from pipelines.batch.arrow import DAY_MS
 from pipelines.streaming.log import NOTHING, Range
@@ -60,6 +64,10 @@ class Folding:
         """The newest midnight (00:00 UTC) before the newest event of earlier ranges."""
         return self.taken.watermark // DAY_MS * DAY_MS
 
+    def up_to(self, position: int, watermark: int) -> Folding:
+        """Return how to fold what is in the log up to a position; `watermark` as in `Range`."""
+        return dataclasses.replace(self, taken=Range(first=0, last=position, opened=0, watermark=watermark))
+
     def open_store(self) -> RedisStore:
         """Return the store, opened once per process."""
         return _store(self.store_url, self.store)
@@ -76,7 +84,7 @@ class FoldedShard:
     Attributes:
         events: Those that are no duplicates, the impressions that pages imply among them.
         pages: Those that are no duplicates.
-        pairs: Co-visits made (1) and taken back (-1).
+        of_items: What happened to items, rows of `features.online.items.ITEM_EVENT_ROWS`.
         implied: Number of impressions implied by pages.
         repeated_events: Number of duplicates.
         repeated_pages: Number of duplicates.
@@ -84,7 +92,7 @@ class FoldedShard:
 
     events: pa.Table
     pages: pa.Table
-    pairs: pa.Table
+    of_items: pa.Table
     implied: int
     repeated_events: int
     repeated_pages: int
@@ -114,17 +122,17 @@ def fold_user_shard(events: pa.Table | None, pages: pa.Table | None, folding: Fo
     return FoldedShard(
         events=folded,
         pages=served,
-        pairs=pairs,
+        of_items=item_rows(folded, pairs),
         implied=implied.num_rows,
         repeated_events=rows.num_rows - folded.num_rows,
         repeated_pages=pages.num_rows - served.num_rows,
     )
 
 
-def fold_logged(events: pa.Table, pages: pa.Table, folding: Folding) -> tuple[pa.Table, pa.Table]:
-    """Fold rows of the log, which have their ids and impressions, and return the events and pairs to fold by item."""
+def fold_logged(events: pa.Table, pages: pa.Table, folding: Folding) -> pa.Table:
+    """Fold rows of the log, which have their ids and impressions, and return what is to be folded by item."""
     _fresh_pages(pages, folding)
-    return _fold(events, folding)
+    return item_rows(*_fold(events, folding))
 
 
 def _fresh_pages(pages: pa.Table, folding: Folding) -> pa.Table:
@@ -147,15 +155,22 @@ def _fold(rows: pa.Table, folding: Folding) -> tuple[pa.Table, pa.Table]:
     return rows.filter(pa.array(folded.fresh)), folded.pairs
 
 
-def fold_item_shard(events: pa.Table | None, pairs: pa.Table | None, folding: Folding) -> None:
-    """Fold what users did to some items into what the store holds of them."""
-    store = folding.open_store()
-    events = EVENTS.empty_table() if events is None else events
-    pairs = PAIR_ROWS.empty_table() if pairs is None else pairs
-    ids = pa.chunked_array([*events.column("item_id").chunks, *pairs.column("item_id").chunks], pa.string())
-    if len(ids):
-        keys = _item_keys(store, ids)
-        fold_items(store, events, pairs, keys, version=folding.version, midnight_ms=folding.midnight_ms)
+def item_shard_of(item_ids: pa.ChunkedArray, folding: Folding) -> IntArray:
+    """Return the shard of each item; a bucket of items lies in one shard."""
+    return bucket_of(item_ids) % folding.stream.shards
+
+
+def fold_item_shard(rows: pa.Table, folding: Folding) -> None:
+    """Fold what happened to some items (`ITEM_EVENT_ROWS`) into what the store holds of them, when their turn comes."""
+    if rows.num_rows:
+        store, keys_of = folding.open_store(), _keys_of(folding)
+        put_items(store, rows, keys_of, version=folding.version, midnight_ms=folding.midnight_ms)
+
+
+def fold_waiting_items(midnight_ms: int, folding: Folding, buckets: int = BUCKETS) -> bool:
+    """Fold what still waits for its turn, of all buckets of items or of so many; return whether nothing waits then."""
+    keys_of, version = _keys_of(folding), folding.version
+    return fold_waiting(folding.open_store(), keys_of, version=version, midnight_ms=midnight_ms, most=buckets)
 
 
 def refresh_item_shard(item_ids: pa.Array, midnight_ms: int, folding: Folding) -> None:
@@ -172,6 +187,13 @@ def _named(rows: pa.Table) -> pa.Table:
     ids = combine_hashes(*(hash_strings(of_pages.column(name)) for name in ("request_id", "item_id", "event")))
     named = pc.replace_with_mask(rows.column("event_id").combine_chunks(), shown, hex_digits(ids))
     return rows.set_column(rows.schema.get_field_index("event_id"), EVENTS.field("event_id"), named)
+
+
+def _keys_of(folding: Folding) -> KeysOf:
+    """Return what finds the keys of items that features of items need."""
+    if any(memory.needs_facts for memory in memories_of(features_of(ITEM))):
+        return lambda item_ids: _item_keys(folding.open_store(), item_ids)
+    return lambda item_ids: NO_KEYS
 
 
 def _item_keys(store: RedisStore, item_ids: pa.ChunkedArray) -> ItemKeys:

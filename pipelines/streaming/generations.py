@@ -35,8 +35,15 @@ from features.schemas import (
 from features.store.base import OnlineStore
 from features.workspace import Workspace
 from pipelines.batch.arrow import shard_of
-from pipelines.streaming.folding import Folding, fold_item_shard, fold_logged, refresh_item_shard, take_up_items
-from pipelines.streaming.log import STREAM, Range, committed_log, write_durably
+from pipelines.streaming.folding import (
+    Folding,
+    fold_item_shard,
+    fold_logged,
+    fold_waiting_items,
+    refresh_item_shard,
+    take_up_items,
+)
+from pipelines.streaming.log import STREAM, committed_log, write_durably
 
 CHUNK_RANGES = 2
 """So many full ranges are folded at once while a generation catches up: it must do more than the stream adds."""
@@ -114,6 +121,8 @@ def refresh_all_items(workspace: Workspace, midnight_ms: int, folding: Folding, 
     if catalogue.exists():
         known.append(catalogue.read(["item_id"]))
     ids = pa.concat_tables(known).column("item_id").unique()
+    check()
+    fold_waiting_items(midnight_ms, folding)
     for start in range(0, len(ids), REFRESHED_ITEMS):
         check()
         refresh_item_shard(ids.slice(start, REFRESHED_ITEMS), midnight_ms, folding)
@@ -250,16 +259,15 @@ class _CatchUp:
         if items.num_rows:
             in_order = items.take(pc.sort_indices(items, [(STREAM_POSITION, "ascending")]))
             take_up_items(in_order.drop_columns([STREAM_POSITION]), folding)
-        fresh, pairs = fold_logged(events.select(EVENTS.names), pages.select(PAGES.names), folding)
+        of_items = fold_logged(events.select(EVENTS.names), pages.select(PAGES.names), folding)
         self._check()
-        fold_item_shard(fresh, pairs, folding)
+        fold_item_shard(of_items, folding)
 
     def _done(self, reached: int) -> None:
         self._store.write_progress(self._folding.generation, reached, self._log.watermark or None)
 
     def _until(self, position: int) -> Folding:
-        taken = Range(first=0, last=position, opened=0, watermark=self._log.watermark)
-        return dataclasses.replace(self._folding, taken=taken)
+        return self._folding.up_to(position, self._log.watermark)
 
     def _dataset(self, table: str) -> ds.Dataset:
         return self._log.dataset(self._workspace, table)

@@ -3,21 +3,29 @@
 Building a pipeline and handing it to a runner costs Beam a quarter of a second of processor time, more than running it
 on some thousand rows. So the pipeline is built once and learns from a file what it is to work on; the in-process runner
 gets the same translated pipeline every time. Other runners get it built anew.
+
+The end of each bundle waits until the thread wakes that samples what state the worker is in, for timings that nobody
+looks at: up to a fifth of a bundle's time, 20 to 50 ms of a range. Here it wakes every 5 ms at least.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 from apache_beam.options.value_provider import RuntimeValueProvider
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.worker import statesampler
 from apache_beam.transforms.environments import EmbeddedPythonEnvironment
 
 from pipelines.batch.runner import DEFAULT_RUNNER, pipeline_options, running_pipeline
+
+SAMPLING_MS = 5
+"""Milliseconds between two looks of Beam's state sampler; Beam's own is 200, reached step by step."""
 
 
 class RepeatedPipeline:
@@ -49,6 +57,24 @@ class RepeatedPipeline:
         level = worker_log.level
         worker_log.setLevel(logging.CRITICAL)  # Beam logs an exception with its whole graph before it raises it
         try:
-            FnApiRunner().run_via_runner_api(self._translated, self._options).wait_until_finish()
+            with _wakeful_sampler():
+                FnApiRunner().run_via_runner_api(self._translated, self._options).wait_until_finish()
         finally:
             worker_log.setLevel(level)
+
+
+class _WakefulSampler(statesampler.StateSampler):
+    """What tells Beam the state of a worker, and wakes often."""
+
+    def __init__(self, prefix: str, counter_factory: Any) -> None:
+        super().__init__(prefix, counter_factory, SAMPLING_MS)
+
+
+@contextlib.contextmanager
+def _wakeful_sampler() -> Iterator[None]:
+    """Let bundles that begin within the block end without a wait; Beam has no option for that."""
+    usual, statesampler.StateSampler = statesampler.StateSampler, _WakefulSampler
+    try:
+        yield
+    finally:
+        statesampler.StateSampler = usual

@@ -1,12 +1,14 @@
 """The Beam side of a range: messages -> checked rows -> folds by user, then by item -> log files.
 
 Elements are tables, as in the batch pipelines. Every piece of work is named by its range and can be repeated: files are
-written under the range's name, what is folded carries its position.
+written under the range's name, what is folded carries its position. Steps are few, for each costs Beam some ten
+milliseconds of every range: what is logged comes together with what is told in the last one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,13 +27,19 @@ from features.workspace import Workspace
 from pipelines.batch.arrow import DAY_MS, Ints, decode, encode, milliseconds, shard_of, split_by
 from pipelines.batch.transforms import open_workspace
 from pipelines.streaming.compaction import write_log_file
-from pipelines.streaming.folding import Folding, fold_item_shard, fold_user_shard, take_up_items
+from pipelines.streaming.folding import (
+    Folding,
+    fold_item_shard,
+    fold_user_shard,
+    item_shard_of,
+    take_up_items,
+)
 from pipelines.streaming.log import STREAM, LogFile, Range, write_for_now
 from pipelines.streaming.records import check_messages, check_times
 from pipelines.streaming.taking import joined, read_piece
 
-LOG, DONE, BY_ITEM, PAIRS = "log", "done", "by_item", "pairs"
-"""Names of outputs: rows for the log, `Part` elements, rows for the folds by item, and which of these are co-visits."""
+DONE, BY_ITEM = "done", "by_item"
+"""Names of outputs: `Part` elements, and rows for the folds by item."""
 TASK, SUMMARY = "task.json", "summary.json"
 _SORT_KEYS = {
     EVENT_LOG: ("timestamp", "event_id"),
@@ -44,11 +52,19 @@ _SORT_KEYS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """What a piece of work did: `files` written, rows by name, the time of the newest event (0 for none)."""
+    """What a piece of work did.
 
-    files: tuple[LogFile, ...] = ()
+    Attributes:
+        counts: Rows by name.
+        newest: Time of the newest event; 0 for none.
+        logged: Rows for the log, encoded, by the folder of their file.
+        files: What was written.
+    """
+
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     newest: int = 0
+    logged: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    files: tuple[LogFile, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,13 +130,13 @@ class Step(beam.DoFn):
 
     @classmethod
     def of(cls, piece: Callable[..., Iterable[Any]], work: Work, *waited_for: AsIter) -> beam.ParDo:
-        """Return the transform; it begins once the side inputs are there."""
+        """Return the transform; it begins once the side inputs are there, and the function gets them, too."""
         return beam.ParDo(cls(piece, work), *waited_for)
 
     @no_annotations
     def process(self, element: Any, *waited_for: Iterable[Any]) -> Iterable[Any]:
         """Return what the function makes of an element."""
-        return self._piece(element, self._work)
+        return self._piece(element, self._work, *waited_for)
 
     def __dir__(self) -> list[str]:
         """Name the only method that Beam has to look into: by default it asks for 30 signatures in every range."""
@@ -141,23 +157,21 @@ class TakeUpRange(beam.PTransform):
         """Check, then items, then users, then what users did to items; log all of it."""
         work = self.work
         spans = start | "start" >> beam.Impulse() | "spans" >> Step.of(_spans, work)
-        checked = spans | "check" >> Step.of(_check, work).with_outputs(ITEMS, LOG, DONE, main=EVENTS)
+        checked = spans | "check" >> Step.of(_check, work).with_outputs(ITEMS, DONE, main=EVENTS)
         items = (
             checked[ITEMS]
             | "items together" >> beam.GroupByKey()
-            | "take up items" >> Step.of(_items, work).with_outputs(LOG, DONE, main=ITEMS)
+            | "take up items" >> Step.of(_items, work).with_outputs(DONE, main=ITEMS)
         )
         users = (
             checked[EVENTS]
             | "by user" >> beam.GroupByKey()
             # facts of new items are in the store before anything is folded that counts by them
-            | "fold users" >> Step.of(_users, work, AsIter(items[ITEMS])).with_outputs(LOG, DONE, main=BY_ITEM)
+            | "fold users" >> Step.of(_users, work, AsIter(items[ITEMS])).with_outputs(DONE, main=BY_ITEM)
         )
         folded = users[BY_ITEM] | "by item" >> beam.GroupByKey() | "fold items" >> Step.of(_by_item, work)
-        rows = (checked[LOG], items[LOG], users[LOG]) | "log rows" >> beam.Flatten()
-        written = rows | "by file" >> beam.GroupByKey() | "write" >> Step.of(_write, work)
-        done = (folded, written, *(part[DONE] for part in (checked, items, users))) | "parts" >> beam.Flatten()
-        return done | "all parts" >> beam.GroupByKey() | "write summary" >> Step.of(_write_summary, work)
+        parts = [AsIter(part) for part in (checked[DONE], items[DONE], users[DONE], folded)]
+        return start | "end" >> beam.Impulse() | "log" >> Step.of(_log, work, *parts)
 
 
 def read_summary(workspace: Workspace, taken: Range) -> Part:
@@ -183,29 +197,30 @@ def _check_lines(
 ) -> Iterator[tuple[int, tuple[str, bytes]] | TaggedOutput]:
     checked = check_messages(table, lines)
     rows, dead = checked.rows, [checked.dead]
+    logged: dict[str, bytes] = {}
     counts = {f"{table}.in": rows.num_rows + checked.dead.num_rows}
     if table in (EVENTS, PAGES, FEATURES):
         timed = check_times(table, rows, folding.taken, folding.stream)
         dead.append(timed.dead)
         if table == FEATURES:
-            yield from _logged(FEATURE_LOG, timed.rows, folding)
+            logged |= _logged(FEATURE_LOG, timed.rows, folding)
             counts[f"{FEATURES}.logged"] = timed.rows.num_rows
         else:
-            for shard, piece in _pieces(timed.rows, "user_id", folding):
+            for shard, piece in _pieces(timed.rows, shard_of(timed.rows.column("user_id"), folding.stream.shards)):
                 yield shard, (table, piece)
     elif rows.num_rows:
         yield TaggedOutput(ITEMS, (0, (position, encode(rows))))
     letters = pa.concat_tables(dead)
     if letters.num_rows:
-        yield from _logged(STREAM_DEAD_LETTERS, letters, folding)
+        logged |= _logged(STREAM_DEAD_LETTERS, letters, folding)
         for reason in letters.column("reason").value_counts().to_pylist():
             counts[f"{table}.dropped.{reason['values']}"] = reason["counts"]
-    yield _done(counts=counts)
+    yield _done(counts=counts, logged=logged)
 
 
-def _pieces(rows: pa.Table, column: str, folding: Folding) -> Iterator[tuple[int, bytes]]:
+def _pieces(rows: pa.Table, shards: Ints) -> Iterator[tuple[int, bytes]]:
     """Yield (shard, its rows); a range is small: nothing of it needs to wait in a file."""
-    for shard, piece in split_by(rows, shard_of(rows.column(column), folding.stream.shards)):
+    for shard, piece in split_by(rows, shards):
         yield shard, encode(piece)
 
 
@@ -213,56 +228,49 @@ def _items(keyed: tuple[int, Iterable[tuple[int, bytes]]], work: Work) -> Iterat
     folding = work.now()
     pieces = [decode([piece]) for _, piece in sorted(keyed[1])]
     rows, replaced = take_up_items(pa.concat_tables(pieces), folding)
-    yield from _logged(ITEM_LOG, rows, folding)
-    yield _done(counts=_counts(ITEMS, rows, replaced))
+    yield _done(counts=_counts(ITEMS, rows, replaced), logged=_logged(ITEM_LOG, rows, folding))
     yield rows.num_rows
 
 
 def _users(
-    keyed: tuple[int, Iterable[tuple[str, bytes]]], work: Work
-) -> Iterator[tuple[int, tuple[str, bytes]] | TaggedOutput]:
+    keyed: tuple[int, Iterable[tuple[str, bytes]]], work: Work, _: Iterable[int]
+) -> Iterator[tuple[int, bytes] | TaggedOutput]:
     folding = work.now()
     pieces: dict[str, list[bytes]] = {EVENTS: [], PAGES: []}
     for table, piece in keyed[1]:
         pieces[table].append(piece)
     events, pages = (decode(pieces[table]) if pieces[table] else None for table in (EVENTS, PAGES))
     folded = fold_user_shard(events, pages, folding)
-    yield from _logged(EVENT_LOG, folded.events, folding)
-    yield from _logged(PAGE_LOG, folded.pages, folding)
+    logged = _logged(EVENT_LOG, folded.events, folding) | _logged(PAGE_LOG, folded.pages, folding)
     counts = {f"{EVENTS}.implied": folded.implied, **_counts(EVENTS, folded.events, folded.repeated_events)}
     counts |= _counts(PAGES, folded.pages, folded.repeated_pages)
     newest = int(milliseconds(folded.events.column("timestamp")).max(initial=0))
-    yield _done(counts=counts, newest=newest)
-    for kind, rows in ((EVENTS, folded.events), (PAIRS, folded.pairs)):
-        for shard, piece in _pieces(rows, "item_id", folding):
-            yield shard, (kind, piece)
+    yield _done(counts=counts, newest=newest, logged=logged)
+    for shard, piece in _pieces(folded.of_items, item_shard_of(folded.of_items.column("item_id"), folding)):
+        yield shard, piece
 
 
-def _by_item(keyed: tuple[int, Iterable[tuple[str, bytes]]], work: Work) -> Iterator[tuple[int, Part]]:
-    pieces: dict[str, list[bytes]] = {EVENTS: [], PAIRS: []}
-    for kind, piece in keyed[1]:
-        pieces[kind].append(piece)
-    events, pairs = (decode(pieces[kind]) if pieces[kind] else None for kind in (EVENTS, PAIRS))
-    fold_item_shard(events, pairs, work.now())
-    yield 0, Part()
+def _by_item(keyed: tuple[int, Iterable[bytes]], work: Work) -> Iterator[Part]:
+    fold_item_shard(decode(keyed[1]), work.now())
+    yield Part()
 
 
 def _done(**what: Any) -> TaggedOutput:
-    """Return what a piece of work did, under the key that brings all of it together."""
-    return TaggedOutput(DONE, (0, Part(**what)))
+    """Return what a piece of work did, for the last step."""
+    return TaggedOutput(DONE, Part(**what))
 
 
 def _counts(table: str, logged: pa.Table, duplicates: int) -> dict[str, int]:
     return {f"{table}.logged": logged.num_rows, f"{table}.duplicates": duplicates}
 
 
-def _logged(table: str, rows: pa.Table, folding: Folding) -> Iterator[TaggedOutput]:
-    """Yield rows for the log by the folder of their file."""
+def _logged(table: str, rows: pa.Table, folding: Folding) -> dict[str, bytes]:
+    """Return rows for the log, encoded, by the folder of their file."""
     if not rows.num_rows:
-        return
+        return {}
     positions = pa.array(np.full(rows.num_rows, folding.taken.last, np.int64))
-    for day, part in split_by(rows.append_column(STREAM_POSITION, positions), _days(table, rows, folding)):
-        yield TaggedOutput(LOG, (f"{table}/date={np.datetime64(day, 'D')}", encode(part)))
+    days = split_by(rows.append_column(STREAM_POSITION, positions), _days(table, rows, folding))
+    return {f"{table}/date={np.datetime64(day, 'D')}": encode(part) for day, part in days}
 
 
 def _days(table: str, rows: pa.Table, folding: Folding) -> Ints:
@@ -271,25 +279,26 @@ def _days(table: str, rows: pa.Table, folding: Folding) -> Ints:
     return np.full(rows.num_rows, folding.taken.opened // DAY_MS, np.int64)
 
 
-def _write(keyed: tuple[str, Iterable[bytes]], work: Work) -> Iterator[tuple[int, Part]]:
-    folder, pieces = keyed
-    taken = work.now().taken
-    table = folder.split("/")[0]
-    rows = decode(pieces).sort_by([(name, "ascending") for name in _SORT_KEYS[table]])
-    file = write_log_file(open_workspace(work.uri), folder, taken.first, taken.last, rows)
-    yield 0, Part(files=(file,))
-
-
-def _write_summary(keyed: tuple[int, Iterable[Part]], work: Work) -> Iterable[Any]:
-    together, counts = list(keyed[1]), Counter[str]()
+def _log(_: bytes, work: Work, *parts: Iterable[Part]) -> Iterable[Any]:
+    """Write the files of the range, and what was done to it."""
+    folding = work.now()
+    together, counts = list(itertools.chain(*parts)), Counter[str]()
+    pieces: dict[str, list[bytes]] = {}
     for part in together:
         counts.update(part.counts)
+        for folder, piece in part.logged.items():
+            pieces.setdefault(folder, []).append(piece)
     document = {
-        "last": work.now().taken.last,
-        "files": [dataclasses.asdict(file) for part in together for file in part.files],
+        "last": folding.taken.last,
+        "files": [dataclasses.asdict(_written(folder, rows, folding, work)) for folder, rows in pieces.items()],
         "counts": counts,
         "newest": max(part.newest for part in together),
     }
     workspace = open_workspace(work.uri)
     write_for_now(workspace, workspace.path(STREAM, SUMMARY), json.dumps(document).encode())
     return ()
+
+
+def _written(folder: str, pieces: Sequence[bytes], folding: Folding, work: Work) -> LogFile:
+    rows = decode(pieces).sort_by([(name, "ascending") for name in _SORT_KEYS[folder.split("/")[0]]])
+    return write_log_file(open_workspace(work.uri), folder, folding.taken.first, folding.taken.last, rows)

@@ -15,7 +15,8 @@ from features.columns import Columns
 from features.definitions import ITEM, PAGE_FEATURES, USER, features_of
 from features.events import ItemKeys
 from features.online.config import OnlineConfig
-from features.online.items import fold_items, refresh_items
+from features.online.item_buckets import fold_waiting, put_items
+from features.online.items import fold_items, item_rows, refresh_items
 from features.online.users import FoldedUsers, fold_users
 from features.schemas import EVENT_KINDS, EVENTS, IMPRESSION, ITEMS, TIMESTAMP
 from features.store.base import HISTORY, ITEM_FEATURES, STATE, Version
@@ -126,34 +127,38 @@ def times_of(rows: pa.Table) -> np.ndarray:
     return np.asarray(rows.column("timestamp").cast(pa.int64()), dtype=np.int64)
 
 
-def fold(store: RedisStore, part: pa.Table, version: Version, midnight_ms: int, config: OnlineConfig) -> FoldedUsers:
-    """Fold one range by user and by item."""
-    folded = fold_users(store, part, KEYS, version=version, config=config)
-    fresh = part.filter(pa.array(folded.fresh))
-    fold_items(store, fresh, folded.pairs, KEYS, version=version, midnight_ms=midnight_ms)
-    return folded
-
-
 @dataclasses.dataclass
 class Stream:
-    """Folds deliveries one after the other, as the streaming pipeline does."""
+    """Folds deliveries one after the other, as the streaming pipeline does; items at once, or `in_turn`."""
 
     store: RedisStore
     generation: int
     config: OnlineConfig = CONFIG
     position: int = 0
     midnight_ms: int = 0
+    in_turn: bool = False
 
     def take(self, delivery: Delivery) -> FoldedUsers:
         """Fold one range, and all items when a midnight has passed."""
         self.position += 1
         version = Version(self.generation, self.position)
         midnight = int(times_of(delivery.so_far).max()) // DAY * DAY
-        folded = fold(self.store, delivery.part, version, midnight, self.config)
+        folded = fold_users(self.store, delivery.part, KEYS, version=version, config=self.config)
+        rows = item_rows(delivery.part.filter(pa.array(folded.fresh)), folded.pairs)
+        if self.in_turn:
+            put_items(self.store, rows, lambda _: KEYS, version=version, midnight_ms=midnight)
+        else:
+            fold_items(self.store, rows, KEYS, version=version, midnight_ms=midnight)
         if midnight > self.midnight_ms:
+            self.settle(midnight)
             refresh_items(self.store, ITEM_IDS, version=version, midnight_ms=midnight)
         self.midnight_ms = midnight
         return folded
+
+    def settle(self, midnight_ms: int) -> None:
+        """Fold what waits for its turn."""
+        version = Version(self.generation, self.position)
+        assert fold_waiting(self.store, lambda _: KEYS, version=version, midnight_ms=midnight_ms)
 
     def user_features(self, users: list[str], times: np.ndarray) -> Columns:
         """The features that a request at these moments would see."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable
 
@@ -51,17 +52,18 @@ def contents(stream: Stream, users: list[str]) -> dict[tuple[str, str], tuple[in
     return {key: (blob.event_time, blob.payload) for key, blob in zip(wanted, held, strict=True) if blob is not None}
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_fold_may_die_after_any_write(store, seed):
+@pytest.mark.parametrize(("seed", "in_turn"), [(0, False), (1, False), (2, True)])
+def test_a_fold_may_die_after_any_write(store, seed, in_turn):
     rng = np.random.default_rng(seed)
     rows = random_rows(rng, 120, users=3, days=3)
     ranges = list(deliveries(rng, rows, chunks=3))
     users = sorted(set(rows.column("user_id").to_pylist()))
-    calm = Stream(store, store.new_generation())
+    calm = Stream(store, store.new_generation(), in_turn=in_turn)
     told = [calm.take(delivery) for delivery in ranges]
+    calm.settle(calm.midnight_ms)
     expected, died = contents(calm, users), 0
     for survives in range(0, 40, 1 + 2 * seed):
-        shaken = Stream(store, store.new_generation())
+        shaken = Stream(store, store.new_generation(), in_turn=in_turn)
         for delivery, undisturbed in zip(ranges, told, strict=True):
             before = (shaken.position, shaken.midnight_ms)
             try:
@@ -74,6 +76,10 @@ def test_a_fold_may_die_after_any_write(store, seed):
                 again = shaken.take(delivery)
                 assert again.fresh.tolist() == undisturbed.fresh.tolist()
                 assert again.pairs.equals(undisturbed.pairs)
+        shaken.store = DyingStore(store, survives)
+        with contextlib.suppress(PowerCutError):
+            shaken.settle(shaken.midnight_ms)
         shaken.store = store
+        shaken.settle(shaken.midnight_ms)
         assert contents(shaken, users) == expected, f"died after {survives} writes"
     assert died >= 20

@@ -68,7 +68,7 @@ def bury(redis_url: str, namespace: str) -> None:
 
 def survive(crashing: Crasher, folder: Path, redis_url: str, undisturbed: Undisturbed, step: int) -> None:
     """Be killed before a step, and go on."""
-    namespace = f"step{step}"
+    namespace = f"{folder.parent.name}-{folder.name}"
     world.append(redis_url, namespace, world.messages())
     killed = crashing.run(folder, redis_url, namespace, step=step)["how"] == KILLED
     # how many steps there are varies by a few: a compaction may be ready one range later

@@ -138,7 +138,7 @@ import stream_world as world
 
 resident = []
 note = lambda *_: resident.append(psutil.Process().memory_info().rss)
-options = dict(range_rows=2000, compact_ranges=10, progress=note)
+options = dict(range_rows=2000, compact_ranges=1000, progress=note)
 report = world.take_up(Path(sys.argv[2]), sys.argv[3], "bounded", **options)
 print(json.dumps([report.ranges, resident]))
 """
@@ -148,11 +148,13 @@ print(json.dumps([report.ranges, resident]))
 def test_memory_stays_bounded_whatever_waits(tmp_path, redis_url) -> None:
     """120,000 events wait, 2,000 are taken up at once: the last 40 ranges need no more than the first 20 did.
 
-    In a process of its own: what other tests have left behind would be counted.
+    In a process of its own: what other tests have left behind would be counted. Without compactions, whose memory goes
+    by the file that they write; and of many users, as what is known of one grows with his events of the last days.
     """
     for number in range(1200):
         clicks = [
-            event(f"u{place % 50}", f"i{place % 30}", "click", START + 100 * number + place) for place in range(100)
+            event(f"u{number % 400}-{place % 50}", f"i{place % 30}", "click", START + 100 * number + place)
+            for place in range(100)
         ]
         world.append(redis_url, "bounded", [StreamRecord.of_rows(EVENTS, clicks)])
     arguments = [str(Path(__file__).parent), str(tmp_path), redis_url]
@@ -160,4 +162,4 @@ def test_memory_stays_bounded_whatever_waits(tmp_path, redis_url) -> None:
     assert done.returncode == 0, done.stderr
     ranges, resident = json.loads(done.stdout.splitlines()[-1])
     assert ranges == 60
-    assert max(resident[20:]) - max(resident[:20]) < 60 * 2**20
+    assert max(resident[20:]) - max(resident[:20]) < 20 * 2**20

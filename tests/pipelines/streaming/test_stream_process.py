@@ -21,7 +21,7 @@ import redis
 import stream_world as world
 from stream_world import START, event
 
-from features.online.items import fold_items
+from features.online.item_buckets import put_items
 from features.store.base import LeaseHeldError, StoreUnavailableError
 from features.store.embedded import EmbeddedRedis
 from features.store.redis_store import RedisStore
@@ -107,12 +107,12 @@ def test_a_lost_lease_is_taken_again_and_a_store_that_fails_within_a_range_is_as
     stopping, said, metrics = threading.Event(), list[str](), list[StreamMetrics]()
     answers = iter([StoreUnavailableError("gone for a moment")])
 
-    def failing_once(*arguments: Any, **named: Any) -> int:
+    def failing_once(*arguments: Any, **named: Any) -> None:
         for error in answers:
             raise error
-        return fold_items(*arguments, **named)
+        return put_items(*arguments, **named)
 
-    monkeypatch.setattr(folding, "fold_items", failing_once)
+    monkeypatch.setattr(folding, "put_items", failing_once)
     world.append(redis_url, "lost lease", clicks(0, 3))
 
     def done(taken: Range, told: StreamMetrics) -> None:
