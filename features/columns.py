@@ -148,7 +148,7 @@ def stacked(parts: Sequence[Columns]) -> Columns:
     numbers = {name: None for part in parts for name in part.numbers}
     return Columns(
         rows=sum(part.rows for part in parts),
-        ids={name: _stacked_ids([_ids_of(part, name) for part in parts]) for name in ids},
+        ids={name: stacked_ids([_ids_of(part, name) for part in parts]) for name in ids},
         numbers={
             name: np.concatenate([part.numbers.get(name, np.full(part.rows, np.nan, np.float32)) for part in parts])
             for name in numbers
@@ -161,7 +161,8 @@ def _ids_of(part: Columns, name: str) -> IdColumn:
     return part.ids.get(name, absent)
 
 
-def _stacked_ids(columns: Sequence[IdColumn]) -> IdColumn:
+def stacked_ids(columns: Sequence[IdColumn]) -> IdColumn:
+    """Return the rows of at least one column, one after the other."""
     weights = None
     if any(column.weights is not None for column in columns):
         weights = np.concatenate(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.columns import IdColumn
+from features.columns import IdColumn, stacked_ids
 from features.schemas import EVENT_KINDS, POSITIVE_CODES, TIMESTAMP
 from kernels.hashing import hash_strings
 from kernels.jagged import IntArray
@@ -60,6 +60,17 @@ class ItemKeys:
             categories=IdColumn.of_strings(category_prefixes(items.column(CATEGORY))).take(order),
             brands=IdColumn.of_strings(items.column(BRAND)).take(order),
             prices_N=items.column(PRICE).cast(pa.float64()).to_numpy()[order],
+        )
+
+    def joined(self, other: ItemKeys) -> ItemKeys:
+        """Return these keys and those of other items."""
+        items = np.append(self.items_N, other.items_N)
+        order = np.argsort(items, kind="stable")
+        return ItemKeys(
+            items_N=items[order],
+            categories=stacked_ids([self.categories, other.categories]).take(order),
+            brands=stacked_ids([self.brands, other.brands]).take(order),
+            prices_N=np.append(self.prices_N, other.prices_N)[order],
         )
 
     def rows_of(self, items: IntArray) -> IntArray:

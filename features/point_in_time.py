@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from features.columns import Columns, IdColumn
+from features.columns import Columns, IdColumn, stacked_ids
 from features.definitions import Feature, memories_of
 from features.events import Events
 from features.folds import NUMBER, Numbers
 from features.memories import Memory
 from features.states import ENTITY, State, concat_states, take_rows
-from kernels.jagged import IntArray, concat_ranges, offsets_from_lengths
+from kernels.jagged import IntArray, concat_ranges
 
 ROWS_AT_ONCE = 2_000_000
 """Most gathered rows of one step: bounds memory."""
@@ -106,7 +106,7 @@ def gather_columns(
             values = np.concatenate([part for part in parts[feature.name] if not isinstance(part, IdColumn)])
             numbers[feature.name] = np.where(np.isnan(values), np.float32(feature.default), values)
         else:
-            ids[feature.name] = _concat_ids([part for part in parts[feature.name] if isinstance(part, IdColumn)])
+            ids[feature.name] = stacked_ids([part for part in parts[feature.name] if isinstance(part, IdColumn)])
     return Columns(rows=rows, ids=ids, numbers=numbers)
 
 
@@ -184,12 +184,3 @@ class _Parts:
         part = slice(*np.searchsorted(self.anchor, [first, last]))
         rows = take_rows(self.rows, concat_ranges(self.start[part], self.length[part]))
         return {**rows, ENTITY: np.repeat(self.anchor[part] - first, self.length[part])}
-
-
-def _concat_ids(parts: Sequence[IdColumn]) -> IdColumn:
-    weights = [part.weights for part in parts if part.weights is not None]
-    return IdColumn(
-        hashes=np.concatenate([part.hashes for part in parts]),
-        offsets=offsets_from_lengths(np.concatenate([np.diff(part.offsets) for part in parts])),
-        weights=np.concatenate(weights) if weights else None,
-    )

@@ -94,8 +94,11 @@ def recent_before(held: Sequence[Held | None], version: Version, config: OnlineC
         config: How long events are kept.
     """
     recent = Recent.of_payloads([None if blob is None else blob.payload for blob in held])
-    again = np.array([blob is not None and blob.version == version for blob in held], dtype=bool)[recent.entity]
-    before = recent.take(again & ~recent.latest).joined(pruned(recent.take(~again), config))
+    folded = np.array([blob is not None and blob.version == version for blob in held], dtype=bool)
+    again = folded[recent.entity]
+    before = pruned(recent.take(~again) if again.any() else recent, config)
+    if again.any():
+        before = recent.take(again & ~recent.latest).joined(before)
     return dataclasses.replace(before, latest=np.zeros(len(before), bool))
 
 

@@ -34,6 +34,8 @@ ITEM, ITEM_FEATURES, ITEM_STATE = "item", "item_features", "item_state"
 """Views of items: facts, features, state of features."""
 ITEM_ROWS, ITEM_TURN = "item_rows", "item_turn"
 """Views of buckets of items: what happened to them since they were folded, and how much of it waits."""
+ITEM_CHANGES = "item_changes"
+"""View of the catalogue: its version says when the stream last wrote facts of items."""
 
 FIRST_GENERATION = 1
 """What is read, and what a stream writes, before the first back-fill."""

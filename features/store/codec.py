@@ -8,9 +8,9 @@
     state    as packed by `features.states`
     user     attributes as JSON
 
-Payloads are little-endian; item features have a module of their own, `feature_codec`; `seen`, `item_state`, `item_rows`
-and `item_turn` belong to the stream. `schema` names the layout, so that a reader never decodes what another version
-wrote. The checksum covers everything but itself. Strings of many users are gathered without decoding one of them.
+Payloads are little-endian; item features have a module of their own, `feature_codec`; views that are not named here
+belong to the stream. `schema` names the layout, so that a reader never decodes what another version wrote. The checksum
+covers everything but itself. Strings of many users are gathered without decoding one of them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from features.definitions import state_layout
 from features.store.base import (
     HISTORY,
     ITEM,
+    ITEM_CHANGES,
     ITEM_FEATURES,
     ITEM_ROWS,
     ITEM_STATE,
@@ -54,6 +55,7 @@ _SCHEMAS = {
     SEEN_PAGES: zlib.crc32(b"seen_pages:1:requests_i64,times_i64,positions_i64"),
     ITEM_STATE: zlib.crc32(b"item_state:1"),
     ITEM_ROWS: zlib.crc32(b"item_rows:1:arrow_batch:id,time_i64,code_i8,other_i64,count_i8"),
+    ITEM_CHANGES: zlib.crc32(b"item_changes:1"),
     ITEM_TURN: zlib.crc32(b"item_turn:1:ranges_u64,folded_u64,rows_u64"),
 }
 _STATE = b"state:1:layout="

@@ -38,6 +38,10 @@ SOCKET_PATH_LIMIT = 100
 """Bytes; the kernel allows 107 for a unix socket's path."""
 START_TIMEOUT_S = 60.0
 """The server loads its file before it answers: about a second per 100 MB."""
+REWRITE_BYTES = "256mb"
+"""The append-only file is written anew beyond this, and twice what it was before. So much is read in about a second as
+the server starts; at 64 MB, Redis's own, a busy stream has it written anew every three seconds, each time for one.
+"""
 STOP_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 5.0
 """A server that lives, but does not answer for so long hangs; whoever waited for it would keep the lock from all."""
@@ -212,6 +216,7 @@ class _Server:
             "logfile": str(self.folder / "redis.log"),
             "daemonize": "yes",  # no child of ours: a key press or our end must not reach a server that others use
             "appendonly": "yes",
+            "auto-aof-rewrite-min-size": REWRITE_BYTES,
             "save": "",
         }
         return [part for name, value in options.items() for part in (f"--{name}", value)]

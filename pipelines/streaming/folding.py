@@ -29,6 +29,7 @@ from kernels.hashing import combine_hashes, hash_strings, hex_digits
 from kernels.jagged import IntArray
 from kernels.ranks import string_ranks
 from pipelines.batch.arrow import DAY_MS
+from pipelines.streaming.item_keys import CatalogueKeys, note_changes
 from pipelines.streaming.log import NOTHING, Range
 from pipelines.streaming.page_checks import implied_impressions
 from pipelines.streaming.page_keys import fresh_pages
@@ -72,6 +73,10 @@ class Folding:
         """Return the store, opened once per process."""
         return _store(self.store_url, self.store)
 
+    def item_keys(self, item_ids: pa.ChunkedArray) -> ItemKeys:
+        """Return keys of the catalogue, those of these items among them where the store has facts of them."""
+        return _catalogue(self.store_url, self.store).of(self.generation, item_ids)
+
     def open_stream(self) -> EventStream:
         """Return the stream, opened once per process."""
         return _stream(self.stream, self.store_url, self.store)
@@ -107,7 +112,9 @@ def take_up_items(rows: pa.Table, folding: Folding) -> tuple[pa.Table, int]:
     reversed_rows = rows.take(pa.array(np.arange(rows.num_rows)[::-1]))
     _, last = np.unique(string_ranks(reversed_rows.column("item_id")), return_index=True)
     kept = reversed_rows.take(pa.array(last)).cast(ITEMS)
-    folding.open_store().write_items(item_facts(kept), version=folding.version)
+    store = folding.open_store()
+    note_changes(store, folding.version)
+    store.write_items(item_facts(kept), version=folding.version)
     return kept, rows.num_rows - kept.num_rows
 
 
@@ -149,9 +156,8 @@ def _fold(rows: pa.Table, folding: Folding) -> tuple[pa.Table, pa.Table]:
         return rows, PAIR_ROWS.empty_table()
     # which of two rows of one key comes first must not depend on how Beam grouped them
     rows = rows.sort_by([("timestamp", "ascending"), ("event_id", "ascending"), ("propensity", "ascending")])
-    store = folding.open_store()
-    keys = _item_keys(store, rows.column("item_id"))
-    folded = fold_users(store, rows, keys, version=folding.version, config=folding.online)
+    keys = folding.item_keys(rows.column("item_id"))
+    folded = fold_users(folding.open_store(), rows, keys, version=folding.version, config=folding.online)
     return rows.filter(pa.array(folded.fresh)), folded.pairs
 
 
@@ -192,20 +198,13 @@ def _named(rows: pa.Table) -> pa.Table:
 def _keys_of(folding: Folding) -> KeysOf:
     """Return what finds the keys of items that features of items need."""
     if any(memory.needs_facts for memory in memories_of(features_of(ITEM))):
-        return lambda item_ids: _item_keys(folding.open_store(), item_ids)
+        return folding.item_keys
     return lambda item_ids: NO_KEYS
 
 
-def _item_keys(store: RedisStore, item_ids: pa.ChunkedArray) -> ItemKeys:
-    """Return the keys of items that the store has facts of."""
-    facts = [found for found in store.items(pc.unique(item_ids).to_pylist()) if found is not None]
-    columns = {
-        "item_id": pa.array([found.item_id for found in facts], pa.string()),
-        "category": pa.array([list(found.category) for found in facts], pa.list_(pa.string())),
-        "brand": pa.array([found.brand for found in facts], pa.string()),
-        "price": pa.array([found.price for found in facts], pa.float64()),
-    }
-    return ItemKeys.of_items(pa.table(columns))
+@lru_cache(maxsize=2)
+def _catalogue(url: str, config: StoreConfig) -> CatalogueKeys:
+    return CatalogueKeys(_store(url, config))
 
 
 @lru_cache(maxsize=2)

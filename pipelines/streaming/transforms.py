@@ -2,7 +2,8 @@
 
 Elements are tables, as in the batch pipelines. Every piece of work is named by its range and can be repeated: files are
 written under the range's name, what is folded carries its position. Steps are few, for each costs Beam some ten
-milliseconds of every range: what is logged comes together with what is told in the last one.
+milliseconds of every range: what is logged comes together with what is told in the last one, and a range that is not
+cut into shards is one step, as nothing of it has to be shuffled.
 """
 
 from __future__ import annotations
@@ -156,6 +157,8 @@ class TakeUpRange(beam.PTransform):
     def expand(self, start: beam.Pipeline) -> beam.PCollection:
         """Check, then items, then users, then what users did to items; log all of it."""
         work = self.work
+        if work.options.stream.shards == 1:
+            return start | "start" >> beam.Impulse() | "take up" >> Step.of(_whole, work)
         spans = start | "start" >> beam.Impulse() | "spans" >> Step.of(_spans, work)
         checked = spans | "check" >> Step.of(_check, work).with_outputs(ITEMS, DONE, main=EVENTS)
         items = (
@@ -180,6 +183,30 @@ def read_summary(workspace: Workspace, taken: Range) -> Part:
     assert document["last"] == taken.last, document
     files = tuple(LogFile(**file) for file in document["files"])
     return Part(files=files, counts=document["counts"], newest=document["newest"])
+
+
+def _whole(_: bytes, work: Work) -> Iterable[Any]:
+    """Do all steps of a range, one after the other."""
+    found: dict[str, list[Any]] = {name: [] for name in (EVENTS, ITEMS, BY_ITEM, DONE)}
+
+    def step(piece: Callable[..., Iterable[Any]], elements: Iterable[Any], main: str) -> None:
+        for element in elements:
+            for output in piece(element, work):
+                tagged = isinstance(output, TaggedOutput)
+                found[output.tag if tagged else main].append(output.value if tagged else output)
+
+    step(_check, _spans(b"", work), EVENTS)
+    step(_items, _grouped(found[ITEMS]), ITEMS)
+    step(_users, _grouped(found[EVENTS]), BY_ITEM)
+    step(_by_item, _grouped(found[BY_ITEM]), DONE)
+    return _log(b"", work, found[DONE])
+
+
+def _grouped(keyed: Iterable[tuple[int, Any]]) -> list[tuple[int, list[Any]]]:
+    groups: dict[int, list[Any]] = {}
+    for key, value in keyed:
+        groups.setdefault(key, []).append(value)
+    return [*groups.items()]
 
 
 def _spans(_: bytes, work: Work) -> Sequence[tuple[int, int]]:
@@ -233,7 +260,7 @@ def _items(keyed: tuple[int, Iterable[tuple[int, bytes]]], work: Work) -> Iterat
 
 
 def _users(
-    keyed: tuple[int, Iterable[tuple[str, bytes]]], work: Work, _: Iterable[int]
+    keyed: tuple[int, Iterable[tuple[str, bytes]]], work: Work, _: Iterable[int] = ()
 ) -> Iterator[tuple[int, bytes] | TaggedOutput]:
     folding = work.now()
     pieces: dict[str, list[bytes]] = {EVENTS: [], PAGES: []}

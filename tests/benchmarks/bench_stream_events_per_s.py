@@ -1,7 +1,8 @@
 """The streaming pipeline on this machine: events per second from a backlog, and the lag at a constant rate.
 
 An event counts when it is in the log and folded into all views of its user and its item. Messages hold 10 events of one
-user, a tenth of the users makes half of the events. The lag of an event is the time from its acceptance (its position
+user, a tenth of the users makes half of the events; all items have a category, a brand and a price, by which users'
+features count. The lag of an event is the time from its acceptance (its position
 says when) to the end of its range; a process of its own appends at the rate, whatever the pipeline does meanwhile.
 That every event was logged once is asserted before any figure is returned. There is no peer: nothing else does the
 same work.
@@ -25,6 +26,7 @@ from features.store.embedded import EmbeddedRedis
 from features.stream.config import StreamConfig
 from features.stream.opening import open_stream
 from features.stream.records import EVENTS, StreamRecord, parts_of
+from features.stream.records import ITEMS as CATALOGUE
 from features.workspace import Workspace
 from pipelines.batch.config import PagesConfig
 from pipelines.streaming.log import Range, committed_log
@@ -43,7 +45,7 @@ def run(full: bool) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         workspace = Workspace(Path(folder) / "workspace")
         with EmbeddedRedis(workspace.local_path("store")) as server:
-            append(server.url, records(BACKLOG // 10, seed=0))
+            append(server.url, [catalogue(), *records(BACKLOG // 10, seed=0)])
             take_up(workspace, server.url)  # imports, and states of most users
             append(server.url, records(BACKLOG, seed=1))
             began = time.perf_counter()
@@ -104,6 +106,21 @@ def take_up(workspace: Workspace, url: str, *, stopping: threading.Event | None 
         stopping=stopping or threading.Event(),
         progress=progress,
     )
+
+
+def catalogue() -> StreamRecord:
+    """Return the items, as one message."""
+    rows = [
+        {
+            "item_id": f"item{number}",
+            "title": f"Item number {number}",
+            "category": [f"department{number % 10}", f"shelf{number % 100}"],
+            "brand": f"brand{number % 300}",
+            "price": 1.0 + number % 90,
+        }
+        for number in range(ITEMS)
+    ]
+    return StreamRecord.of_rows(CATALOGUE, rows)
 
 
 def records(events: int, seed: int) -> list[StreamRecord]:

@@ -38,7 +38,8 @@ class Crasher:
             folder: The workspace.
             url: Of Redis.
             namespace: Of the store and the stream.
-            when: `step=7`: kill it before its eighth step; `seconds=0.5`: after so long; neither: let it end.
+            when: `step=7`: kill it before its eighth step; `seconds=0.5`: after so long; neither: let it end. And the
+                number of `shards`.
 
         Returns:
             `how` it ended, the number of `steps` where it ended by itself, the `seconds` it took.
@@ -98,7 +99,7 @@ def run_in_child(request: dict[str, Any], writing: int) -> None:
     os.dup2(2, 1)
     steps = count_steps(request.get("step"))
     try:
-        stream_world.take_up(Path(request["folder"]), request["url"], request["namespace"])
+        stream_world.take_up(Path(request["folder"]), request["url"], request["namespace"], shards=request["shards"])
         os.write(writing, str(steps()).encode())
     finally:
         os._exit(0)

@@ -1,6 +1,7 @@
 """Killed between any two steps, and at random times: the log holds every row once, the store what it should hold.
 
-Many of the steps are the same code on the other shard, or in the next of three ranges; all are taken.
+Many of the steps are the same code on the other shard, or in the next of three ranges; all are taken. With one shard a
+range is one step of Beam, with two it is several.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ from features.store.backfill import STREAM
 from features.store.redis_store import RedisStore
 
 pytestmark = pytest.mark.integration
-SOME_STEPS = 8
+SOME_STEPS = 5
 AT_ONCE = 2
 """Proofs that hold everything use both cores."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Undisturbed:
-    """A run that nobody killed: how many steps and seconds it took, and what it left behind."""
+    """A run that nobody killed: its shards, how many steps and seconds it took, and what it left behind."""
 
+    shards: int
     steps: int
     seconds: float
     logged: dict[str, list[dict[str, Any]]]
@@ -49,15 +51,17 @@ def crashing() -> Iterator[Crasher]:
         yield opened
 
 
-@pytest.fixture(scope="module")
-def undisturbed(crashing: Crasher, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    world.append(redis_url, "undisturbed", world.messages())
-    ended = crashing.run(folder, redis_url, "undisturbed")
+@pytest.fixture(scope="module", params=[1, 2])
+def undisturbed(
+    crashing: Crasher, redis_url: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Undisturbed:
+    folder, namespace = tmp_path_factory.mktemp("undisturbed"), f"undisturbed{request.param}"
+    world.append(redis_url, namespace, world.messages())
+    ended = crashing.run(folder, redis_url, namespace, shards=request.param)
     assert ended["how"] == ENDED
-    assert ended["steps"] > 100
-    left = world.logged(folder), world.counts(folder), world.held(redis_url, "undisturbed")
-    return Undisturbed(ended["steps"], ended["seconds"], *left)
+    assert ended["steps"] > 60
+    left = world.logged(folder), world.counts(folder), world.held(redis_url, namespace)
+    return Undisturbed(request.param, ended["steps"], ended["seconds"], *left)
 
 
 def bury(redis_url: str, namespace: str) -> None:
@@ -70,11 +74,12 @@ def survive(crashing: Crasher, folder: Path, redis_url: str, undisturbed: Undist
     """Be killed before a step, and go on."""
     namespace = f"{folder.parent.name}-{folder.name}"
     world.append(redis_url, namespace, world.messages())
-    killed = crashing.run(folder, redis_url, namespace, step=step)["how"] == KILLED
+    shards = undisturbed.shards
+    killed = crashing.run(folder, redis_url, namespace, step=step, shards=shards)["how"] == KILLED
     # how many steps there are varies by a few: a compaction may be ready one range later
     assert killed or step > 0.9 * undisturbed.steps
     bury(redis_url, namespace)
-    assert crashing.run(folder, redis_url, namespace)["how"] == ENDED
+    assert crashing.run(folder, redis_url, namespace, shards=shards)["how"] == ENDED
     undisturbed.check_equal(folder, redis_url, namespace)
 
 
@@ -123,12 +128,13 @@ def killed_at_random(
     crashing: Crasher, folder: Path, redis_url: str, undisturbed: Undisturbed, kills: int, seed: int
 ) -> None:
     """Be killed again and again, after part of the time that a whole run takes, and end at last."""
-    rng, namespace = random.Random(seed), f"random{seed}"
+    rng, namespace, shards = random.Random(seed), f"random{undisturbed.shards}-{seed}", undisturbed.shards
     world.append(redis_url, namespace, world.messages())
     for _ in range(kills):
-        crashing.run(folder, redis_url, namespace, seconds=rng.uniform(0.1, 0.9) * undisturbed.seconds)
+        seconds = rng.uniform(0.1, 0.9) * undisturbed.seconds
+        crashing.run(folder, redis_url, namespace, seconds=seconds, shards=shards)
         bury(redis_url, namespace)
-    assert crashing.run(folder, redis_url, namespace)["how"] == ENDED
+    assert crashing.run(folder, redis_url, namespace, shards=shards)["how"] == ENDED
     undisturbed.check_equal(folder, redis_url, namespace)
 
 

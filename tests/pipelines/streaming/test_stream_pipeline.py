@@ -118,6 +118,17 @@ def test_a_day_of_events_is_a_folder_of_the_log(tmp_path, redis_url) -> None:
     assert folders == ["date=2025-12-31", "date=2026-01-01"]
 
 
+def test_shards_change_nothing(tmp_path, redis_url) -> None:
+    """With one, a range is one step of Beam."""
+    left = []
+    for shards in (1, 2, 3):
+        folder, namespace = tmp_path / str(shards), f"shards{shards}"
+        world.append(redis_url, namespace, world.messages(seed=3))
+        world.take_up(folder, redis_url, namespace, shards=shards)
+        left.append((world.logged(folder), world.counts(folder), world.held(redis_url, namespace)))
+    assert left[0] == left[1] == left[2]
+
+
 def test_ranges_hold_about_as_many_rows_as_they_may(tmp_path, redis_url) -> None:
     """Memory is bounded by a range, whatever waits."""
     clicks = [event("ann", "item0", "click", START + number) for number in range(95)]
