@@ -59,7 +59,7 @@ def undisturbed(
     world.append(redis_url, namespace, world.messages())
     ended = crashing.run(folder, redis_url, namespace, shards=request.param)
     assert ended["how"] == ENDED
-    assert ended["steps"] > 60
+    assert ended["steps"] > 100
     left = world.logged(folder), world.counts(folder), world.held(redis_url, namespace)
     return Undisturbed(request.param, ended["steps"], ended["seconds"], *left)
 
