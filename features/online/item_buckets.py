@@ -5,8 +5,9 @@ is only written down, per range and bucket of items, and one bucket after the ot
 is folded at once, and a state is read and written once in `BUCKETS` ranges. Nobody misses it meanwhile: item features
 hold as of a midnight, before which `fold_waiting` empties all buckets; those of late events come some ranges later.
 
-A bucket's `item_turn` says how many ranges have brought it rows and how many of these are folded; it is written last,
-and by its version a range that is put again finds that it has been put. What it names stays until it names it no more.
+A range that is put again finds by the version of a bucket's `item_turn` that it has been put; both are written at once.
+A fold that was interrupted leaves rows that states have already; by their positions they count once.
+Legend: `R` rows.
 """
 
 from __future__ import annotations
@@ -24,21 +25,20 @@ from features.store.base import ITEM_ROWS, ITEM_TURN, Held, NewBlob, OnlineStore
 from kernels.hashing import hash_strings
 from kernels.jagged import IntArray
 
-BUCKETS = 16
-"""Of items, and the most ranges of which a bucket keeps rows."""
+BUCKETS = len(ITEM_ROWS)
+"""Of items, and the ranges of which a bucket keeps rows."""
 MOST_ROWS = 100_000
 """A bucket of which more rows wait has its turn at once: memory stays bounded, whatever happens to one item."""
 KeysOf = Callable[[pa.ChunkedArray], ItemKeys]
 """Returns the keys of items that are folded."""
 
-_TURN = struct.Struct("<QQQ")
+_TURN = struct.Struct("<QQ")
 
 
 class _Turn(NamedTuple):
-    """Of a bucket: ranges that brought rows, how many of them are folded, and the rows of the others."""
+    """Of a bucket: how many ranges brought rows, and how many rows wait."""
 
     ranges: int = 0
-    folded: int = 0
     rows: int = 0
 
     @classmethod
@@ -48,12 +48,6 @@ class _Turn(NamedTuple):
     def has_come(self, bucket: int, rows: int) -> bool:
         """Return whether the bucket is folded with the next rows: once in `BUCKETS` ranges, not all in the same."""
         return (self.ranges + bucket) % BUCKETS == BUCKETS - 1 or self.rows + rows > MOST_ROWS
-
-    def put(self, rows: int) -> Self:
-        return self._replace(ranges=self.ranges + 1, rows=self.rows + rows)
-
-    def taken(self) -> Self:
-        return self._replace(folded=self.ranges, rows=0)
 
     def blob(self, bucket: int, version: Version) -> NewBlob:
         return NewBlob(ITEM_TURN, str(bucket), version, 0, _TURN.pack(*self))
@@ -78,7 +72,7 @@ def put_items(
 
     Args:
         store: Holds and takes the views of buckets and of items.
-        rows: Rows of `ITEM_EVENT_ROWS`: all that the range has of the items of these buckets.
+        rows: `R` rows of `ITEM_EVENT_ROWS`: all that the range has of the items of these buckets.
         keys_of: Finds the keys of items.
         version: Generation to fold into, and position of the range's end.
         midnight_ms: The newest midnight, milliseconds; never before that of an earlier range.
@@ -91,19 +85,20 @@ def put_items(
     ordered, (buckets, first) = rows.take(pa.array(order)), np.unique(of_row[order], return_index=True)
     sizes = np.diff(first, append=len(of_row))
     held = store.read_blobs([(ITEM_TURN, str(bucket)) for bucket in buckets], generation=version.generation)
-    kept, turns = list[NewBlob](), list[NewBlob]()
+    written = list[NewBlob]()
     for bucket, start, size, blob in zip(buckets.tolist(), first.tolist(), sizes.tolist(), held, strict=True):
         if blob is not None and blob.version >= version:
             continue
         part, turn = ordered.slice(start, size), _Turn.of(blob)
+        after = turn._replace(ranges=turn.ranges + 1, rows=turn.rows + size)
         if turn.has_come(bucket, size):
-            _fold(store, bucket, turn, part, keys_of, version, midnight_ms)
-            after = turn.put(size).taken()
+            after = after._replace(rows=0)
+            written += _fold(store, bucket, part, keys_of, version, midnight_ms)
         else:
-            kept.append(NewBlob(ITEM_ROWS, _place(bucket, turn.ranges), version, 0, _payload(part)))
-            after = turn.put(size)
-        turns.append(after.blob(bucket, version))
-    store.write_blobs([*kept, *turns])
+            view = ITEM_ROWS[turn.ranges % BUCKETS]
+            written.append(NewBlob(view, str(bucket), version, 0, _payload(part)))
+        written.append(after.blob(bucket, version))
+    store.write_blobs(written)
 
 
 def fold_waiting(
@@ -113,15 +108,17 @@ def fold_waiting(
     version: Version,
     midnight_ms: int,
     most: int = BUCKETS,
+    check: Callable[[], None] = lambda: None,
 ) -> bool:
     """Fold buckets of which something waits.
 
     Args:
-        store: See `put_items`, as for the other arguments.
+        store: Holds and takes the views of buckets and of items.
         keys_of: Finds the keys of items.
-        version: Generation to fold into, and position up to which ranges were put.
-        midnight_ms: The newest midnight.
+        version: Generation to fold into, and position up to which all ranges were put.
+        midnight_ms: The newest midnight, milliseconds.
         most: How many buckets to fold.
+        check: Called before each bucket; raises if another process may write.
 
     Returns:
         Whether nothing waits any more.
@@ -130,31 +127,33 @@ def fold_waiting(
         StoreUnavailableError: The store does not answer.
     """
     held = store.read_blobs([(ITEM_TURN, str(bucket)) for bucket in range(BUCKETS)], generation=version.generation)
-    waiting = [(bucket, turn) for bucket, turn in enumerate(map(_Turn.of, held)) if turn.folded < turn.ranges]
+    waiting = [(bucket, turn) for bucket, turn in enumerate(map(_Turn.of, held)) if turn.rows]
     for bucket, turn in waiting[:most]:
-        _fold(store, bucket, turn, ITEM_EVENT_ROWS.empty_table(), keys_of, version, midnight_ms)
-        store.write_blobs([turn.taken().blob(bucket, version)])
+        check()
+        emptied = _fold(store, bucket, ITEM_EVENT_ROWS.empty_table(), keys_of, version, midnight_ms)
+        store.write_blobs([*emptied, turn._replace(rows=0).blob(bucket, version)])
     return len(waiting) <= most
 
 
 def _fold(
     store: OnlineStore,
     bucket: int,
-    turn: _Turn,
     new: pa.Table,
     keys_of: KeysOf,
     version: Version,
     midnight_ms: int,
-) -> None:
-    places = [(ITEM_ROWS, _place(bucket, number)) for number in range(turn.folded, turn.ranges)]
-    held = store.read_blobs(places, generation=version.generation)
-    rows = pa.concat_tables([*(_rows(blob.payload) for blob in held if blob is not None), new])
-    fold_items(store, rows, keys_of(rows.column("item_id")), version=version, midnight_ms=midnight_ms)
-
-
-def _place(bucket: int, number: int) -> str:
-    """Return where the rows of a bucket's range lie; what lay there before has been folded."""
-    return f"{bucket}.{number % BUCKETS}"
+) -> list[NewBlob]:
+    """Fold all that waits of a bucket, and new rows; return what then is to be written in the place of what waited."""
+    held = store.read_blobs([(view, str(bucket)) for view in ITEM_ROWS], generation=version.generation)
+    found = [(view, blob) for view, blob in zip(ITEM_ROWS, held, strict=True) if blob is not None and blob.payload]
+    # of later ranges are those that another process has put, while this one stood still
+    parts = [(_rows(blob.payload), blob.version.position) for _, blob in found if blob.version <= version]
+    parts.append((new, version.position))
+    rows = pa.concat_tables([part for part, _ in parts])
+    positions = np.repeat([position for _, position in parts], [part.num_rows for part, _ in parts])
+    keys = keys_of(rows.column("item_id"))
+    fold_items(store, rows, positions, keys, version=version, midnight_ms=midnight_ms)
+    return [NewBlob(view, str(bucket), version, 0, b"") for view, _ in found]
 
 
 def _payload(rows: pa.Table) -> bytes:

@@ -30,6 +30,7 @@ ITEM_EVENT_ROWS = PAIR_ROWS
 def fold_items(
     store: OnlineStore,
     rows: pa.Table,
+    positions: IntArray,
     keys: ItemKeys,
     *,
     version: Version,
@@ -37,14 +38,16 @@ def fold_items(
 ) -> int:
     """Fold events and co-visits into the views `item_state` and `item_features` of their items.
 
-    Ranges are folded in order; a range may be folded again, with the same rows in any order, before the next one is.
+    Rows are folded in the order of their positions, and a state holds all rows up to its own: so rows may be folded
+    again, here or later, and count once.
 
     Args:
         store: Holds and takes the views.
-        rows: Rows of `ITEM_EVENT_ROWS`: all of these items since their last fold.
+        rows: `R` rows of `ITEM_EVENT_ROWS`: all of these items that were not folded yet, perhaps others that were.
+        positions: `R` positions of the ranges that brought them, at most that of `version`.
         keys: Of the catalogue.
-        version: Generation to fold into, and position of the range's end.
-        midnight_ms: The newest midnight, milliseconds; never before that of an earlier range.
+        version: Generation to fold into, and position up to which these are all rows.
+        midnight_ms: The newest midnight, milliseconds; never before that of an earlier fold.
 
     Returns:
         Number of items whose features were written.
@@ -52,15 +55,17 @@ def fold_items(
     Raises:
         StoreUnavailableError: The store does not answer.
     """
-    items, happened = item_events(rows, keys)
-    names = items.to_pylist()
+    ids = pa.concat_arrays([pa.array([], pa.string()), *rows.column("item_id").chunks]).dictionary_encode()
+    names, entity = ids.dictionary.to_pylist(), np.asarray(ids.indices, dtype=np.int64)
     held = store.read_blobs([(ITEM_STATE, name) for name in names], generation=version.generation)
-    behind = np.array([blob is None or blob.version < version for blob in held], dtype=bool)
-    states = fold_item_states(_payloads(held), happened.of_items(behind), midnight_ms)
-    newest = _newest(happened, held)
-    store.write_blobs(state_blobs(names, states, np.flatnonzero(behind), newest, version))
-    late = [part.entity[part.time < midnight_ms] for part in (happened.events, happened.pairs, happened.retracted)]
-    return _write_features(store, names, states, np.unique(np.concatenate(late)), version)
+    reached = np.array([-1 if blob is None else blob.version.position for blob in held], dtype=np.int64)
+    new = positions > reached[entity]
+    happened = item_events(rows.filter(pa.array(new)), entity[new], keys)
+    states = fold_item_states(_payloads(held), happened, midnight_ms)
+    blobs = state_blobs(names, states, np.unique(entity[new]), _newest(happened, held), version)
+    store.write_blobs(blobs)
+    late = _milliseconds(rows) < midnight_ms
+    return _write_features(store, names, states, np.unique(entity[late]), version)
 
 
 def refresh_items(
@@ -108,25 +113,26 @@ def item_rows(events: pa.Table, pairs: pa.Table) -> pa.Table:
     return pa.concat_tables([pa.table(own, ITEM_EVENT_ROWS), pairs])
 
 
-def item_events(rows: pa.Table, keys: ItemKeys) -> tuple[pa.StringArray, ItemEvents]:
-    """Return the items of rows of `ITEM_EVENT_ROWS`, and what happened to them."""
-    ids = rows.column("item_id")
-    names = pa.concat_arrays([pa.array([], pa.string()), *ids.chunks]).dictionary_encode()
+def item_events(rows: pa.Table, entity: IntArray, keys: ItemKeys) -> ItemEvents:
+    """Return what happened to items; `entity` numbers the item of each of these rows of `ITEM_EVENT_ROWS`."""
+    shared, others = np.asarray(rows.column("other").is_valid()), rows.column("other").fill_null(0)
+    own = hash_strings(rows.column("item_id")).view(np.int64)
     everything = Events(
-        entity=np.asarray(names.indices, dtype=np.int64),
-        time=np.asarray(rows.column("timestamp").cast(pa.int64())),
+        entity=entity,
+        time=_milliseconds(rows),
         code=np.asarray(rows.column("code")),
-        item=np.where(
-            is_pair := np.asarray(rows.column("other").is_valid()),
-            np.asarray(rows.column("other").fill_null(0)),
-            hash_strings(ids).view(np.int64),
-        ),
+        item=np.where(shared, np.asarray(others), own),
         keys=keys,
     )
     count = np.asarray(rows.column("count"))
-    made, retracted = (np.repeat(np.arange(len(count)), is_pair * np.maximum(times, 0)) for times in (count, -count))
-    own, pairs, parted = (everything.take(chosen) for chosen in (~is_pair, made, retracted))
-    return names.dictionary, ItemEvents(events=own, pairs=pairs, retracted=parted)
+    made, retracted = (np.repeat(np.arange(len(count)), shared * np.maximum(times, 0)) for times in (count, -count))
+    events, pairs, parted = (everything.take(chosen) for chosen in (~shared, made, retracted))
+    return ItemEvents(events=events, pairs=pairs, retracted=parted)
+
+
+def _milliseconds(rows: pa.Table) -> IntArray:
+    """Return the times of rows."""
+    return np.asarray(rows.column("timestamp").cast(pa.int64()), dtype=np.int64)
 
 
 def state_blobs(

@@ -95,10 +95,11 @@ def recent_before(held: Sequence[Held | None], version: Version, config: OnlineC
     """
     recent = Recent.of_payloads([None if blob is None else blob.payload for blob in held])
     folded = np.array([blob is not None and blob.version == version for blob in held], dtype=bool)
-    again = folded[recent.entity]
-    before = pruned(recent.take(~again) if again.any() else recent, config)
-    if again.any():
-        before = recent.take(again & ~recent.latest).joined(before)
+    if folded.any():
+        again = folded[recent.entity]
+        before = recent.take(again & ~recent.latest).joined(pruned(recent.take(~again), config))
+    else:
+        before = pruned(recent, config)
     return dataclasses.replace(before, latest=np.zeros(len(before), bool))
 
 

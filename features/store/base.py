@@ -32,8 +32,8 @@ HISTORY, STATE, USER, SEEN, SEEN_PAGES = "history", "state", "user", "seen", "se
 USER_VIEWS = (HISTORY, STATE, USER, SEEN, SEEN_PAGES)
 ITEM, ITEM_FEATURES, ITEM_STATE = "item", "item_features", "item_state"
 """Views of items: facts, features, state of features."""
-ITEM_ROWS, ITEM_TURN = "item_rows", "item_turn"
-"""Views of buckets of items: what happened to them since they were folded, and how much of it waits."""
+ITEM_TURN, ITEM_ROWS = "item_turn", tuple(f"item_rows_{number}" for number in range(16))
+"""Views of buckets of items: how much of what happened to them waits to be folded, and what it is, range by range."""
 ITEM_CHANGES = "item_changes"
 """View of the catalogue: its version says when the stream last wrote facts of items."""
 
@@ -399,7 +399,10 @@ class OnlineStore(Protocol):
         ...
 
     def write_progress(self, generation: int, position: int, newest_event_time: int | None) -> None:
-        """Say up to which position of the stream, and up to which event, everything is folded into a generation."""
+        """Say up to which position of the stream, and up to which event, a generation has everything.
+
+        All is folded in but what happened to items, of which the newest may wait (`ITEM_ROWS`).
+        """
         ...
 
     def progress(self, generation: int) -> int | None:

@@ -54,9 +54,9 @@ _SCHEMAS = {
     SEEN: zlib.crc32(b"seen:1"),
     SEEN_PAGES: zlib.crc32(b"seen_pages:1:requests_i64,times_i64,positions_i64"),
     ITEM_STATE: zlib.crc32(b"item_state:1"),
-    ITEM_ROWS: zlib.crc32(b"item_rows:1:arrow_batch:id,time_i64,code_i8,other_i64,count_i8"),
+    **dict.fromkeys(ITEM_ROWS, zlib.crc32(b"item_rows:1:arrow_batch:id,time_i64,code_i8,other_i64,count_i8")),
     ITEM_CHANGES: zlib.crc32(b"item_changes:1"),
-    ITEM_TURN: zlib.crc32(b"item_turn:1:ranges_u64,folded_u64,rows_u64"),
+    ITEM_TURN: zlib.crc32(b"item_turn:1:16_buckets:ranges_u64,rows_u64"),
 }
 _STATE = b"state:1:layout="
 

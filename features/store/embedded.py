@@ -40,7 +40,7 @@ START_TIMEOUT_S = 60.0
 """The server loads its file before it answers: about a second per 100 MB."""
 REWRITE_BYTES = "256mb"
 """The append-only file is written anew beyond this, and twice what it was before. So much is read in about a second as
-the server starts; at 64 MB, Redis's own, a busy stream has it written anew every three seconds, each time for one.
+the server starts; at 64 MB, Redis's own, a busy stream has it written anew every three seconds, each time for a second.
 """
 STOP_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 5.0

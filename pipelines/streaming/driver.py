@@ -89,7 +89,8 @@ class StreamDriver:
 
         Raises:
             LeaseLostError: Another process may be writing by now.
-            StoreUnavailableError: Redis does not answer, with `stream.until_empty`; else it is asked again and again.
+            StoreUnavailableError: Redis does not answer, with `stream.until_empty` or at the very end; else it is asked
+                again and again.
             OSError: A disk is full, likewise.
         """
         try:
@@ -143,12 +144,13 @@ class StreamDriver:
 
     def _fold_waiting_items(self, buckets: int) -> None:
         """Fold, when nothing comes any more, what happened to items and waits for its turn."""
-        if not self._items_wait or self.log.open_range is not None or not self._generation:
+        if not self._items_wait or self.log.open_range is not None:
             return
-        self._lease.check()
+        if self._store.progress(self._generation) != self.log.position:
+            return  # a store that was set back gets first from the log what it has lost
         folding = dataclasses.replace(self._folding, generation=self._generation)
         folding = folding.up_to(self.log.position, self.log.watermark)
-        self._items_wait = not fold_waiting_items(folding.midnight_ms, folding, buckets)
+        self._items_wait = not fold_waiting_items(folding.midnight_ms, folding, self._lease.check, buckets)
 
     def _messages(self) -> list[Message]:
         """Return the messages of the open range; where none is open, of the next, which is opened."""

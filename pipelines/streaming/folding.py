@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -173,10 +174,10 @@ def fold_item_shard(rows: pa.Table, folding: Folding) -> None:
         put_items(store, rows, keys_of, version=folding.version, midnight_ms=folding.midnight_ms)
 
 
-def fold_waiting_items(midnight_ms: int, folding: Folding, buckets: int = BUCKETS) -> bool:
+def fold_waiting_items(midnight_ms: int, folding: Folding, check: Callable[[], None], buckets: int = BUCKETS) -> bool:
     """Fold what still waits for its turn, of all buckets of items or of so many; return whether nothing waits then."""
-    keys_of, version = _keys_of(folding), folding.version
-    return fold_waiting(folding.open_store(), keys_of, version=version, midnight_ms=midnight_ms, most=buckets)
+    store, keys_of, version = folding.open_store(), _keys_of(folding), folding.version
+    return fold_waiting(store, keys_of, version=version, midnight_ms=midnight_ms, most=buckets, check=check)
 
 
 def refresh_item_shard(item_ids: pa.Array, midnight_ms: int, folding: Folding) -> None:

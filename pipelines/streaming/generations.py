@@ -121,8 +121,7 @@ def refresh_all_items(workspace: Workspace, midnight_ms: int, folding: Folding, 
     if catalogue.exists():
         known.append(catalogue.read(["item_id"]))
     ids = pa.concat_tables(known).column("item_id").unique()
-    check()
-    fold_waiting_items(midnight_ms, folding)
+    fold_waiting_items(midnight_ms, folding, check)
     for start in range(0, len(ids), REFRESHED_ITEMS):
         check()
         refresh_item_shard(ids.slice(start, REFRESHED_ITEMS), midnight_ms, folding)

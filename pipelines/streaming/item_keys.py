@@ -6,6 +6,8 @@ mostly the same. They are read once, until the stream writes facts of any item, 
 
 from __future__ import annotations
 
+import dataclasses
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,7 +18,18 @@ from features.store.codec import read_item_payload
 
 MOST_ITEMS = 50_000
 """So many items are remembered, then all are forgotten: large catalogues have tails that hardly ever come again."""
+GENERATIONS = 2
+"""The one that is read, and the one that catches up beside it."""
 _NEWEST = "newest"
+
+
+@dataclasses.dataclass
+class _Known:
+    """Of a generation: version of the newest facts, items that were asked for, and the keys of those with facts."""
+
+    changes: Version | None
+    asked: set[str] = dataclasses.field(default_factory=set)
+    keys: ItemKeys = NO_KEYS
 
 
 class CatalogueKeys:
@@ -28,20 +41,21 @@ class CatalogueKeys:
 
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
-        self._of: tuple[int, Version | None] | None = None
-        self._asked, self._keys = set[str](), NO_KEYS
+        self._known: dict[int, _Known] = {}
 
     def of(self, generation: int, item_ids: pa.ChunkedArray) -> ItemKeys:
         """Return keys of items, of these among others; who has no facts in this generation has none."""
-        (changes,) = self._store.read_blobs([(ITEM_CHANGES, _NEWEST)], generation=generation)
-        of = generation, changes and changes.version
-        if of != self._of or len(self._asked) > MOST_ITEMS:
-            self._of, self._asked, self._keys = of, set(), NO_KEYS
-        new = [item_id for item_id in pc.unique(item_ids).to_pylist() if item_id not in self._asked]
+        (held,) = self._store.read_blobs([(ITEM_CHANGES, _NEWEST)], generation=generation)
+        known = self._known.pop(generation, None)
+        changes = None if held is None else held.version
+        if known is None or known.changes != changes or len(known.asked) > MOST_ITEMS:
+            known = _Known(changes)
+        self._known = {**dict([*self._known.items()][1 - GENERATIONS :]), generation: known}
+        new = [item_id for item_id in pc.unique(item_ids).to_pylist() if item_id not in known.asked]
         if new:
-            self._keys = self._keys.joined(self._read(generation, new))
-            self._asked.update(new)
-        return self._keys
+            known.keys = known.keys.joined(self._read(generation, new))
+            known.asked.update(new)
+        return known.keys
 
     def _read(self, generation: int, item_ids: list[str]) -> ItemKeys:
         held = self._store.read_blobs([(ITEM, item_id) for item_id in item_ids], generation=generation)

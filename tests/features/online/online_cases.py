@@ -148,7 +148,8 @@ class Stream:
         if self.in_turn:
             put_items(self.store, rows, lambda _: KEYS, version=version, midnight_ms=midnight)
         else:
-            fold_items(self.store, rows, KEYS, version=version, midnight_ms=midnight)
+            positions = np.full(rows.num_rows, self.position)
+            fold_items(self.store, rows, positions, KEYS, version=version, midnight_ms=midnight)
         if midnight > self.midnight_ms:
             self.settle(midnight)
             refresh_items(self.store, ITEM_IDS, version=version, midnight_ms=midnight)

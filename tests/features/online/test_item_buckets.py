@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from online_cases import CONFIG, HOUR, KEYS, START, Stream, check_parity, deliveries, random_rows
+from redis.crc import key_slot
 
 from features.online import item_buckets
 from features.online.item_buckets import BUCKETS, bucket_of, fold_waiting, put_items
@@ -74,7 +75,10 @@ def test_a_state_is_written_once_in_so_many_ranges_and_not_all_in_the_same(store
     states = [written[ITEM_STATE] for written in per_range]
     assert sum(states) == 2 * len(MANY_ITEMS)
     assert max(states) == np.bincount(bucket_of(pa.chunked_array([MANY_ITEMS]))).max() < len(MANY_ITEMS) // 6
-    assert {(written[ITEM_ROWS], written[ITEM_TURN]) for written in per_range} == {(BUCKETS - 1, BUCKETS)}
+    assert {written[ITEM_TURN] for written in per_range} == {BUCKETS}
+    # of fifteen buckets the rows of the range, and of the one that is folded the rows of fifteen ranges, emptied
+    rows = {sum(written[view] for view in ITEM_ROWS) for written in per_range[BUCKETS:]}
+    assert rows == {2 * (BUCKETS - 1)}
 
 
 def test_what_waits_is_folded_when_asked_some_buckets_at_a_time(store):
@@ -126,3 +130,81 @@ def test_who_comes_too_late_changes_nothing(store):
     for each in (generation, undisturbed):
         fold_waiting(store, lambda _: KEYS, version=Version(each, BUCKETS + 5), midnight_ms=START)
     assert held_states(store, MANY_ITEMS, generation) == held_states(store, MANY_ITEMS, undisturbed)
+
+
+def waiting_rows(store, generation: int) -> int:
+    """Bytes of rows that wait."""
+    wanted = [(view, str(bucket)) for view in ITEM_ROWS for bucket in range(BUCKETS)]
+    return sum(len(blob.payload) for blob in store.read_blobs(wanted, generation=generation) if blob is not None)
+
+
+def test_what_is_folded_is_kept_no_longer(store):
+    """It says what happened when, though not to whom."""
+    generation = store.new_generation()
+    put(store, clicks(MANY_ITEMS, START), Version(generation, 1))
+    assert waiting_rows(store, generation) > 100 * len(MANY_ITEMS) // BUCKETS
+    fold_waiting(store, lambda _: KEYS, version=Version(generation, 1), midnight_ms=START)
+    assert waiting_rows(store, generation) == 0
+
+
+class StandingStill:
+    """A store whose reader stands still before it reads rows that wait, while others go on."""
+
+    def __init__(self, store, others) -> None:
+        self.store, self.others = store, [others]
+
+    def __getattr__(self, name: str):
+        return getattr(self.store, name)
+
+    def read_blobs(self, wanted, **options):
+        if wanted and wanted[0][0] in ITEM_ROWS and self.others:
+            self.others.pop()()
+        return self.store.read_blobs(wanted, **options)
+
+
+def test_who_stood_still_amid_a_fold_folds_nothing_of_later_ranges(store):
+    generation, undisturbed = store.new_generation(), store.new_generation()
+    of_bucket = bucket_of(pa.chunked_array([MANY_ITEMS]))
+    first, second, third = (MANY_ITEMS[place] for place in np.flatnonzero(of_bucket == 0)[:3])
+    last = BUCKETS + 3
+
+    def go_on(each: int) -> None:
+        fold_waiting(store, lambda _: KEYS, version=Version(each, 3), midnight_ms=START)
+        for position in range(4, last + 1):
+            put(store, clicks([second if position <= BUCKETS else third], START + position), Version(each, position))
+
+    for each in (generation, undisturbed):
+        for position in range(1, 4):
+            put(store, clicks([first], START + position), Version(each, position))
+    zombie = StandingStill(store, lambda: go_on(generation))
+    fold_waiting(zombie, lambda _: KEYS, version=Version(generation, 3), midnight_ms=START)
+    go_on(undisturbed)
+    for each in (generation, undisturbed):
+        fold_waiting(store, lambda _: KEYS, version=Version(each, last), midnight_ms=START)
+    states = held_states(store, MANY_ITEMS, generation)
+    assert states == held_states(store, MANY_ITEMS, undisturbed)
+    assert states.keys() == {first, second, third}
+
+
+def test_a_turn_that_somebody_brings_back_makes_nothing_count_twice(store):
+    generation, undisturbed = store.new_generation(), store.new_generation()
+    turns = [(ITEM_TURN, str(bucket)) for bucket in range(BUCKETS)]
+    for each in (generation, undisturbed):
+        for position in range(1, 4):
+            put(store, clicks(MANY_ITEMS, START + position), Version(each, position))
+        held = store.read_blobs(turns, generation=each)
+        rows = store.read_blobs([(ITEM_ROWS[2], bucket) for _, bucket in turns], generation=each)
+        fold_waiting(store, lambda _: KEYS, version=Version(each, 3), midnight_ms=START)
+        if each == generation:
+            old = [NewBlob(*key, *blob) for key, blob in zip(turns, held, strict=True)]
+            old += [NewBlob(ITEM_ROWS[2], key[1], *blob) for key, blob in zip(turns, rows, strict=True) if blob]
+            assert store.write_blobs(old) > BUCKETS
+        put(store, clicks(MANY_ITEMS, START + 4), Version(each, 4))
+        fold_waiting(store, lambda _: KEYS, version=Version(each, 4), midnight_ms=START)
+    assert held_states(store, MANY_ITEMS, generation) == held_states(store, MANY_ITEMS, undisturbed)
+
+
+def test_what_waits_of_a_bucket_and_its_turn_are_written_at_once(store):
+    """On a cluster a script writes keys of one slot: if one of the two were lost, so would be the other."""
+    wanted = [(view, "3") for view in (ITEM_TURN, *ITEM_ROWS)]
+    assert len({key_slot(key.encode()) for key in store.keys.blobs(1, wanted)}) == 1

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import stream_world as world
 
 from features.online.items import refresh_items
-from features.store.base import ITEM_STATE, SEEN, Freshness, NewBlob, Version
+from features.store.base import ITEM_STATE, SEEN, Freshness, NewBlob, StoreUnavailableError, Version
 from features.store.redis_store import RedisStore
 from features.stream.config import StreamConfig
 from features.workspace import Workspace
 from pipelines.batch.arrow import DAY_MS
 from pipelines.batch.config import PagesConfig
-from pipelines.streaming import generations
+from pipelines.streaming import driver, generations
 from pipelines.streaming.log import Range, committed_log
 from pipelines.streaming.run import run_stream
 
@@ -134,3 +136,59 @@ def test_the_generation_that_is_read_stays_fresh_while_another_one_catches_up(tm
         assert store.generations() == (2, None)
     assert seen[:3] == [((1, 2), True)] * 3
     assert told(redis_url, "fresh") == told(redis_url, "fresh undisturbed")
+
+
+def test_a_store_that_is_set_back_right_before_the_end_folds_nothing_then(tmp_path, redis_url, expected) -> None:
+    """What it lost, the next run folds from the log; nothing may say meanwhile that it has it."""
+    world.append(redis_url, "set back at the end", MESSAGES)
+    stopping, ranges, kept = threading.Event(), 0, dict[bytes, bytes]()
+    with RedisStore(redis_url, world.store_config(redis_url, "set back at the end")) as store:
+
+        def progress(*_: object) -> None:
+            nonlocal ranges
+            ranges += 1
+            if ranges == 3:
+                kept.update(store_keys(store))
+            if ranges == 6:
+                present = store_keys(store)
+                store.client.delete(*(key for key in present if b"lease" not in key))
+                store.client.mset({key: value for key, value in kept.items() if b"lease" not in key})
+                stopping.set()
+
+        config = StreamConfig(range_rows=10, interval_s=0.001)
+        store_config = world.store_config(redis_url, "set back at the end")
+        run_stream(
+            Workspace(tmp_path), config, store_config, PagesConfig(), stopping=stopping, progress=progress, lease_s=60
+        )
+    assert ranges == 6
+    world.take_up(tmp_path, redis_url, "set back at the end", range_rows=10)
+    assert told(redis_url, "set back at the end") == expected
+
+
+@pytest.mark.parametrize("survives", [0, 1, 2, 5])
+def test_a_fold_at_the_end_that_is_cut_short_counts_nothing_twice(
+    survives, tmp_path, redis_url, expected, monkeypatch
+) -> None:
+    namespace, half = f"cut short {survives}", len(MESSAGES) // 2
+    world.append(redis_url, namespace, MESSAGES[:half])
+    write, fold, left = RedisStore.write_blobs, driver.fold_waiting_items, list[int]()
+
+    def folding(*arguments: Any) -> bool:
+        left.append(survives)
+        return fold(*arguments)
+
+    def failing(self: RedisStore, blobs: Iterable[NewBlob]) -> int:
+        if left:
+            left[0] -= 1
+            if left[0] < 0:
+                raise StoreUnavailableError("cut short")
+        return write(self, blobs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(driver, "fold_waiting_items", folding)
+        patched.setattr(RedisStore, "write_blobs", failing)
+        with pytest.raises(StoreUnavailableError, match="cut short"):
+            world.take_up(tmp_path, redis_url, namespace, range_rows=10)
+    world.append(redis_url, namespace, MESSAGES[half:])
+    world.take_up(tmp_path, redis_url, namespace, range_rows=10)
+    assert told(redis_url, namespace) == expected

@@ -73,11 +73,17 @@ def test_facts_are_read_once_until_the_stream_writes_some(store, monkeypatch) ->
     assert prices(keys.of(1, chunked("a")), "b", "unknown", "a") == [3.0, 4.0, 1.0]
 
 
-def test_each_generation_has_its_own_facts(store) -> None:
+def test_each_generation_has_its_own_facts(store, monkeypatch) -> None:
     write(store, Version(1, 5), world.item("a", price=1.0))
     write(store, Version(2, 5), world.item("a", price=2.0))
+    asked, read = list[int](), CatalogueKeys._read
+    monkeypatch.setattr(CatalogueKeys, "_read", lambda self, g, ids: asked.append(g) or read(self, g, ids))
     keys = CatalogueKeys(store)
     assert [prices(keys.of(generation, chunked("a")), "a") for generation in (1, 2, 1)] == [[1.0], [2.0], [1.0]]
+    assert asked == [1, 2]
+    keys.of(3, chunked("a"))
+    keys.of(2, chunked("a"))
+    assert asked == [1, 2, 3, 2]  # two are remembered
 
 
 def test_not_more_than_so_many_items_are_remembered(store, monkeypatch) -> None:
