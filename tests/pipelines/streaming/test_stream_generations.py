@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -150,9 +152,7 @@ def test_a_store_that_is_set_back_right_before_the_end_folds_nothing_then(tmp_pa
             if ranges == 3:
                 kept.update(store_keys(store))
             if ranges == 6:
-                present = store_keys(store)
-                store.client.delete(*(key for key in present if b"lease" not in key))
-                store.client.mset({key: value for key, value in kept.items() if b"lease" not in key})
+                set_back(store, kept)
                 stopping.set()
 
         config = StreamConfig(range_rows=10, interval_s=0.001)
@@ -192,3 +192,43 @@ def test_a_fold_at_the_end_that_is_cut_short_counts_nothing_twice(
     world.append(redis_url, namespace, MESSAGES[half:])
     world.take_up(tmp_path, redis_url, namespace, range_rows=10)
     assert told(redis_url, namespace) == expected
+
+
+def set_back(store: RedisStore, kept: dict[bytes, bytes]) -> None:
+    """Let the store hold what it held once; the lease stays."""
+    store.client.delete(*(key for key in store_keys(store) if b"lease" not in key))
+    store.client.mset({key: value for key, value in kept.items() if b"lease" not in key})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_store_may_be_set_back_to_any_write(seed, tmp_path, redis_url, expected, monkeypatch) -> None:
+    """Also to the middle of one, after any range, with any number of shards; more messages come then."""
+    rng, namespace = random.Random(seed), f"any write {seed}"
+    some, copies, write = 2 * len(MESSAGES) // 3, 20, RedisStore.write_blobs
+    moments = list[dict[bytes, bytes]]()
+    with RedisStore(redis_url, world.store_config(redis_url, namespace)) as store:
+
+        def remembering(self: RedisStore, blobs: Iterable[NewBlob]) -> int:
+            written = list(blobs)
+            moments.append(store_keys(store))
+            part = rng.randrange(len(written)) if written else 0
+            if part:
+                write(self, written[:part])
+                moments.append(store_keys(store))
+            return write(self, written)
+
+        world.append(redis_url, namespace, MESSAGES[:some])
+        with monkeypatch.context() as patched:
+            patched.setattr(RedisStore, "write_blobs", remembering)
+            world.take_up(tmp_path / "before", redis_url, namespace, range_rows=10, shards=1)
+        assert len(moments) > 2 * copies
+        stream = store.client.dump(f"{namespace}:stream")
+        for number, moment in enumerate(rng.sample(moments, copies)):
+            folder = tmp_path / str(number)
+            shutil.copytree(tmp_path / "before", folder)
+            set_back(store, moment)
+            store.client.restore(f"{namespace}:stream", 0, stream, replace=True)
+            world.append(redis_url, namespace, MESSAGES[some:])
+            world.take_up(folder, redis_url, namespace, range_rows=10, shards=1 + number % 3)
+            assert told(redis_url, namespace) == expected
