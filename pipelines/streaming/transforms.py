@@ -273,8 +273,7 @@ def _users(
     counts |= _counts(PAGES, folded.pages, folded.repeated_pages)
     newest = int(milliseconds(folded.events.column("timestamp")).max(initial=0))
     yield _done(counts=counts, newest=newest, logged=logged)
-    for shard, piece in _pieces(folded.of_items, item_shard_of(folded.of_items.column("item_id"), folding)):
-        yield shard, piece
+    yield from _pieces(folded.of_items, item_shard_of(folded.of_items.column("item_id"), folding))
 
 
 def _by_item(keyed: tuple[int, Iterable[bytes]], work: Work) -> Iterator[Part]:
